@@ -40,6 +40,10 @@ class UnknownComponentError(ConfigurationError, LookupError):
     """No installed plugin provides the component that was asked for."""
 
 
+class PluginError(HepsetError, ImportError):
+    """A plugin breaks a rule of the plugin interface, or its code cannot be imported."""
+
+
 class PluginConflictError(ConfigurationError):
     """Two distributions provide a component of the same kind and name."""
 

@@ -1,0 +1,74 @@
+"""What the core itself provides, in the same form as any plugin."""
+
+from __future__ import annotations
+
+from hepset.commands import COMMANDS
+from hepset.plugins.hookspecs import hookimpl
+
+hepset_interface = 1
+
+
+@hookimpl
+def hepset_readers() -> dict[str, str]:
+    """Name the core's readers."""
+    return {
+        "parquet": "hepset.readers.parquet:ParquetReader",
+        "root": "hepset.readers.root:RootReader",
+    }
+
+
+@hookimpl
+def hepset_writers() -> dict[str, str]:
+    """Name the core's writers."""
+    return {"parquet": "hepset.inference.predictions:ParquetWriter"}
+
+
+@hookimpl
+def hepset_backbones() -> dict[str, str]:
+    """Name the core's backbones."""
+    return {"transformer": "hepset.backbones.transformer:TransformerBackbone"}
+
+
+@hookimpl
+def hepset_heads() -> dict[str, str]:
+    """Name the core's heads."""
+    return {
+        "classification": "hepset.heads.classification:ClassificationHead",
+        "regression": "hepset.heads.regression:RegressionHead",
+    }
+
+
+@hookimpl
+def hepset_dialects() -> dict[str, str]:
+    """Name the core's own event format."""
+    return {"hepset": "hepset.schema.dialects:HepsetDialect"}
+
+
+@hookimpl
+def hepset_commands() -> dict[str, str]:
+    """Name the core's commands, so that a plugin claiming one of them is a visible conflict."""
+    return {name: command.reference for name, command in COMMANDS.items()}
+
+
+@hookimpl
+def hepset_engines() -> dict[str, str]:
+    """Name the core's engines."""
+    return {"local": "hepset.prepare.engines:LocalEngine"}
+
+
+@hookimpl
+def hepset_optimizers() -> dict[str, str]:
+    """Name the optimizers of torch that suit transformers and small networks."""
+    return {
+        "adam": "torch.optim:Adam",
+        "adamw": "torch.optim:AdamW",
+        "nadam": "torch.optim:NAdam",
+        "radam": "torch.optim:RAdam",
+        "sgd": "torch.optim:SGD",
+    }
+
+
+@hookimpl
+def hepset_export_layouts() -> dict[str, str]:
+    """Name the core's ONNX layout."""
+    return {"hepset": "hepset.inference.onnx:HepsetLayout"}

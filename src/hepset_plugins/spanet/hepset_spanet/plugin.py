@@ -1,0 +1,25 @@
+"""What hepset-spanet adds to hepset."""
+
+from __future__ import annotations
+
+from hepset import hookimpl
+
+hepset_interface = 1
+
+
+@hookimpl
+def hepset_readers() -> dict[str, str]:
+    """Name the readers of this plugin."""
+    return {"spanet-hdf5": "hepset_spanet.reader:SpanetReader"}
+
+
+@hookimpl
+def hepset_writers() -> dict[str, str]:
+    """Name the writers of this plugin."""
+    return {"spanet-hdf5": "hepset_spanet.writer:SpanetWriter"}
+
+
+@hookimpl
+def hepset_dialects() -> dict[str, str]:
+    """Name the event-file dialects of this plugin."""
+    return {"spanet": "hepset_spanet.dialect:SpanetDialect"}
