@@ -1,0 +1,125 @@
+"""`Backbone`: from model-space inputs to embeddings of objects and of the event."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from hepset.interfaces.component import ComponentConfig
+
+
+@dataclass
+class Inputs:
+    """What a backbone sees: inputs in model space, and physical four-momenta beside them.
+
+    Attributes:
+        streams: Stream → (B, N, F) in model space, 0 in padded slots.
+        masks: Stream → (B, N), True = real.
+        globals: Global → (B, F) in model space, 0 where absent.
+        global_masks: Global → (B,), True = present.
+        p4: Stream → (B, N, 4) as (px, py, pz, E) in the file's unit, 0 in padded slots; only
+            streams that declare a four-momentum.
+        pairs: Stream → (B, N, N, P) pair features in model space.
+    """
+
+    streams: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    globals: dict[str, Tensor] = field(default_factory=dict)
+    global_masks: dict[str, Tensor] = field(default_factory=dict)
+    p4: dict[str, Tensor] = field(default_factory=dict)
+    pairs: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Encoded:
+    """What a backbone gives.
+
+    Attributes:
+        objects: Stream → (B, N, D), 0 in padded slots.
+        masks: Stream → (B, N), True = real.
+        event: (B, D), finite also for an event without any object.
+        p4: As in `Inputs`.
+        extra: (B, K, D) embeddings of `extra_tokens`, where they were given.
+    """
+
+    objects: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    event: Tensor
+    p4: dict[str, Tensor] = field(default_factory=dict)
+    extra: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class InputLayout:
+    """Widths of the model-space inputs that a backbone is built for.
+
+    Attributes:
+        streams: Stream → number of model-space features.
+        globals: Global → number of model-space features.
+        p4: Streams that carry a four-momentum.
+        pairs: Stream → number of model-space pair features.
+    """
+
+    streams: Mapping[str, int]
+    globals: Mapping[str, int] = field(default_factory=dict)
+    p4: tuple[str, ...] = ()
+    pairs: Mapping[str, int] = field(default_factory=dict)
+
+
+class BackboneConfig(ComponentConfig):
+    """Options of a backbone."""
+
+
+class Backbone(nn.Module, ABC):
+    """Encodes events. Built in two steps: options first, layers when the layout is known."""
+
+    Config: ClassVar[type[BackboneConfig]] = BackboneConfig
+    """Model of the options."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        """Keep the options; `build` makes the layers."""
+        super().__init__()
+        self.config = config
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Width D of the embeddings."""
+
+    @abstractmethod
+    def build(self, layout: InputLayout) -> None:
+        """Make the layers for these inputs.
+
+        Raises:
+            ConfigurationError: If the backbone cannot consume them.
+        """
+
+    @abstractmethod
+    def encode(
+        self,
+        x: Inputs,
+        *,
+        condition: Tensor | None = None,
+        extra_tokens: Tensor | None = None,
+    ) -> Encoded:
+        """Encode events; permuting objects permutes `objects`, padding changes nothing.
+
+        Args:
+            x: Inputs in model space.
+            condition: (B, D) added to every token: a time or a class embedding.
+            extra_tokens: (B, K, D) further tokens that attend to the objects and come back in
+                `Encoded.extra`.
+        """
+
+    def forward(
+        self,
+        x: Inputs,
+        condition: Tensor | None = None,
+        extra_tokens: Tensor | None = None,
+    ) -> Encoded:
+        """Encode events, see `encode`."""
+        return self.encode(x, condition=condition, extra_tokens=extra_tokens)

@@ -1,0 +1,224 @@
+"""`Head`: one thing a model learns, how it is decided, judged and drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from hepset.errors import ConfigurationError
+from hepset.interfaces.backbone import Encoded, Inputs
+from hepset.interfaces.component import ComponentConfig, parse_options
+from hepset.plugins import registry
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+from hepset.schema.statistics import Statistics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+Array = NDArray[Any]
+
+
+class LossTerm(NamedTuple):
+    """One named loss per event.
+
+    Attributes:
+        value: (B,), finite everywhere; ignored where not valid.
+        valid: (B,) bool, False where the event has no target: it leaves the denominator.
+    """
+
+    value: Tensor
+    valid: Tensor
+
+
+class Metric(NamedTuple):
+    """One number that judges a head, with its statistical error.
+
+    Attributes:
+        name: Such as ``AUC`` or ``m_ttbar: half 68 % width``.
+        value: The number.
+        error: Its statistical error (one standard deviation); NaN where unknown.
+        unit: Unit, empty for pure numbers.
+        better: Which way is better.
+        of: Who reached it: empty for the model, otherwise the baseline's description.
+    """
+
+    name: str
+    value: float
+    error: float
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    of: str = ""
+
+
+class Drawing(NamedTuple):
+    """A figure of the report.
+
+    Attributes:
+        name: Short file-like name, unique within the head.
+        title: Heading.
+        caption: What is seen, in a sentence; says what data and how many events.
+        figure: A matplotlib figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: MatplotlibFigure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split with its predictions, as a head judges it.
+
+    Attributes:
+        event: What an event is.
+        contract: The resolved contract of the data.
+        predictions: ``<field>`` → array, this head's decoded outputs.
+        targets: Target tensor → array (``target/signal``).
+        inputs: Input tensor → array in physical values (``jets``, ``jets.mask``, ``met``).
+        weight: Physical event weights, signed, shape ``(event,)``.
+        weighted: Whether any weight differs from one.
+        train: The same of a part of the training split, for overlays; None where absent.
+        statistics: Statistics of the training split.
+        extra: Extra tensors (``extra/…``) by name.
+    """
+
+    event: EventInfo
+    contract: Contract
+    predictions: Mapping[str, Array]
+    targets: Mapping[str, Array]
+    inputs: Mapping[str, Array]
+    weight: Array
+    weighted: bool = False
+    train: Evaluation | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+    extra: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return int(np.shape(self.weight)[0])
+
+
+class HeadConfig(ComponentConfig):
+    """Options that every head has."""
+
+    loss_weight: float = Field(default=1.0, ge=0)
+    """Factor of the head's losses in the sum."""
+    stages: tuple[str, ...] = ()
+    """Training stages in which the head's losses count; empty = all."""
+    freeze: bool = False
+    """Keep the head's parameters as they are."""
+
+
+class EncoderHandle:
+    """Lets a head encode again: the transform, the backbone, and the batch's inputs.
+
+    Attributes:
+        transform: The input transform (physical ↔ model space).
+        backbone: The backbone.
+        inputs: Model-space inputs of this batch.
+    """
+
+    def __init__(self, transform: nn.Module, backbone: nn.Module, inputs: Inputs) -> None:
+        """Keep the three."""
+        self.transform = transform
+        self.backbone = backbone
+        self.inputs = inputs
+
+    def __call__(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        condition: Tensor | None = None,
+        extra_tokens: Tensor | None = None,
+    ) -> Encoded:
+        """Encode the batch's inputs, or others, under a condition or with further tokens."""
+        x = self.inputs if inputs is None else inputs
+        encoded: Encoded = self.backbone(x, condition=condition, extra_tokens=extra_tokens)
+        return encoded
+
+
+class Head(nn.Module, ABC):
+    """Learns one thing from the shared embeddings."""
+
+    Config: ClassVar[type[HeadConfig]] = HeadConfig
+    """Model of the options."""
+
+    def __init__(self, name: str, config: HeadConfig) -> None:
+        """Keep the name the user gave and the options; `build` makes the layers."""
+        super().__init__()
+        self.name = name
+        self.config = config
+
+    @abstractmethod
+    def contract(self, event: EventInfo) -> Contract:
+        """State the targets that the head needs, before any data is read.
+
+        Raises:
+            ConfigurationError: If the event does not declare them.
+        """
+
+    @abstractmethod
+    def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
+        """Make the layers.
+
+        Args:
+            contract: Resolved contract of the data.
+            statistics: Statistics of the training split.
+            width: Width D of the embeddings.
+        """
+
+    @abstractmethod
+    def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
+        """Compute the raw outputs, batch first."""
+
+    @abstractmethod
+    def loss(
+        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """Compute named losses per event, unweighted; `targets` are tensors by contract name."""
+
+    @abstractmethod
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn raw outputs into physics decisions: torch only, exportable, physical units."""
+
+    def metrics(self, evaluation: Evaluation) -> list[Metric]:
+        """Judge the predictions, each number with its statistical error."""
+        del evaluation
+        return []
+
+    def baselines(self, evaluation: Evaluation) -> list[Metric]:
+        """Say what simple methods give on the same events, under the same metric names."""
+        del evaluation
+        return []
+
+    def figures(self, evaluation: Evaluation) -> list[Drawing]:
+        """Draw what a physicist wants to see of the predictions."""
+        del evaluation
+        return []
+
+
+def create_head(name: str, options: Mapping[str, Any]) -> Head:
+    """Build the head that a run configuration describes, ``{"name": "classification", …}``.
+
+    Raises:
+        ConfigurationError: If no component is named or the options do not fit.
+        UnknownComponentError: If no installed plugin provides it.
+    """
+    component = options.get("name")
+    if not isinstance(component, str):
+        raise ConfigurationError(
+            f"model.heads.{name}: 'name' says which head this is; available: "
+            f"{', '.join(registry().names('heads'))}"
+        )
+    cls = registry().load("heads", component)
+    head: Head = cls(name, parse_options(cls.Config, options, f"model.heads.{name}"))
+    return head

@@ -1,0 +1,207 @@
+"""`Reader`: what a file format can provide, where its work can be cut, one chunk of it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from hepset.batch import EventBatch
+from hepset.errors import ReadError
+from hepset.interfaces.component import ComponentConfig
+from hepset.schema.base import Model
+from hepset.schema.event import EventInfo
+
+
+class Sample(Model):
+    """Bookkeeping of a physics sample; none of it changes the events."""
+
+    label: str = ""
+    """Name in tables, cutflows and figures."""
+    cross_section: float | None = Field(default=None, gt=0)
+    """Cross section, in `unit`."""
+    unit: Literal["fb", "pb", "nb"] = "pb"
+    """Unit of the cross section."""
+    k_factor: float = 1.0
+    """Multiplies the cross section."""
+    sum_of_weights: float | Literal["auto"] | None = None
+    """Sum of weights before any selection; ``auto`` adds up the events that are read."""
+
+
+class ReaderConfig(ComponentConfig):
+    """Options that every reader has."""
+
+    sample: Sample = Sample()
+    """Bookkeeping; a text is the label."""
+    max_events: PositiveInt | None = None
+    """Read at most so many events of this entry; null = all."""
+    chunk_size: PositiveInt = 10_000
+    """Events per chunk: what one task reads at once. Results do not depend on it."""
+
+    @field_validator("sample", mode="before")
+    @classmethod
+    def _label(cls, value: object) -> object:
+        return {"label": value} if isinstance(value, str) else value
+
+
+class FileReaderConfig(ReaderConfig):
+    """Options of a reader of files."""
+
+    files: list[str] | dict[str, list[str]]
+    """Paths or glob patterns, or group → patterns; the group is kept in ``extra/group``."""
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if isinstance(value, str | os.PathLike):
+            return [os.fspath(value)]
+        if isinstance(value, dict):
+            return {k: [v] if isinstance(v, str) else v for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+        return value
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or one generator with its seed.
+
+    Attributes:
+        key: Stable name. A reader gives the path; the dataset shortens it to the path relative to
+            the common parent of all files. A generator gives ``pythia:<process>:<seed>``.
+        entries: Number of entries.
+        group: Group of the file where files are grouped.
+        is_file: Whether `key` is a path.
+    """
+
+    key: str
+    entries: int
+    group: str = ""
+    is_file: bool = True
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A range of entries of one source: cheap, picklable, the unit of reading.
+
+    Attributes:
+        source: Index into the reader's `sources()`.
+        start: First entry.
+        stop: One past the last entry.
+    """
+
+    source: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return self.stop - self.start
+
+
+class Reader(ABC):
+    """Reads one format. It never sees the whole data set, never shuffles, never scales.
+
+    A reader is built from its options and, where the user gives one, the event description;
+    without one `event_info` states what the format itself tells. It must survive pickling:
+    keep open files out of the state.
+    """
+
+    Config: ClassVar[type[ReaderConfig]] = ReaderConfig
+    """Model of the options."""
+    sequential: ClassVar[bool] = False
+    """True where the source has no random access, so that chunks must be read in order."""
+
+    def __init__(self, config: ReaderConfig, event: EventInfo | None = None) -> None:
+        """Keep the options; files are opened by the methods."""
+        self.config = config
+        self.event = event
+
+    @abstractmethod
+    def event_info(self) -> EventInfo:
+        """What the events have: the given description, or what the format tells.
+
+        Raises:
+            ConfigurationError: If the format says nothing and no description was given.
+        """
+
+    @abstractmethod
+    def sources(self) -> list[Source]:
+        """The files or generators in a fixed order, with their number of entries.
+
+        Raises:
+            ReadError: If a file cannot be opened.
+        """
+
+    @abstractmethod
+    def read(self, chunk: Chunk) -> EventBatch:
+        """Read one chunk; ``ids["source"]`` counts through `sources()`.
+
+        Raises:
+            ReadError: If the file does not hold what was asked for.
+        """
+
+    def chunks(self) -> list[Chunk]:
+        """Cut the sources into chunks of at most ``chunk_size`` events, ``max_events`` in all."""
+        left = self.config.max_events
+        found: list[Chunk] = []
+        for index, source in enumerate(self.sources()):
+            entries = source.entries if left is None else min(source.entries, left)
+            found += [
+                Chunk(index, start, min(start + self.config.chunk_size, entries))
+                for start in range(0, entries, self.config.chunk_size)
+            ]
+            if left is not None:
+                left -= entries
+        return found
+
+    def input_slots(self) -> dict[str, int]:
+        """Slots by stream where the format fixes them (padded arrays); empty where it does not."""
+        return {}
+
+    def provenance(self) -> dict[str, object]:
+        """What else a reader wants on record: generator settings, versions, cross sections."""
+        return {}
+
+    def __iter__(self) -> Iterator[EventBatch]:
+        """Read all chunks one after the other."""
+        for chunk in self.chunks():
+            yield self.read(chunk)
+
+
+def expand_files(files: list[str] | dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Resolve patterns to (path, group), sorted within each pattern, no file twice.
+
+    Addresses with a scheme (``root://…``) are passed on as they are.
+
+    Raises:
+        ReadError: If a pattern matches nothing.
+    """
+    groups = files if isinstance(files, dict) else {"": files}
+    found: dict[str, str] = {}
+    for group, patterns in groups.items():
+        for pattern in patterns:
+            if "://" in pattern:
+                found.setdefault(pattern, group)
+                continue
+            expanded = str(Path(pattern).expanduser())
+            is_file = Path(expanded).is_file()
+            paths = [expanded] if is_file else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207  the pattern may be absolute
+            if not paths:
+                parent = Path(expanded).parent
+                state = "its folder exists" if parent.is_dir() else f"no folder {str(parent)!r}"
+                raise ReadError(
+                    f"files: {pattern!r} matches no file ({state}; working directory "
+                    f"{str(Path.cwd())!r})"
+                )
+            for path in paths:
+                found.setdefault(path, group)
+    if not found:
+        raise ReadError("files: the list is empty; give at least one path or pattern")
+    return list(found.items())

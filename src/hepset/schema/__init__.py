@@ -1,0 +1,1 @@
+"""Typed descriptions: events, tensors, contracts, reports. Pydantic only."""

@@ -1,0 +1,93 @@
+"""What all of hepset's pydantic models share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hepset.errors import ConfigurationError, did_you_mean
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class Model(BaseModel):
+    """A frozen model that refuses unknown keys and says what was meant."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # YAML gives tuples as lists and 1e-4 as text: pydantic's lax mode reads both.
+        strict=False,
+    )
+
+    @classmethod
+    def parse(
+        cls,
+        document: object,
+        where: str,
+        error: type[ConfigurationError] = ConfigurationError,
+    ) -> Self:
+        """Validate a document; report every problem with its place in the document.
+
+        Args:
+            document: What a YAML file holds, usually a mapping.
+            where: The name of the document in messages, usually its path.
+            error: The class to raise.
+
+        Raises:
+            ConfigurationError: Listing every key that does not fit, in `error`'s class.
+        """
+        try:
+            return cls.model_validate(document)
+        except ValidationError as problem:
+            raise error(describe(problem, where, cls)) from None
+
+
+def describe(problem: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """Put pydantic's findings into one message: place, complaint, what was found."""
+    lines = []
+    for finding in problem.errors(include_url=False):
+        path = [str(part) for part in finding["loc"]]
+        place = ".".join(path) or "the document"
+        if finding["type"] == "extra_forbidden":
+            known = _known_fields(model, path[:-1])
+            lines.append(f"{where}: {place}: unknown key{did_you_mean(path[-1], known)}")
+            continue
+        message = finding["msg"].removeprefix("Value error, ")
+        found = _short(finding.get("input"))
+        if finding["type"] == "missing":
+            lines.append(f"{where}: {place}: this key is required")
+        elif finding["type"] == "value_error":
+            lines.append(f"{where}: {place}: {message}")
+        else:
+            lines.append(f"{where}: {place}: {message}, found {found}")
+    return "\n".join(lines)
+
+
+def _known_fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Names of the fields of the model that `path` leads to, as far as it can be followed."""
+    current: Any = model
+    for part in path:
+        fields = getattr(current, "model_fields", {})
+        if part not in fields:
+            continue
+        nested = _nested_models(fields[part].annotation)
+        if not nested:
+            return []
+        current = nested[0]
+    return list(getattr(current, "model_fields", {}))
+
+
+def _nested_models(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _nested_models(part)]
+
+
+def _short(value: object, width: int = 60) -> str:
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= width else text[: width - 1] + "…"

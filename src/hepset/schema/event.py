@@ -1,0 +1,428 @@
+"""`EventInfo`: what an event is made of.
+
+Streams (sets of like objects) and globals with their features, the decay topology with its
+symmetries for one or many processes, and the targets. The model mirrors the event file
+``format: hepset-event/1``; other dialects are translated into it (`hepset.dialects`).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from hepset.errors import did_you_mean
+from hepset.schema.base import IDENTIFIER, Model
+from hepset.schema.symmetry import PermutationGroup, parse_permutations
+
+EVENT_FORMAT: Final = "hepset-event/1"
+
+TransformName = Literal["log1p", "log", "asinh", "standardise", "circular"]
+"""Steps from physical to model space, applied in the order given.
+
+``log1p``: ln(1 + x), x > −1. ``log``: ln x, x > 0. ``asinh``: asinh(x / 2), any x, a logarithm
+with sign. ``standardise``: (x − mean) / width of the training split. ``circular``: an angle in rad
+becomes (cos x, sin x) and stands alone.
+"""
+
+Role = Literal[
+    "pt", "eta", "phi", "mass", "energy", "px", "py", "pz", "sin_phi", "cos_phi", "rapidity"
+]
+"""What a number is to kinematics, so that rotations and reflections turn it correctly."""
+
+ROLES: tuple[Role, ...] = (
+    "sin_phi",
+    "cos_phi",
+    "pt",
+    "eta",
+    "phi",
+    "mass",
+    "energy",
+    "px",
+    "py",
+    "pz",
+    "rapidity",
+)
+
+_ALIASES: dict[str, Role] = {
+    "e": "energy",
+    "m": "mass",
+    "sinphi": "sin_phi",
+    "cosphi": "cos_phi",
+    "met": "pt",
+    "y": "rapidity",
+}
+
+P4_SYSTEMS: tuple[tuple[Role, ...], ...] = (
+    ("pt", "eta", "phi", "mass"),
+    ("pt", "eta", "phi", "energy"),
+    ("px", "py", "pz", "energy"),
+    ("pt", "eta", "sin_phi", "cos_phi", "mass"),
+    ("pt", "eta", "sin_phi", "cos_phi", "energy"),
+)
+"""The sets of roles that make a four-momentum."""
+
+
+def guess_role(name: str) -> tuple[str, Role] | None:
+    """Split a name such as ``neutrino_px`` into its stem and its kinematic role.
+
+    Returns:
+        ``("neutrino", "px")``, or ``("", "pt")`` for a bare ``pt``; None where the name does not
+        end in a role.
+    """
+    folded = name.casefold().rsplit("/", 1)[-1]
+    if folded in _ALIASES:
+        return "", _ALIASES[folded]
+    for role in ROLES:
+        if folded == role:
+            return "", role
+        if folded.endswith("_" + role):
+            return folded[: -len(role) - 1], role
+    return None
+
+
+class Feature(Model):
+    """One number of an object, of a pair of objects, or of the event."""
+
+    unit: str | None = None
+    """Unit of the values, such as ``GeV``, ``mm`` or ``rad``; null where the file states none."""
+    transform: tuple[TransformName, ...] = ()
+    """Steps from the physical value to model space, in order; one name or a list."""
+    role: Role | None = None
+    """What the number is to kinematics; guessed from the name where null."""
+
+    @field_validator("transform", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Feature:
+        steps = self.transform
+        if len(set(steps)) != len(steps):
+            raise ValueError(f"transform {list(steps)!r} names a step twice")
+        if "circular" in steps and len(steps) > 1:
+            raise ValueError("transform 'circular' stands alone: it already gives (cos, sin)")
+        if "standardise" in steps[:-1]:
+            raise ValueError("transform 'standardise' comes last")
+        if len([step for step in steps if step != "standardise"]) > 1:
+            raise ValueError(f"transform {list(steps)!r}: one of log1p, log, asinh is enough")
+        return self
+
+
+def _features(value: object) -> object:
+    """Accept ``[pt, eta]`` and ``{pt: null}`` beside the full form; φ is circular by default."""
+    if isinstance(value, list | tuple):
+        value = dict.fromkeys(value)
+    if not isinstance(value, Mapping):
+        return value
+    completed: dict[object, object] = {}
+    for name, feature in value.items():
+        full: Any = feature if feature is not None else {}
+        if isinstance(full, Mapping) and "transform" not in full:
+            guessed = guess_role(str(name))
+            if full.get("role", guessed[1] if guessed else None) == "phi":
+                full = {**full, "transform": "circular"}
+        completed[name] = full
+    return completed
+
+
+class Stream(Model):
+    """A set of like objects of an event: jets, tracks, constituents."""
+
+    slots: int | Literal["auto"] = Field(default="auto", gt=0)
+    """Number of padded slots; ``auto`` takes the longest event, found in a counting pass."""
+    order: str | None = None
+    """Sort objects by this feature before cutting, ``-pt`` for descending; null keeps the order of
+    the file."""
+    p4: dict[Role, str] | None = None
+    """Which features make the four-momentum: role → feature; guessed from names where null."""
+    features: dict[str, Feature]
+    """Features of one object, in the order of the tensor's last axis."""
+    pairs: dict[str, Feature] = Field(default_factory=dict)
+    """Features of an ordered pair of objects (SPANet's relative inputs), usually none."""
+
+    _complete = field_validator("features", "pairs", mode="before")(_features)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Stream:
+        _check_names("feature", [*self.features, *self.pairs])
+        if not self.features and not self.pairs:
+            raise ValueError("a stream needs at least one feature")
+        if self.order is not None and self.order.removeprefix("-") not in self.features:
+            name = self.order.removeprefix("-")
+            raise ValueError(f"order: no feature {name!r}{did_you_mean(name, self.features)}")
+        for role, name in (self.p4 or {}).items():
+            if name not in self.features:
+                hint = did_you_mean(name, self.features)
+                raise ValueError(f"p4.{role}: no feature {name!r}{hint}")
+        if self.p4 is not None and not any(set(self.p4) == set(s) for s in P4_SYSTEMS):
+            known = "; ".join(", ".join(system) for system in P4_SYSTEMS)
+            raise ValueError(f"p4: {sorted(self.p4)} is not a four-momentum; known: {known}")
+        return self
+
+    @cached_property
+    def momentum(self) -> dict[Role, str] | None:
+        """Role → feature of the four-momentum, declared or guessed; None where there is none."""
+        if self.p4 is not None:
+            return self.p4
+        roles = self.roles
+        by_role = {role: name for name, (stem, role) in roles.items() if stem == ""}
+        for system in P4_SYSTEMS:
+            if all(role in by_role for role in system):
+                return {role: by_role[role] for role in system}
+        return None
+
+    @cached_property
+    def roles(self) -> dict[str, tuple[str, Role]]:
+        """Feature → (stem, role) of every feature that has a kinematic meaning."""
+        return _roles(self.features)
+
+
+class GlobalInput(Model):
+    """One object that an event has once: missing momentum, event-level numbers."""
+
+    features: dict[str, Feature]
+    """Features in the order of the tensor's last axis."""
+
+    _complete = field_validator("features", mode="before")(_features)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GlobalInput:
+        _check_names("feature", self.features)
+        if not self.features:
+            raise ValueError("a global needs at least one feature")
+        return self
+
+    @cached_property
+    def roles(self) -> dict[str, tuple[str, Role]]:
+        """Feature → (stem, role) of every feature that has a kinematic meaning."""
+        return _roles(self.features)
+
+
+class Process(Model):
+    """A decay topology: particles, their products, and what may be interchanged."""
+
+    particles: dict[str, dict[str, str | None]]
+    """Particle → product → stream the product is found in; null = any stream, counted through."""
+    symmetries: dict[str, list[Any]] = Field(default_factory=dict)
+    """``event`` or a particle → interchangeable names, ``[[q1, q2]]``; a list of lists in an entry
+    is one permutation in disjoint cycles, as in SPANet."""
+
+    @field_validator("particles", mode="before")
+    @classmethod
+    def _lists_of_products(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            name: dict.fromkeys(products) if isinstance(products, list | tuple) else products
+            for name, products in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Process:
+        for particle, products in self.particles.items():
+            for name in (particle, *products):
+                if "/" in name or not name:
+                    raise ValueError(f"{name!r}: a particle or product is text without '/'")
+            if not products:
+                raise ValueError(f"particle {particle!r} has no products")
+        for name in self.symmetries:
+            if name != "event" and name not in self.particles:
+                known = ["event", *self.particles]
+                raise ValueError(f"symmetries: no particle {name!r}{did_you_mean(name, known)}")
+        self.event_group  # noqa: B018  the groups raise where an entry is not a permutation
+        for particle in self.particles:
+            self.product_group(particle)
+        return self
+
+    @cached_property
+    def event_group(self) -> PermutationGroup:
+        """The group of interchangeable particles."""
+        entries = self.symmetries.get("event", [])
+        return parse_permutations(entries, list(self.particles), where="symmetries.event")
+
+    def product_group(self, particle: str) -> PermutationGroup:
+        """The group of interchangeable products of one particle."""
+        entries = self.symmetries.get(particle, [])
+        where = f"symmetries.{particle}"
+        return parse_permutations(entries, list(self.particles[particle]), where=where)
+
+
+class Target(Model):
+    """Something to be learnt that the files state: a class or a number."""
+
+    kind: Literal["classification", "regression"]
+    """``classification``: an integer label, −1 = none. ``regression``: a number, NaN = none."""
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the labels; null = resolved from the data."""
+    unit: str | None = None
+    """Unit of a regression target."""
+    transform: tuple[TransformName, ...] = ()
+    """Steps from the physical value to model space, for regression."""
+    stream: str | None = None
+    """The stream of a target that every object has; null = one per event."""
+    role: Role | None = None
+    """What the number is to kinematics; guessed from the name where null."""
+
+    _one_or_many = field_validator("transform", mode="before")(Feature._one_or_many.__func__)  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Target:
+        if self.kind == "classification":
+            if self.transform or self.unit:
+                raise ValueError("a classification target has no unit and no transform")
+            if self.classes is not None and len(set(self.classes)) != len(self.classes):
+                raise ValueError(f"classes {list(self.classes)!r}: a name is given twice")
+            if self.classes is not None and len(self.classes) < 2:
+                raise ValueError("a classification needs at least two classes")
+        else:
+            if self.classes is not None:
+                raise ValueError("a regression target has no classes")
+            Feature(transform=self.transform)
+        return self
+
+
+class Assignment(NamedTuple):
+    """One particle of one process, as a target of the batch."""
+
+    tensor: str
+    """Name of the target tensor, ``target/assignment/[<process>/]<particle>``."""
+    process: str
+    particle: str
+    products: dict[str, str | None]
+
+
+class EventInfo(Model):
+    """What an event has: streams, globals, processes with their symmetries, targets."""
+
+    format: Literal["hepset-event/1"] = EVENT_FORMAT
+    """Format of the event file; a newer one is refused."""
+    streams: dict[str, Stream] = Field(default_factory=dict)
+    """Sets of objects, in file order."""
+    globals: dict[str, GlobalInput] = Field(default_factory=dict)
+    """Objects an event has once."""
+    processes: dict[str, Process] = Field(default_factory=dict)
+    """Topology by process; a single unnamed process has the name ``""``."""
+    targets: dict[str, Target] = Field(default_factory=dict)
+    """Targets by name, ``signal`` or ``t1/mass``."""
+    shared_objects: bool = False
+    """Whether two particles may share an object, as in boosted topologies."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_process(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        document = {key: part for key, part in value.items() if part is not None}
+        found = document.get("format", EVENT_FORMAT)
+        if found != EVENT_FORMAT and str(found).startswith("hepset-event/"):
+            raise ValueError(f"format {found!r} is newer than this hepset reads ({EVENT_FORMAT})")
+        if "particles" in document:
+            if "processes" in document:
+                raise ValueError("give either 'particles' (one process) or 'processes', not both")
+            process = {"particles": document.pop("particles")}
+            if "symmetries" in document:
+                process["symmetries"] = document.pop("symmetries")
+            document["processes"] = {"": process}
+        return document
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EventInfo:
+        _check_names("stream or global", [*self.streams, *self.globals])
+        if not self.streams and not self.globals:
+            raise ValueError("an event needs at least one stream or global")
+        for process, topology in self.processes.items():
+            if "/" in process:
+                raise ValueError(f"process {process!r}: a name is text without '/'")
+            for particle, products in topology.particles.items():
+                for product, stream in products.items():
+                    if stream is not None and stream not in self.streams:
+                        hint = did_you_mean(stream, self.streams)
+                        raise ValueError(f"{particle}.{product}: no stream {stream!r}{hint}")
+        for name, target in self.targets.items():
+            if name.split("/", 1)[0] in {"assignment", "segmentation"} or not name.strip("/"):
+                raise ValueError(f"target {name!r}: this name is reserved")
+            if target.stream is not None and target.stream not in self.streams:
+                hint = did_you_mean(target.stream, self.streams)
+                raise ValueError(f"target {name!r}: no stream {target.stream!r}{hint}")
+        return self
+
+    def assignments(self) -> Iterator[Assignment]:
+        """Every particle of every process with the name of its target tensor."""
+        for process, topology in self.processes.items():
+            for particle, products in topology.particles.items():
+                path = f"{process}/{particle}" if process else particle
+                yield Assignment(f"target/assignment/{path}", process, particle, products)
+
+    @property
+    def process_names(self) -> list[str]:
+        """Process names in the order of the integer in the tensor ``process``."""
+        return list(self.processes)
+
+    def _repr_html_(self) -> str:
+        """Return tables of inputs, topology and targets for a notebook."""
+        rows = []
+        for kind, inputs in (("stream", self.streams), ("global", self.globals)):
+            for name, block in inputs.items():
+                for feature, spec in block.features.items():
+                    steps = " → ".join(spec.transform) or "–"
+                    unit = spec.unit or "file units"
+                    rows.append((kind, name, feature, unit, steps))
+        parts = [_table(("kind", "input", "feature", "unit", "transform"), rows)]
+        topology = [
+            (
+                a.process or "–",
+                a.particle,
+                ", ".join(
+                    product + (f" ∈ {stream}" if stream else "")
+                    for product, stream in a.products.items()
+                ),
+            )
+            for a in self.assignments()
+        ]
+        if topology:
+            parts.append(_table(("process", "particle", "products"), topology))
+        targets = [
+            (name, t.kind, ", ".join(t.classes or ()) or t.unit or "–", t.stream or "event")
+            for name, t in self.targets.items()
+        ]
+        if targets:
+            parts.append(_table(("target", "kind", "classes or unit", "per"), targets))
+        return "".join(parts)
+
+
+def _roles(features: Mapping[str, Feature]) -> dict[str, tuple[str, Role]]:
+    found: dict[str, tuple[str, Role]] = {}
+    for name, feature in features.items():
+        guessed = guess_role(name)
+        if feature.role is not None:
+            found[name] = (
+                guessed[0] if guessed and guessed[1] == feature.role else "",
+                feature.role,
+            )
+        elif guessed is not None:
+            found[name] = guessed
+    return found
+
+
+def _check_names(what: str, names: Mapping[str, object] | list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not IDENTIFIER.match(name):
+            raise ValueError(f"{name!r}: the name of a {what} is made of letters, digits and '_'")
+        if name in seen:
+            raise ValueError(f"{name!r}: this {what} is named twice")
+        seen.add(name)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    def line(cells: tuple[str, ...], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
