@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from hepset.errors import TrainingError as TrainingError
     from hepset.errors import UnknownComponentError as UnknownComponentError
     from hepset.inference import load_model as load_model
-    from hepset.interfaces import Backbone as Backbone
+    from hepset.interfaces.backbone import Backbone as Backbone
     from hepset.interfaces import Chunk as Chunk
-    from hepset.interfaces import Head as Head
+    from hepset.interfaces.head import Head as Head
     from hepset.interfaces import Reader as Reader
     from hepset.interfaces import Writer as Writer
     from hepset.plugins.hookspecs import hookimpl as hookimpl
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from hepset.run import Run as Run
     from hepset.schema.contract import Contract as Contract
     from hepset.schema.contract import compile_contract as compile_contract
-    from hepset.schema.dialects import load_event as load_event
+    from hepset.dialects import load_event as load_event
     from hepset.schema.event import EventInfo as EventInfo
     from hepset.schema.tensors import TensorSpec as TensorSpec
 
 __version__ = version("hepset")
 
 _MODULE_OF = {
-    "Backbone": "hepset.interfaces",
+    "Backbone": "hepset.interfaces.backbone",
     "Chunk": "hepset.interfaces",
     "ConfigurationError": "hepset.errors",
     "Contract": "hepset.schema.contract",
@@ -54,7 +54,7 @@ _MODULE_OF = {
     "EventInfoError": "hepset.errors",
     "ExportError": "hepset.errors",
     "ExpressionError": "hepset.errors",
-    "Head": "hepset.interfaces",
+    "Head": "hepset.interfaces.head",
     "HepsetError": "hepset.errors",
     "PluginConflictError": "hepset.errors",
     "PluginError": "hepset.errors",
@@ -67,7 +67,7 @@ _MODULE_OF = {
     "Writer": "hepset.interfaces",
     "compile_contract": "hepset.schema.contract",
     "hookimpl": "hepset.plugins.hookspecs",
-    "load_event": "hepset.schema.dialects",
+    "load_event": "hepset.dialects",
     "load_model": "hepset.inference",
     "open_dataset": "hepset.dataset",
     "open_reader": "hepset.readers",

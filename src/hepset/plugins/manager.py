@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any
 
 import pluggy
 
@@ -202,7 +203,7 @@ class Plugins:
             raise PluginConflictError(str(Conflict(kind, name, found)))
         return found[0]
 
-    def load(self, kind: Kind, name: str) -> object:
+    def load(self, kind: Kind, name: str) -> Any:
         """Import a component.
 
         Args:
@@ -368,7 +369,7 @@ def registry() -> Plugins:
     return Plugins()
 
 
-def load(kind: Kind, name: str) -> object:
+def load(kind: Kind, name: str) -> Any:
     """Import a component by kind and short name; see `Plugins.load`."""
     return registry().load(kind, name)
 

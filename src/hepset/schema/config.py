@@ -1,0 +1,290 @@
+"""`RunConfig`: the one file that names the parts of a run and sets their options.
+
+Options of a component stand flat beside its ``name``; the component's own model checks them when
+the plugin that provides it has been found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from hepset.schema.base import Model
+
+Stage = Literal["prepare", "train", "evaluate", "export"]
+STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "export")
+
+
+class EventConfig(Model):
+    """Where the event description comes from."""
+
+    file: str | None = None
+    """Path of an event file of any dialect."""
+    inline: dict[str, Any] | None = None
+    """The description itself, where it stands in the run file."""
+    dialect: str | None = None
+    """Short name of the dialect; recognised by content where null."""
+    parity: bool = False
+    """Keep the other system's choices where hepset's defaults differ."""
+
+
+class GroupSplit(Model):
+    """A split given by file groups."""
+
+    groups: tuple[str, ...]
+    """Names of file groups."""
+
+
+class SplitConfig(Model):
+    """How events are divided into training, validation and test, by hash of their id."""
+
+    train: float | GroupSplit = Field(default=0.8)
+    """Fraction, or the file groups, of the training split."""
+    val: float | GroupSplit = Field(default=0.1)
+    """The same of the validation split."""
+    test: float | GroupSplit = Field(default=0.1)
+    """The same of the test split."""
+    folds: int | None = Field(default=None, ge=2)
+    """Number of equal folds ``fold0``, ``fold1``, … instead of the three splits."""
+    key: Literal["auto", "entry", "event"] = "auto"
+    """What is hashed: ``event`` run and event number, ``entry`` source and entry, ``auto`` the
+    first where the files have it."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> SplitConfig:
+        fractions = [part for part in (self.train, self.val, self.test) if isinstance(part, float)]
+        if any(part < 0 for part in fractions):
+            raise ValueError("a fraction is not negative")
+        if len(fractions) == 3 and abs(sum(fractions) - 1) > 1e-9:
+            raise ValueError(f"train + val + test = {sum(fractions):g}, expected 1")
+        if 0 < len(fractions) < 3 and any(fractions):
+            raise ValueError(
+                "give fractions or groups for all of train, val and test, not a mix; "
+                "an absent split is 0.0"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        if self.folds is not None:
+            return tuple(f"fold{i}" for i in range(self.folds))
+        return ("train", "val", "test")
+
+
+class PrepareConfig(Model):
+    """Selection, derived features, splits, shards."""
+
+    select: dict[str, str] = Field(default_factory=dict)
+    """Cut name → expression; an event passes when all are true. One expression is named ``cut``."""
+    derive: dict[str, str] = Field(default_factory=dict)
+    """``<stream or global>.<feature>`` → expression, computed on real objects before padding."""
+    split: SplitConfig = SplitConfig()
+    """How events are divided."""
+    shard_size: PositiveInt = 65_536
+    """Events per shard, bounded by 128 MB decoded."""
+    codec: Literal["lz4", "zstd", "none"] = "lz4"
+    """Compression of the shards: lz4 for training, zstd for slow storage."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a file that cannot be read does; skipped files are counted and named."""
+    check: Literal["strict", "report"] = "strict"
+    """Whether a violated contract stops the conversion or is only reported."""
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _one_or_named(cls, value: object) -> object:
+        if value is None:
+            return {}
+        return {"cut": value} if isinstance(value, str) else value
+
+
+class ModelConfig(Model):
+    """Backbone and heads by name, with their options."""
+
+    backbone: dict[str, Any] = Field(default_factory=lambda: {"name": "transformer"})
+    """``{name: transformer, width: 64, …}``."""
+    heads: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Head name → ``{name: classification, target: signal}``."""
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _names_alone(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {k: {"name": v} if isinstance(v, str) else v for k, v in value.items()}
+
+
+class AugmentConfig(Model):
+    """Symmetries of the detector that turn inputs and vector targets together."""
+
+    rotate_phi: bool = False
+    """Rotate each event by a random angle around the beam."""
+    flip_eta: bool = False
+    """Reflect each event along the beam with probability one half."""
+
+
+class EarlyStopping(Model):
+    """Stop when the validation loss no longer falls."""
+
+    patience: PositiveInt = 10
+    """Epochs without improvement."""
+    min_delta: NonNegativeFloat = 0.0
+    """Smallest change that counts as improvement."""
+
+
+class TrainConfig(Model):
+    """The training loop."""
+
+    epochs: PositiveInt = 20
+    """Passes over the training split."""
+    batch_size: PositiveInt = 512
+    """Events per batch and device."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    optimizer: str | dict[str, Any] = "adamw"
+    """Short name, or ``{name: …, <options>}``."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Weight decay, on matrices only: not on biases, norms and embeddings."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: cosine to zero, or constant."""
+    warmup_epochs: NonNegativeFloat = 1.0
+    """Length of the linear warm-up, in epochs; may be a fraction."""
+    gradient_clip: NonNegativeFloat = 1.0
+    """Largest norm of the gradient; 0 = no clipping."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that has it, else 32."""
+    early_stopping: EarlyStopping | None = None
+    """Stop early; null trains all epochs."""
+    augment: AugmentConfig = AugmentConfig()
+    """Augmentation of training batches."""
+    negative_weights: Literal["keep", "abs", "drop", "error"] = "keep"
+    """What negative event weights do to the loss; ``keep`` warns above 5 %."""
+    cache: Literal["none", "mmap"] = "none"
+    """``mmap`` expands the shards once to memory-mapped arrays."""
+    loader_threads: int = Field(default=1, ge=0)
+    """Threads that decode shards; the order of the events does not depend on it."""
+    compile: bool = False
+    """Whether to use ``torch.compile``: worth it on a GPU, not on a CPU."""
+    progress: bool = True
+    """Whether to show a progress bar with the time left."""
+
+
+class ConvertExecution(Model):
+    """Where the conversion runs; options of the engine stand beside its name."""
+
+    model_config = {**Model.model_config, "extra": "allow"}
+
+    engine: str = "local"
+    """Short name of the engine."""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """Number of worker processes; ``auto`` = number of cores."""
+
+
+class TrainExecution(Model):
+    """Where the training runs: handed to Lightning."""
+
+    accelerator: str = "auto"
+    """``cpu``, ``gpu``, …"""
+    devices: PositiveInt | Literal["auto"] = "auto"
+    """Number of devices per node."""
+    nodes: PositiveInt = 1
+    """Number of nodes."""
+    strategy: str = "auto"
+    """``ddp``, ``fsdp``, …"""
+    threads: PositiveInt | None = None
+    """Threads of torch on the CPU; null leaves torch's choice."""
+
+
+class ExecutionConfig(Model):
+    """Where things run."""
+
+    convert: ConvertExecution = ConvertExecution()
+    """The conversion."""
+    train: TrainExecution = TrainExecution()
+    """The training."""
+
+
+class EvaluateConfig(Model):
+    """Predictions and report."""
+
+    split: str = "test"
+    """Split that is judged; falls back to ``val`` where the data set has no such split."""
+    batch_size: PositiveInt = 1024
+    """Events per batch."""
+    max_events: PositiveInt | None = None
+    """Judge at most so many events; null = all."""
+    bootstrap: PositiveInt = 200
+    """Resamplings for statistical errors that have no formula."""
+
+
+class ExportConfig(Model):
+    """Exported models."""
+
+    onnx: bool = True
+    """Whether to write ``model.onnx``."""
+    layout: str = "hepset"
+    """Names and axes of the graph's inputs and outputs."""
+    opset: int = Field(default=18, ge=18)
+    """ONNX operator set."""
+
+
+class RunConfig(Model):
+    """A run: what to read, how to prepare, what to learn, where to put it."""
+
+    name: str = "run"
+    """Name of the run in logs and figures."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of splits, shuffles, initial weights and augmentation."""
+    event: EventConfig | None = None
+    """Path of an event file, its content, or ``{file: …, dialect: …}``; null where the reader
+    or the dataset says what an event is."""
+    options: str | None = None
+    """Path of another system's training options (SPANet JSON), taken as defaults."""
+    read: tuple[dict[str, Any], ...] = ()
+    """Readers with their options, one per sample; one mapping or a list."""
+    dataset: str | None = None
+    """Path of an existing dataset, instead of `read` and `prepare`."""
+    prepare: PrepareConfig = PrepareConfig()
+    """How the dataset is made."""
+    model: ModelConfig = ModelConfig()
+    """What is learnt."""
+    train: TrainConfig = TrainConfig()
+    """How it is learnt."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How it is judged."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Where it runs."""
+    export: ExportConfig = ExportConfig()
+    """What is exported."""
+    output: str = "runs/run"
+    """Directory of the run."""
+
+    @field_validator("read", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator("event", mode="before")
+    @classmethod
+    def _path_or_content(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"file": value}
+        if isinstance(value, Mapping) and not {"file", "inline"} & set(value):
+            return {"inline": dict(value)}
+        return value
