@@ -1,0 +1,204 @@
+"""Blocks of generated events: block k of (process, seed) is the same wherever it is made."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import awkward as ak
+import numpy as np
+import pythia8mc
+
+from hepset.errors import ConfigurationError, ReadError
+from hepset_pythia.arrays import BoolArray, FloatArray, IntArray
+from hepset_pythia.processes import Process
+from hepset_pythia.randomness import block_key, pythia_seed
+from hepset_pythia.record import ParticleRecord
+from hepset_pythia.settings import apply_setting
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 500
+"""Generated events per block; an initialisation takes as long as some 40 events."""
+
+TURN = 10
+"""Events between two changes of the decay where a process alternates."""
+
+_BATCH = 50
+_MILLIBARN = 1e9
+"""Picobarn per millibarn, Pythia's unit."""
+
+
+@dataclass(frozen=True)
+class GeneratedBlock:
+    """The events of one block that Pythia completed.
+
+    Attributes:
+        key: Key of the block's random numbers.
+        entry: Number of each event in the sequence of the block, failed ones counted, ``(event,)``.
+        record: Their particles.
+        weight: Event weights, ``(event,)``.
+        n_failed: Events that Pythia gave up.
+        cross_section: Leading-order cross section in pb, all alternatives of the decay together.
+        cross_section_error: Its statistical error in pb.
+    """
+
+    key: int
+    entry: IntArray
+    record: ParticleRecord
+    weight: FloatArray
+    n_failed: int
+    cross_section: float
+    cross_section_error: float
+
+
+def generate_block(
+    process: Process, *, seed: int, block: int, n_events: int = BLOCK_SIZE
+) -> GeneratedBlock:
+    """Generate one block of events.
+
+    Fewer events are a prefix of the full block.
+
+    Args:
+        process: What to generate.
+        seed: The user's seed.
+        block: Number of the block, from 0.
+        n_events: Events to try, at most `BLOCK_SIZE`.
+
+    Raises:
+        ConfigurationError: If Pythia refuses a setting or cannot start.
+        ReadError: If an event has no weight, or if no event could be made.
+    """
+    if not 0 < n_events <= BLOCK_SIZE:
+        msg = f"a block holds 1 to {BLOCK_SIZE} events, {n_events} asked for"
+        raise ConfigurationError(msg)
+    key = block_key(process.identity, seed, block)
+    pythia = start_pythia(process, key)
+    place = f"process {process.name!r}, seed {seed}, block {block}"
+
+    step = TURN if process.alternatives else _BATCH
+    parts: list[_Columns] = []
+    for start in range(0, n_events, step):
+        if process.alternatives:
+            turn = (start // TURN) % len(process.alternatives)
+            for setting in process.alternatives[turn]:
+                apply_setting(pythia, setting)
+        batch = pythia.nextBatch(min(step, n_events - start), errorMode="none")
+        parts.append(_columns(batch, start, place))
+
+    entry = np.concatenate([part.entry for part in parts])
+    n_failed = n_events - len(entry)
+    if len(entry) == 0:
+        msg = f"{place}: Pythia failed on all {n_events} events; check the settings"
+        raise ReadError(msg)
+    if n_failed:
+        logger.warning("%s: Pythia gave up %d of %d events", place, n_failed, n_events)
+    info = pythia.infoPython()
+    scale = _MILLIBARN * max(1, len(process.alternatives))
+    return GeneratedBlock(
+        key=key,
+        entry=entry,
+        record=_record(parts),
+        weight=np.concatenate([part.weight for part in parts]),
+        n_failed=n_failed,
+        cross_section=float(info.sigmaGen()) * scale,
+        cross_section_error=float(info.sigmaErr()) * scale,
+    )
+
+
+def start_pythia(process: Process, key: int) -> pythia8mc.Pythia:
+    """Return an initialised, silent Pythia.
+
+    Raises:
+        ConfigurationError: If a setting is unknown or Pythia cannot be initialised with them.
+    """
+    pythia = pythia8mc.Pythia("", False)
+    quiet = ("Print:quiet = on", "Random:setSeed = on", f"Random:seed = {pythia_seed(key)}")
+    for setting in (*quiet, *process.settings):
+        apply_setting(pythia, setting)
+    if not pythia.init():
+        listed = "; ".join(process.settings)
+        msg = f"Pythia cannot be initialised for process {process.name!r} with: {listed}"
+        raise ConfigurationError(msg)
+    return pythia
+
+
+@dataclass(frozen=True)
+class _Columns:
+    entry: IntArray
+    weight: FloatArray
+    counts: IntArray
+    integers: dict[str, IntArray]
+    p4: FloatArray
+
+
+_INTEGERS = ("id", "status", "mother1", "daughter1", "daughter2")
+
+
+def _columns(batch: ak.Array, start: int, place: str) -> _Columns:
+    made = ~np.asarray(ak.is_none(batch))
+    entry = start + np.flatnonzero(made)
+    if len(entry) == 0:
+        empty = np.zeros(0, dtype=np.int64)
+        integers = dict.fromkeys(_INTEGERS, empty)
+        return _Columns(entry, np.zeros(0), empty, integers, np.zeros((0, 4)))
+    events = batch[made]
+    weight = first_weights(ak.drop_none(events.info.weights, axis=0), entry, place)
+    particles = ak.drop_none(events.prt, axis=0)
+    flat = ak.flatten(particles)
+    return _Columns(
+        entry=entry,
+        weight=weight,
+        counts=np.asarray(ak.num(particles), dtype=np.int64),
+        integers={name: np.asarray(flat[name], dtype=np.int64) for name in _INTEGERS},
+        p4=np.stack([np.asarray(flat.p[name]) for name in ("px", "py", "pz", "e")], axis=-1),
+    )
+
+
+def first_weights(weights: ak.Array, entry: IntArray, place: str) -> FloatArray:
+    """Return the nominal (first) weight of each event.
+
+    Args:
+        weights: All weights of each event, shape ``(event, var)``.
+        entry: Number of each event, for the message.
+        place: Where they come from, for the message.
+
+    Raises:
+        ReadError: If an event has no weight or one that is not finite.
+    """
+    missing = np.asarray(ak.num(weights)) == 0
+    if missing.any():
+        msg = (
+            f"{place}: {int(missing.sum())} of {len(missing)} events carry no weight, "
+            f"first event {int(entry[np.argmax(missing)])}; a missing weight is not 1"
+        )
+        raise ReadError(msg)
+    first: FloatArray = np.asarray(weights[:, 0], dtype=np.float64)
+    wrong: BoolArray = ~np.isfinite(first)
+    if wrong.any():
+        msg = (
+            f"{place}: the weight of {int(wrong.sum())} of {len(wrong)} events is not finite, "
+            f"first event {int(entry[np.argmax(wrong)])}"
+        )
+        raise ReadError(msg)
+    return first
+
+
+def _record(parts: list[_Columns]) -> ParticleRecord:
+    counts = np.concatenate([part.counts for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    start = np.repeat(offsets[:-1], counts)
+    columns = {name: np.concatenate([part.integers[name] for part in parts]) for name in _INTEGERS}
+
+    def rows(name: str) -> IntArray:
+        return np.where(columns[name] > 0, columns[name] + start, -1)
+
+    return ParticleRecord(
+        offsets=offsets,
+        pdg_id=columns["id"],
+        status=columns["status"],
+        mother=rows("mother1"),
+        first_daughter=rows("daughter1"),
+        second_daughter=rows("daughter2"),
+        p4=np.concatenate([part.p4 for part in parts]),
+    )
