@@ -1,0 +1,136 @@
+"""Features of pairs of objects, and the attention bias made of them.
+
+The four features of the Particle Transformer (Qu, Li, Qian, arXiv:2202.03772, equations 3-6),
+with the definitions of the public weaver-core: rapidity, not pseudorapidity, and a floor of 1e-8
+under every logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from hepset.errors import ConfigurationError, ContractError, did_you_mean
+from hepset.nn.mlp import make_activation
+
+__all__ = ["PAIR_FEATURES", "PairBias", "pair_features"]
+
+PAIR_FEATURES = ("ln_kt", "ln_z", "ln_delta_r", "ln_m2")
+"""All pair features, in the order of the Particle Transformer."""
+
+_FLOOR = 1e-8
+_RAPIDITY_FLOOR = 1e-20
+
+
+def pair_features(p4: Tensor, mask: Tensor, features: Sequence[str] = PAIR_FEATURES) -> Tensor:
+    """Logarithmic features of every pair of objects of an event.
+
+    With ``d = sqrt(dy^2 + dphi^2)``: ``ln_kt = ln(min(pt) d)``, ``ln_z = ln(min(pt) / sum(pt))``,
+    ``ln_delta_r = ln d``, ``ln_m2 = ln((p_i + p_j)^2)``, each argument at least 1e-8, so that an
+    object with itself has ``ln_delta_r = -18.4``. No gradient flows to the momenta.
+
+    Args:
+        p4: ``(px, py, pz, E)``, shape ``(batch, object, 4)``; padded slots may hold anything.
+        mask: True where the object is real, shape ``(batch, object)``.
+        features: Which of `PAIR_FEATURES`, in the order wanted.
+
+    Returns:
+        Shape ``(batch, feature, object, object)``, symmetric; 0 where a member is padded. The
+        momentum unit enters ``ln_kt`` and ``ln_m2``.
+
+    Raises:
+        ConfigurationError: If a feature is unknown.
+        ContractError: If `p4` does not hold four components per slot of `mask`.
+    """
+    _check_names(features)
+    if p4.shape != (*mask.shape, 4):
+        message = (
+            f"pair features need p4 of shape (batch, object, 4) for a mask {tuple(mask.shape)}, "
+            f"got {tuple(p4.shape)}"
+        )
+        raise ContractError(message)
+    p4 = torch.where(mask[..., None], p4.detach(), 0.0)
+    px, py, pz, energy = p4.unbind(-1)
+    pt = torch.sqrt(px * px + py * py)
+    # The outer floor only acts where rounding has lost E + pz, and weaver would give -inf.
+    tilt = 1 + 2 * pz / (energy - pz).clamp(min=_RAPIDITY_FLOOR)
+    rapidity = 0.5 * torch.log(tilt.clamp(min=_RAPIDITY_FLOOR))
+    phi = torch.atan2(py, px)
+
+    columns: dict[str, Tensor] = {}
+    smaller_pt = torch.minimum(pt[:, :, None], pt[:, None, :])
+    if not {"ln_kt", "ln_delta_r"}.isdisjoint(features):
+        d_rapidity = rapidity[:, :, None] - rapidity[:, None, :]
+        d_phi = phi[:, :, None] - phi[:, None, :]
+        d_phi = torch.remainder(d_phi + math.pi, 2 * math.pi) - math.pi
+        distance = torch.sqrt(d_rapidity * d_rapidity + d_phi * d_phi)
+        columns["ln_delta_r"] = distance
+        columns["ln_kt"] = smaller_pt * distance
+    if "ln_z" in features:
+        total_pt = pt[:, :, None] + pt[:, None, :]
+        columns["ln_z"] = smaller_pt / total_pt.clamp(min=_FLOOR)
+    if "ln_m2" in features:
+        total = p4[:, :, None, :] + p4[:, None, :, :]
+        squared = total * total
+        columns["ln_m2"] = squared[..., 3] - squared[..., :3].sum(-1)
+    stacked = torch.stack([columns[name] for name in features], 1).clamp(min=_FLOOR).log()
+    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    return torch.where(pairs, stacked, 0.0)
+
+
+class PairBias(nn.Module):
+    """Turn pair features into an additive bias of the attention logits, one per head.
+
+    A pointwise network on every pair. Its inputs are divided by 10, which brings logarithms of
+    momenta in GeV to order one; a bias of 0 is given to pairs with a padded member.
+
+    Args:
+        heads: Attention heads.
+        hidden: Width of each hidden layer.
+        features: Which of `PAIR_FEATURES`.
+        activation: Name of the activation, see `hepset.nn.mlp.ACTIVATIONS`.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        hidden: Sequence[int] = (32, 32),
+        features: Sequence[str] = PAIR_FEATURES,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        _check_names(features)
+        self.features = tuple(features)
+        widths = [len(self.features), *hidden]
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), make_activation(activation)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], heads))
+
+    def forward(self, p4: Tensor, mask: Tensor) -> Tensor:
+        """Give the bias ``(batch, head, object, object)`` of momenta ``(batch, object, 4)``.
+
+        `mask` ``(batch, object)`` is True where the object is real.
+        """
+        features = pair_features(p4, mask, self.features).movedim(1, -1)
+        bias: Tensor = self.layers(features / 10).movedim(-1, 1)
+        pairs = mask[:, None, :, None] & mask[:, None, None, :]
+        return torch.where(pairs, bias, 0.0)
+
+
+def _check_names(features: Sequence[str]) -> None:
+    if not features:
+        message = f"no pair feature was asked for; known: {', '.join(PAIR_FEATURES)}"
+        raise ConfigurationError(message)
+    for name in features:
+        if name not in PAIR_FEATURES:
+            message = (
+                f"unknown pair feature {name!r}{did_you_mean(name, PAIR_FEATURES)}; "
+                f"known: {', '.join(PAIR_FEATURES)}"
+            )
+            raise ConfigurationError(message)
