@@ -30,9 +30,10 @@ demo: install  ## simulate, train, report: a physics result in a few minutes
 test: install  ## run every test: core and plugins
 	$(BIN)/python -m pytest
 
-lint: install  ## check style
+lint: install  ## check style and the layout of the repository
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/repo-review .
 
 type: install  ## check types of core and plugins
 	$(BIN)/mypy

@@ -1,3 +1,9 @@
+#!/usr/bin/env -S uv run --script
+
+# /// script
+# dependencies = ["nox>=2024.4"]
+# ///
+
 """Sessions that each make an environment of their own; `make` is the quicker way with one."""
 
 from __future__ import annotations
@@ -7,7 +13,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.4"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "uv|virtualenv"
 
 ROOT = Path(__file__).parent
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("src/hepset_plugins/*/pyproject.toml"))]
@@ -43,16 +49,20 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")
     session.run("sphinx-build", "-W", "--keep-going", "docs", "docs/_build/html")
 
 
-@nox.session
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build the source and binary distribution of core and plugins into ``dist``."""
     session.install("-c", "constraints.txt", "build")
     for project in PROJECTS:
         session.run("python", "-m", "build", "--outdir", "dist", str(project))
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -11,9 +11,9 @@ import traceback
 import click
 
 import hepset
-from hepset.commands import COMMANDS
 from hepset.errors import ConfigurationError, HepsetError, PluginError, did_you_mean
 from hepset.plugins import registry
+from hepset.plugins.builtin import COMMANDS
 
 
 class LazyGroup(click.Group):

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from hepset.commands import COMMANDS
+from typing import NamedTuple
+
 from hepset.plugins.hookspecs import hookimpl
 
 hepset_interface = 1
+
+
+class CommandEntry(NamedTuple):
+    """Where a command is, and what the list of commands says about it."""
+
+    reference: str
+    """``"module:attribute"`` of the `click.Command`."""
+    summary: str
+    """One line for ``hepset --help``, shown without importing the command."""
+
+
+COMMANDS: dict[str, CommandEntry] = {
+    "plugins": CommandEntry(
+        "hepset.commands.plugins:plugins", "Show what is installed, what failed and why."
+    ),
+}
+"""The core's commands, in the order of the help page."""
 
 
 @hookimpl
@@ -41,7 +59,7 @@ def hepset_heads() -> dict[str, str]:
 @hookimpl
 def hepset_dialects() -> dict[str, str]:
     """Name the core's own event format."""
-    return {"hepset": "hepset.schema.dialects:HepsetDialect"}
+    return {"hepset": "hepset.dialects:HepsetDialect"}
 
 
 @hookimpl

@@ -99,7 +99,7 @@ def hepset_heads() -> Components:  # type: ignore[empty-body]
 
 @hookspec
 def hepset_dialects() -> Components:  # type: ignore[empty-body]
-    """Name the dialects of event files: another system's description into an `EventInfo`.
+    """Name the dialects, subclasses of `hepset.interfaces.Dialect`: event files into `EventInfo`.
 
     Each dialect recognises its files by content, so users need the name only where two could
     claim a file. Called once, when the installed plugins are first needed. Core and plugins may
@@ -124,7 +124,7 @@ def hepset_commands() -> Components:  # type: ignore[empty-body]
 
 @hookspec
 def hepset_engines() -> Components:  # type: ignore[empty-body]
-    """Name the engines that run the independent tasks of a conversion.
+    """Name the engines, subclasses of `hepset.interfaces.Engine`: they run independent tasks.
 
     Called once, when the installed plugins are first needed. Core and plugins may implement it.
 
@@ -137,7 +137,7 @@ def hepset_engines() -> Components:  # type: ignore[empty-body]
 def hepset_functions() -> Components:  # type: ignore[empty-body]
     """Name functions that selections and derived features may call.
 
-    A function takes and returns numpy arrays. Called once, when the installed plugins are first
+    Each is a `hepset.prepare.functions.Function` over numpy arrays. Called once, when the installed plugins are first
     needed. Core and plugins may implement it.
 
     Returns:

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hepset
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "hepset"
+PLUGINS = sorted(path.parent for path in ROOT.glob("src/hepset_plugins/*/pyproject.toml"))
+
+FLOORS = {
+    "errors": 0,
+    "plugins": 1,
+    "schema": 1,
+    "kinematics": 1,
+    "nn": 1,
+    "batch": 2,
+    "check": 3,
+    "dialects": 3,
+    "interfaces": 3,
+    "dataset": 3,
+    "readers": 4,
+    "prepare": 4,
+    "backbones": 4,
+    "heads": 4,
+    "model": 4,
+    "inference": 5,
+    "training": 5,
+    "run": 6,
+    "testing": 6,
+    "commands": 7,
+    "cli": 7,
+}
+"""Part of hepset to its floor; imports go to the same floor or down."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full names of the modules that a file imports anywhere, also lazily."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "hepset":
+                for alias in node.names:
+                    module = hepset._MODULE_OF.get(alias.name, f"hepset.{alias.name}")
+                    yield module
+            else:
+                yield node.module
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        assert part in FLOORS, f"{path.name}: give {part!r} a floor in this test"
+        for module in imported(path):
+            if not module.startswith("hepset.") or module == "hepset.__version__":
+                continue
+            other = module.split(".")[1]
+            if other in FLOORS and FLOORS[other] > FLOORS[part]:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("project", PLUGINS, ids=lambda path: path.name)
+def test_a_plugin_imports_public_names_and_no_other_plugin(project: Path) -> None:
+    own = f"hepset_{project.name}"
+    wrong = []
+    for path in sorted(project.rglob("*.py")):
+        for module in imported(path):
+            top = module.split(".")[0]
+            foreign = top.startswith("hepset_") and top != own
+            private = top == "hepset" and any(part.startswith("_") for part in module.split("."))
+            if foreign or private:
+                wrong.append(f"{path.relative_to(project)} imports {module}")
+    assert wrong == []
+
+
+def test_every_public_name_is_told_to_type_checkers_and_can_be_imported() -> None:
+    told = {}
+    for node in ast.walk(ast.parse((SOURCE / "__init__.py").read_text())):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            for line in node.body:
+                assert isinstance(line, ast.ImportFrom)
+                for alias in line.names:
+                    assert alias.asname == alias.name
+                    told[alias.name] = line.module
+    assert told == hepset._MODULE_OF
+    for name in hepset.__all__:
+        assert getattr(hepset, name) is not None
+    assert set(hepset.__all__) <= set(dir(hepset))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        hepset.nonsense  # type: ignore[attr-defined]  # noqa: B018 - the access is the test
+
+
+LIGHT = """
+import sys, importlib
+for module in {modules!r}:
+    importlib.import_module(module)
+    loaded = {{"torch", "lightning", "matplotlib", "onnxruntime"}} & set(sys.modules)
+    assert not loaded, f"importing {{module}} loads {{sorted(loaded)}}"
+"""
+
+
+def test_light_modules_load_no_torch() -> None:
+    modules = [
+        "hepset",
+        "hepset.plugins",
+        "hepset.cli",
+        "hepset.schema",
+        "hepset.schema.config",
+        "hepset.schema.contract",
+        "hepset.dialects",
+        "hepset.batch",
+        "hepset.readers",
+        "hepset.dataset",
+        "hepset.prepare",
+        *(f"hepset_{project.name}.plugin" for project in PLUGINS),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", LIGHT.format(modules=modules)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_listing_plugins_is_light() -> None:
+    code = (
+        "import sys; from hepset.cli import main; main(['plugins'], standalone_mode=False); "
+        "heavy = {'torch', 'awkward', 'uproot', 'pyarrow', 'h5py', 'numpy', 'pydantic'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for project in PLUGINS:
+        assert f"hepset-{project.name}" in result.stdout
