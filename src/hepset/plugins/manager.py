@@ -203,7 +203,7 @@ class Plugins:
             raise PluginConflictError(str(Conflict(kind, name, found)))
         return found[0]
 
-    def load(self, kind: Kind, name: str) -> Any:
+    def load(self, kind: Kind, name: str) -> Any:  # noqa: ANN401 - the kind says what it is
         """Import a component.
 
         Args:
@@ -369,7 +369,7 @@ def registry() -> Plugins:
     return Plugins()
 
 
-def load(kind: Kind, name: str) -> Any:
+def load(kind: Kind, name: str) -> Any:  # noqa: ANN401 - the kind says what it is
     """Import a component by kind and short name; see `Plugins.load`."""
     return registry().load(kind, name)
 
