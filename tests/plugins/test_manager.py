@@ -228,6 +228,14 @@ def test_a_misspelt_known_name_gets_both(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+def test_an_installed_plugin_that_lacks_a_known_name_is_to_be_upgraded(install: Any) -> None:
+    install("hepset-seg", "import json", plugin="seg", version="0.0.9")
+    with pytest.raises(UnknownComponentError) as caught:
+        Plugins().load("heads", "segmentation")
+    text = str(caught.value)
+    assert "not in the installed version 0.0.9: pip install --upgrade hepset-seg" in text
+
+
 def test_failed_plugins_are_named_when_a_component_is_missing(install: Any) -> None:
     install("hepset-seg", "import module_that_is_absent", plugin="seg", version="0.1.0")
     with pytest.raises(UnknownComponentError) as caught:

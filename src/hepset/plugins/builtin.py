@@ -19,8 +19,25 @@ class CommandEntry(NamedTuple):
 
 
 COMMANDS: dict[str, CommandEntry] = {
+    "run": CommandEntry(
+        "hepset.commands.run:run", "Prepare, train, evaluate and export, as a configuration says."
+    ),
+    "check": CommandEntry(
+        "hepset.commands.check:check", "Say what can be wrong with a configuration and its files."
+    ),
+    "convert": CommandEntry(
+        "hepset.commands.run:convert", "Make the dataset of a configuration: prepare alone."
+    ),
+    "inspect": CommandEntry(
+        "hepset.commands.inspect:inspect", "Show a dataset, a run, an ONNX file or an input file."
+    ),
+    "predict": CommandEntry("hepset.commands.predict:predict", "Apply a trained model to files."),
+    "export": CommandEntry("hepset.commands.export:export", "Write a trained model as ONNX."),
     "plugins": CommandEntry(
         "hepset.commands.plugins:plugins", "Show what is installed, what failed and why."
+    ),
+    "schema": CommandEntry(
+        "hepset.commands.schema:schema", "Print the JSON Schema of the configuration, for editors."
     ),
 }
 """The core's commands, in the order of the help page."""

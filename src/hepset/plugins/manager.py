@@ -359,7 +359,10 @@ class Plugins:
             return f"{distribution} is installed, but {SELECTION_VARIABLE} leaves it out"
         for plugin in self.loaded:
             if plugin.distribution == distribution:
-                return f"{distribution} provides it in another version than {plugin.version}"
+                return (
+                    f"{distribution} provides it, but not in the installed version "
+                    f"{plugin.version}: pip install --upgrade {distribution}"
+                )
         return f"{distribution} provides it: pip install {distribution}"
 
 
