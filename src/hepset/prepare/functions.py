@@ -152,7 +152,7 @@ def _leading(offsets: Array, values: Array, number: int, by: Array | None = None
         whole = key.astype(np.int8) if key.dtype.kind == "b" else key
         descending, missing = ~whole, np.zeros(len(key), dtype=bool)
     events = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    order = np.lexsort((descending, missing, events))
+    order = np.lexsort((descending, events))  # NaN sorts last
     source = np.where(missing, np.asarray(np.nan, _with_nan(values).dtype), _with_nan(values))
     return _take(offsets, source[order], number)
 
