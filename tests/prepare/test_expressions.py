@@ -352,10 +352,14 @@ def failure(text: str, **options: Any) -> str:
     return str(caught.value)
 
 
+def test_an_unfinished_expression_points_at_its_end() -> None:
+    assert failure("met.pt >").splitlines()[1:] == ["  met.pt >", "          ^"]
+
+
 def test_the_error_shows_the_expression_and_points_at_the_place() -> None:
     assert failure("count(jets) > 3 and max(jets.ptt) > 30", where="prepare.select.hard") == (
-        "prepare.select.hard: the stream 'jets' has no feature 'ptt'; did you mean 'pt'?; "
-        "features: pt, eta, phi, btag, charge, in\n"
+        "prepare.select.hard: the stream 'jets' has no feature 'ptt'; did you mean 'pt'? "
+        "(features: pt, eta, phi, btag, charge, in)\n"
         "  count(jets) > 3 and max(jets.ptt) > 30\n"
         "                          ^"
     )

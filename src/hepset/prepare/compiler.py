@@ -173,7 +173,7 @@ class Compiler:
                 warnings.simplefilter("error", DeprecationWarning)
                 return ast.parse(self.line, mode="eval").body
         except SyntaxError as error:
-            column = max((error.offset or 1) - 1, 0)
+            column = error.offset - 1 if error.offset else len(self.line)
             raise self.error(column, f"not an expression: {error.msg}") from error
         except (ValueError, MemoryError, RecursionError) as error:
             raise self.error(
@@ -400,7 +400,7 @@ class Compiler:
             raise self.error(
                 node.tree,
                 f"{self.source(other.tree)!r} has no class {value!r}"
-                f"{did_you_mean(value, other.labels)}; classes: {', '.join(other.labels)}",
+                f"{did_you_mean(value, other.labels)} (classes: {', '.join(other.labels)})",
             )
         return self.folded(node.tree, other.labels.index(value))
 
@@ -487,7 +487,7 @@ class Compiler:
                 feature = ".".join(parts[1:])
                 reason = (
                     f"the stream {first!r} has no feature {feature!r}"
-                    f"{did_you_mean(feature, features)}; features: {', '.join(features) or 'none'}"
+                    f"{did_you_mean(feature, features)} (features: {', '.join(features) or 'none'})"
                 )
             return self.error(tree, reason)
         if len(parts) == 1 and name in self.known:
@@ -499,8 +499,8 @@ class Compiler:
         streams = self.scope.streams if len(parts) == 1 else ()
         return self.error(
             tree,
-            f"unknown name {name!r}{did_you_mean(name, [*candidates, *streams])}; "
-            f"available: {', '.join(inside or available) or 'nothing'}",
+            f"unknown name {name!r}{did_you_mean(name, [*candidates, *streams])}"
+            f" (available: {', '.join(inside or available) or 'nothing'})",
         )
 
     def stream_column(self, tree: ast.expr, stream: str, feature: str, name: str) -> Node:
@@ -555,8 +555,8 @@ class Compiler:
         if function is None:
             raise self.error(
                 tree.func,
-                f"unknown function {name!r}{did_you_mean(name, self.known)}; "
-                f"available: {', '.join(sorted(self.known))}",
+                f"unknown function {name!r}{did_you_mean(name, self.known)} "
+                f"(available: {', '.join(sorted(self.known))})",
             )
         if tree.keywords:
             raise self.error(tree, f"{name}() takes no named arguments: {function.signature(name)}")
