@@ -84,7 +84,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     not read there, so that the editable installs do not come along.
     """
     folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder)
+    venv.create(folder, symlinks=True)
     purelib = Path(
         run(
             folder / "bin" / "python",
