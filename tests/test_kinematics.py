@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 
 from hepset import kinematics as kin
 
-KINDS: list[Any] = [np.asarray, torch.as_tensor]
+Kind = Callable[[Any], Any]
+KINDS: list[Kind] = [np.asarray, torch.as_tensor]
 
 
 def _random(seed: int = 1, size: int = 200) -> dict[str, np.ndarray]:
@@ -31,7 +34,7 @@ def _random(seed: int = 1, size: int = 200) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_conversions_agree_with_vector(kind: Any) -> None:
+def test_conversions_agree_with_vector(kind: Kind) -> None:
     values = _random()
     expected = vector.array(values)
     pt, eta, phi, mass = (kind(values[name]) for name in ("pt", "eta", "phi", "mass"))
@@ -52,7 +55,7 @@ def test_conversions_agree_with_vector(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_components_agree_with_vector(kind: Any) -> None:
+def test_components_agree_with_vector(kind: Kind) -> None:
     expected = vector.array(_random(2))
     p4 = kind(np.stack([expected.px, expected.py, expected.pz, expected.E], -1))
     np.testing.assert_allclose(kin.pt_of(p4), expected.pt, rtol=1e-12)
@@ -63,7 +66,7 @@ def test_components_agree_with_vector(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_single_precision_is_kept(kind: Any) -> None:
+def test_single_precision_is_kept(kind: Kind) -> None:
     single = [kind(value.astype(np.float32)) for value in _random().values()]
     p4 = kin.p4_from_pt_eta_phi_mass(*single)
     for result in (
@@ -76,7 +79,7 @@ def test_single_precision_is_kept(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pencil(kind: Any) -> None:
+def test_pencil(kind: Kind) -> None:
     back_to_back = kind(np.array([[3.0, 4.0, 0.0, 5.0], [-3.0, -4.0, 0.0, 5.0]]))
     assert float(kin.invariant_mass(back_to_back)) == 10.0
     np.testing.assert_array_equal(kin.pt_of(back_to_back), [5, 5])
@@ -94,7 +97,7 @@ def test_pencil(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_zero_and_hostile_vectors_stay_finite(kind: Any, dtype: type) -> None:
+def test_zero_and_hostile_vectors_stay_finite(kind: Kind, dtype: type) -> None:
     hostile = np.array(
         [[0, 0, 0, 0], [0, 0, 7, 7], [0, 0, -7, 7], [0, 0, 0, 5], [3, 4, 1e6, 1], [-1, 0, 0, 1]],
         dtype,
@@ -154,8 +157,9 @@ def test_wrapping_at_the_edges() -> None:
     assert kin.delta_phi(np.array([3.0]), np.array([-3.0]))[0] == pytest.approx(6 - 2 * math.pi)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_onnx_gives_the_same(tmp_path: Any) -> None:
+def test_onnx_gives_the_same(tmp_path: Path) -> None:
     class Graph(torch.nn.Module):
         def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             p4 = kin.p4_from_pt_eta_phi_mass(*x.unbind(-1), mask=mask)

@@ -110,6 +110,7 @@ def test_bias() -> None:
     assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in bias.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_onnx_gives_the_same(tmp_path: Path) -> None:
     p4, mask = _momenta()

@@ -75,8 +75,8 @@ def pair_features(p4: Tensor, mask: Tensor, features: Sequence[str] = PAIR_FEATU
         columns["ln_z"] = smaller_pt / total_pt.clamp(min=_FLOOR)
     if "ln_m2" in features:
         total = p4[:, :, None, :] + p4[:, None, :, :]
-        squared = total * total
-        columns["ln_m2"] = squared[..., 3] - squared[..., :3].sum(-1)
+        px2, py2, pz2, energy2 = (total * total).unbind(-1)
+        columns["ln_m2"] = energy2 - (px2 + py2 + pz2)
     stacked = torch.stack([columns[name] for name in features], 1).clamp(min=_FLOOR).log()
     pairs = mask[:, None, :, None] & mask[:, None, None, :]
     return torch.where(pairs, stacked, 0.0)

@@ -1,0 +1,347 @@
+"""Transformer encoder for padded sets, and the pooling of a set into one vector.
+
+Masks are boolean with True = real. A padded object never influences a real one, whatever its
+slot holds (NaN included), and its own output is exactly 0. An event without any object is
+well-defined everywhere: its outputs are 0, or, with extra tokens or pooling, those of the tokens
+alone. Nothing depends on data in its control flow, so that all modules export to ONNX with
+dynamic numbers of events and objects; torch takes tensors without any slot, ONNX Runtime needs one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hepset.errors import ConfigurationError
+from hepset.nn.exporting import is_exporting
+
+__all__ = [
+    "AttentionPool",
+    "EncodedTokens",
+    "EncoderLayer",
+    "FeedForward",
+    "FeedForwardKind",
+    "MultiHeadAttention",
+    "TransformerEncoder",
+    "attention_logit_bias",
+]
+
+FeedForwardKind = Literal["gelu", "swiglu"]
+"""Which network follows the attention in a layer."""
+
+
+def attention_logit_bias(mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Combine a key mask and a bias into what `scaled_dot_product_attention` takes.
+
+    Where no key is real, all keys are let in: a softmax over nothing is NaN in some runtimes. The
+    caller zeroes such rows, or they belong to padding.
+
+    Args:
+        mask: True where the key is real, shape ``(batch, key)``.
+        bias: Added to the logits, shape ``(batch, head or 1, query, key)``.
+
+    Returns:
+        Boolean ``(batch, 1, 1, key)`` without a bias, else float of the shape of `bias`.
+    """
+    allowed = (mask | ~mask.any(-1, keepdim=True))[:, None, None, :]
+    if bias is None:
+        return allowed
+    return torch.where(allowed, bias, float("-inf"))
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with a key mask and an optional additive bias.
+
+    Args:
+        width: Width of the tokens; a multiple of `heads`.
+        heads: Attention heads.
+        dropout: Probability of dropout of attention weights, in training.
+
+    Raises:
+        ConfigurationError: If the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            message = (
+                f"{heads} attention heads do not divide the width {width}; "
+                "choose a width that is a multiple of the heads"
+            )
+            raise ConfigurationError(message)
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, query: Tensor, key: Tensor, mask: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Let every query look at the real keys.
+
+        Args:
+            query: Shape ``(batch, query, width)``.
+            key: What is looked at, finite everywhere, shape ``(batch, key, width)``.
+            mask: True where the key is real, shape ``(batch, key)``.
+            bias: Added to the logits, shape ``(batch, head or 1, query, key)``.
+
+        Returns:
+            Shape ``(batch, query, width)``; without meaning for events without a real key.
+        """
+        q = self._split(self.query(query))
+        k, v = (self._split(part) for part in self.key_value(key).chunk(2, -1))
+        attended = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=attention_logit_bias(mask, bias),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        merged = attended.transpose(1, 2)
+        if is_exporting():
+            # The exporter replaces the attention by one whose output lies differently in memory.
+            merged = merged.clone(memory_format=torch.contiguous_format)
+        out: Tensor = self.out(merged.flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """The network that follows the attention, on each token alone.
+
+    Args:
+        width: Width of the tokens.
+        hidden: Width of the hidden layer.
+        kind: ``gelu``: Linear, GELU, Linear. ``swiglu``: the first Linear is gated by the SiLU of
+            another one (Shazeer, arXiv:2002.05202), half as many parameters again.
+        dropout: Probability of dropout of the hidden layer, in training.
+
+    Raises:
+        ConfigurationError: If the kind is unknown.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, *, kind: FeedForwardKind = "gelu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if kind not in {"gelu", "swiglu"}:
+            message = f"unknown feed-forward network {kind!r}; known: gelu, swiglu"
+            raise ConfigurationError(message)
+        self.kind = kind
+        self.enter = nn.Linear(width, hidden if kind == "gelu" else 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.leave = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., width)`` to ``(..., width)``."""
+        x = self.enter(x)
+        if self.kind == "gelu":
+            x = functional.gelu(x)
+        else:
+            value, gate = x.chunk(2, -1)
+            x = value * functional.silu(gate)
+        out: Tensor = self.leave(self.dropout(x))
+        return out
+
+
+class _LayerScale(nn.Module):
+    """A learned factor per channel of a residual branch (CaiT, arXiv:2103.17239)."""
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm transformer layer: ``x + attend(norm(x))``, then ``x + feed_forward(norm(x))``.
+
+    Args:
+        width: Width of the tokens; a multiple of `heads`.
+        heads: Attention heads.
+        hidden: Hidden width of the feed-forward network, default ``4 width`` (``8/3 width``
+            rounded up to a multiple of 8 for swiglu, the same number of parameters).
+        feed_forward: Kind of the feed-forward network.
+        layer_scale: Start value of a learned factor per channel on both branches; without it
+            there is none.
+        dropout: Probability of dropout of attention weights, hidden layer and both branches.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        hidden: int | None = None,
+        feed_forward: FeedForwardKind = "gelu",
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if hidden is None:
+            hidden = 4 * width if feed_forward == "gelu" else -(-width // 3) * 8
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads, dropout=dropout)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, hidden, kind=feed_forward, dropout=dropout)
+        scaled = layer_scale is not None
+        self.attention_scale = _LayerScale(width, layer_scale or 0.0) if scaled else nn.Identity()
+        self.feed_forward_scale = (
+            _LayerScale(width, layer_scale or 0.0) if scaled else nn.Identity()
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Update the tokens.
+
+        Args:
+            x: Finite everywhere, shape ``(batch, token, width)``.
+            mask: True where the token is real, shape ``(batch, token)``.
+            bias: Added to the logits, shape ``(batch, head or 1, token, token)``.
+
+        Returns:
+            Shape of `x`; exactly 0 where the token is padded.
+        """
+        normed = self.attention_norm(x)
+        x = x + self.dropout(self.attention_scale(self.attention(normed, normed, mask, bias)))
+        branch = self.feed_forward(self.feed_forward_norm(x))
+        x = x + self.dropout(self.feed_forward_scale(branch))
+        return torch.where(mask[..., None], x, 0.0)
+
+
+class EncodedTokens(NamedTuple):
+    """What a `TransformerEncoder` gives."""
+
+    objects: Tensor
+    """Shape ``(batch, object, width)``; exactly 0 where the object is padded."""
+    tokens: Tensor
+    """The extra tokens, shape ``(batch, token, width)``; ``token`` is 0 if none were given."""
+
+
+class TransformerEncoder(nn.Module):
+    """A stack of `EncoderLayer` and a last LayerNorm.
+
+    Permuting the objects of an event permutes their outputs; there is no position encoding.
+
+    Args:
+        width: Width of the objects; a multiple of `heads`.
+        depth: Number of layers; 0 leaves the LayerNorm alone.
+        heads: Attention heads.
+        hidden: Hidden width of the feed-forward networks, see `EncoderLayer`.
+        feed_forward: Kind of the feed-forward networks.
+        layer_scale: Start value of a learned factor per channel, see `EncoderLayer`.
+        dropout: Probability of dropout everywhere, in training.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        hidden: int | None = None,
+        feed_forward: FeedForwardKind = "gelu",
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                width,
+                heads,
+                hidden=hidden,
+                feed_forward=feed_forward,
+                layer_scale=layer_scale,
+                dropout=dropout,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        bias: Tensor | None = None,
+        tokens: Tensor | None = None,
+        tokens_mask: Tensor | None = None,
+    ) -> EncodedTokens:
+        """Encode the objects of events, together with extra tokens.
+
+        Args:
+            x: Objects, shape ``(batch, object, width)``; padded slots may hold anything.
+            mask: True where the object is real, shape ``(batch, object)``.
+            bias: Added to the logits between objects, shape ``(batch, head or 1, object,
+                object)``, see `hepset.nn.pairs.PairBias`; extra tokens have a bias of 0.
+            tokens: Extra tokens, such as a class token or a global, that attend to all and are
+                attended by all, shape ``(batch, token, width)``.
+            tokens_mask: True where the token is present, shape ``(batch, token)``; all are
+                without it.
+        """
+        count = 0
+        if tokens is not None:
+            count = tokens.shape[1]
+            if tokens_mask is None:
+                tokens_mask = mask.new_ones(()).expand(tokens.shape[:2])
+            x = torch.cat([tokens, x], 1)
+            mask = torch.cat([tokens_mask, mask], 1)
+            bias = None if bias is None else functional.pad(bias, (count, 0, count, 0))
+        x = torch.where(mask[..., None], x, 0.0)
+        for layer in self.layers:
+            x = layer(x, mask, bias)
+        x = torch.where(mask[..., None], self.norm(x), 0.0)
+        return EncodedTokens(x[:, count:], x[:, :count])
+
+
+class AttentionPool(nn.Module):
+    """Pool a set into one vector with a learned query, as in class attention (arXiv:2103.17239).
+
+    The query looks at the real objects and at itself, so that an event without objects gives a
+    learned vector, and the number of objects can be felt.
+
+    Args:
+        width: Width of the objects; a multiple of `heads`.
+        heads: Attention heads.
+        hidden: Hidden width of the feed-forward network, default ``4 width``.
+        dropout: Probability of dropout of attention weights and hidden layer.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, hidden: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.trunc_normal_(self.query, std=0.02)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads, dropout=dropout)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, hidden or 4 * width, dropout=dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        """Pool objects ``(batch, object, width)`` into ``(batch, width)``.
+
+        Args:
+            x: Objects; padded slots may hold anything.
+            mask: True where the object is real, shape ``(batch, object)``.
+            context: Added to the learned query, shape ``(batch, width)``.
+        """
+        query = self.query.expand(x.shape[0], 1, -1)
+        if context is not None:
+            query = query + context[:, None]
+        everything = torch.cat([query, torch.where(mask[..., None], x, 0.0)], 1)
+        present = functional.pad(mask, (1, 0), value=True)
+        normed = self.attention_norm(everything)
+        pooled = query + self.attention(normed[:, :1], normed, present)
+        pooled = pooled + self.feed_forward(self.feed_forward_norm(pooled))
+        out: Tensor = self.norm(pooled)[:, 0]
+        return out
