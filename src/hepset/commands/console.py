@@ -1,0 +1,75 @@
+"""What the commands share on the terminal: log lines and progress of a conversion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@contextmanager
+def stage_log(console: Console, directory: Path) -> Iterator[None]:
+    """Show hepset's log lines on the terminal and keep them in ``log.txt`` of a run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("hepset")
+    handlers: list[logging.Handler] = [
+        RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"),
+        logging.FileHandler(directory / "log.txt", encoding="utf-8"),
+    ]
+    handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[ProgressCallback]:
+    """Show bars with the time left, one per step; nothing where the output is not a terminal."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    tasks: dict[str, int] = {}
+
+    def update(what: str, done: int, total: int) -> None:
+        if not bars.live.is_started and not bars.disable:
+            bars.start()
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+        if all(task.finished for task in bars.tasks):
+            bars.stop()
+
+    try:
+        yield update
+    finally:
+        bars.stop()

@@ -1,0 +1,369 @@
+"""`Run`: the stages of one configuration in one directory."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from hepset.dataset import Dataset, open_dataset
+from hepset.errors import ConfigurationError
+from hepset.plugins import registry
+from hepset.dataset.shards import file_digest
+from hepset.run.config import Resolved, dump_config, load_config, open_readers
+from hepset.run.stages import StageRecords
+from hepset.schema.config import STAGES, Stage
+from hepset.schema.event import EventInfo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hepset.interfaces import Reader
+    from hepset.model import Model
+
+_LOG = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+
+
+class Run:
+    """A run configuration with its directory; each stage is done when it is not up to date.
+
+    Example:
+        >>> run = Run.from_yaml("config.yaml")  # doctest: +SKIP
+        >>> run.prepare()  # doctest: +SKIP
+        >>> run.train()  # doctest: +SKIP
+    """
+
+    def __init__(self, resolved: Resolved) -> None:
+        """Keep the configuration; nothing is read or written yet."""
+        self.resolved = resolved
+        self.config = resolved.config
+        self.output = Path(resolved.config.output)
+        self._readers: list[Reader] | None = None
+        self._event = resolved.event
+
+    @classmethod
+    def from_yaml(
+        cls, config: str | os.PathLike[str] | Mapping[str, Any], *, overrides: Sequence[str] = ()
+    ) -> Self:
+        """Load a run file (or its content), with ``key=value`` overrides.
+
+        Raises:
+            ConfigurationError: Naming every key that does not fit.
+        """
+        return cls(load_config(config, overrides))
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Self:
+        """Open the run of a directory that a run has written.
+
+        Raises:
+            ConfigurationError: If the directory holds no ``config.yaml``.
+        """
+        path = Path(directory) / "config.yaml"
+        if not path.is_file():
+            raise ConfigurationError(f"{directory}: not a run: it has no config.yaml")
+        run = cls(load_config(path))
+        run.output = Path(directory)
+        return run
+
+    @property
+    def event(self) -> EventInfo:
+        """What an event is: from the configuration, the reader or the dataset.
+
+        Raises:
+            ConfigurationError: If none of them says it.
+        """
+        if self._event is None:
+            if self.config.dataset is not None:
+                self._event = open_dataset(self.config.dataset).event
+            elif self.readers:
+                self._event = self.readers[0].event_info()
+            else:
+                raise ConfigurationError(
+                    f"{self.resolved.where}: give 'read' (files to read) or 'dataset' (one that "
+                    "exists)"
+                )
+        return self._event
+
+    @property
+    def readers(self) -> list[Reader]:
+        """The readers of the configuration."""
+        if self._readers is None:
+            self._readers = open_readers(self.resolved)
+        return self._readers
+
+    @property
+    def dataset_path(self) -> Path:
+        """Directory of the dataset."""
+        return Path(self.config.dataset) if self.config.dataset else self.output / "dataset"
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset.
+
+        Raises:
+            DatasetError: If it has not been prepared.
+        """
+        return open_dataset(self.dataset_path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.output / "checkpoints" / "best.ckpt"
+
+    @property
+    def model(self) -> Model:
+        """The trained model.
+
+        Raises:
+            ConfigurationError: If it has not been trained.
+        """
+        from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+
+        return load_checkpoint(self.checkpoint)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds; empty before evaluation."""
+        path = self.output / "metrics.json"
+        if not path.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def run(
+        self,
+        first: Stage | None = None,
+        last: Stage | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Do the stages up to `last`, those from `first` on in any case.
+
+        Raises:
+            ConfigurationError: If `first` comes after `last`.
+        """
+        stop = STAGES.index(last) if last else len(STAGES) - 1
+        start = STAGES.index(first) if first else None
+        if start is not None and start > stop:
+            raise ConfigurationError(f"--from {first} comes after --to {last}")
+        for index, stage in enumerate(STAGES[: stop + 1]):
+            force = start is not None and index >= start
+            if stage == "prepare":
+                self.prepare(force=force, progress=progress)
+            elif not self.config.model.heads:
+                _LOG.info("%s: nothing to do, the configuration names no head", stage)
+            elif stage == "train":
+                self.train(force=force)
+            elif stage == "evaluate":
+                self.evaluate(force=force)
+            elif self.config.export.onnx:
+                self.export(force=force)
+
+    def prepare(self, *, force: bool = False, progress: Progress | None = None) -> Dataset:
+        """Read, check, select, split and write the dataset.
+
+        Raises:
+            ContractError: If the data do not obey the contract.
+            ReadError: If a file cannot be read.
+        """
+        from hepset.schema.contract import compile_contract  # noqa: PLC0415
+
+        if self.config.dataset is not None:
+            _LOG.info("prepare: %s is used as it is", self.config.dataset)
+            dataset = open_dataset(self.config.dataset)
+            self._write_config()
+            return dataset
+        from hepset.prepare import plan_conversion, prepare_dataset  # noqa: PLC0415
+
+        contract = compile_contract(self.event, self.config.model.heads)
+        plan = plan_conversion(
+            self.readers,
+            event=self.event,
+            contract=contract,
+            config=self.config.prepare,
+            seed=self.config.seed,
+            progress=progress,
+        )
+        inputs = plan.inputs
+        reason = self._reason("prepare", inputs, [self.dataset_path / "dataset.json"], force)
+        if reason is None:
+            return self.dataset
+        self._begin("prepare", reason)
+        engine = self._engine()
+        try:
+            dataset = prepare_dataset(plan, self.dataset_path, engine=engine, progress=progress)
+        finally:
+            engine.close()
+        self._finish("prepare", inputs)
+        return dataset
+
+    def train(self, *, force: bool = False) -> Path:
+        """Train the model; continue where an interrupted training stopped.
+
+        Returns:
+            The best checkpoint.
+
+        Raises:
+            ConfigurationError: If the configuration names no head.
+            TrainingError: If the loss becomes non-finite.
+        """
+        from hepset.training import fit  # noqa: PLC0415  imports torch and lightning
+
+        self._need_heads("train")
+        dataset = self.dataset
+        inputs = {
+            "dataset": dataset.digest,
+            "model": self.config.model.model_dump(mode="json"),
+            "train": self.config.train.model_dump(
+                mode="json", exclude={"progress", "loader_threads", "cache"}
+            ),
+            "seed": self.config.seed,
+        }
+        reason = self._reason("train", inputs, [self.checkpoint], force)
+        if reason is None:
+            return self.checkpoint
+        self._begin("train", reason)
+        fit(
+            self.config.model,
+            dataset,
+            self.config.train,
+            execution=self.config.execution.train,
+            seed=self.config.seed,
+            directory=self.output,
+            restart=force,
+        )
+        self._finish("train", inputs)
+        return self.checkpoint
+
+    def evaluate(self, *, force: bool = False) -> dict[str, Any]:
+        """Predict a split, judge it, write ``metrics.json`` and ``report.html``.
+
+        Returns:
+            The content of ``metrics.json``.
+        """
+        from hepset.inference import evaluate_run  # noqa: PLC0415  imports torch
+
+        self._need_heads("evaluate")
+        inputs = {
+            "checkpoint": file_digest(self.checkpoint),
+            "dataset": self.dataset.digest,
+            "evaluate": self.config.evaluate.model_dump(mode="json"),
+        }
+        outputs = [self.output / "metrics.json", self.output / "report.html"]
+        reason = self._reason("evaluate", inputs, outputs, force)
+        if reason is None:
+            return self.metrics
+        self._begin("evaluate", reason)
+        evaluate_run(
+            self.checkpoint,
+            self.dataset,
+            self.config.evaluate,
+            directory=self.output,
+            name=self.config.name,
+            seed=self.config.seed,
+        )
+        self._finish("evaluate", inputs)
+        return self.metrics
+
+    def export(self, target: str | os.PathLike[str] | None = None, *, force: bool = False) -> Path:
+        """Write the trained model as one ONNX graph and compare it with torch.
+
+        Args:
+            target: Where to; ``model.onnx`` in the run's directory where None.
+            force: Export also where the file is up to date.
+
+        Raises:
+            ExportError: If the graph disagrees with torch.
+        """
+        from hepset.inference import export_onnx, load_checkpoint  # noqa: PLC0415  imports torch
+
+        self._need_heads("export")
+        path = Path(target) if target is not None else self.output / "model.onnx"
+        inputs = {
+            "checkpoint": file_digest(self.checkpoint),
+            "export": self.config.export.model_dump(mode="json"),
+        }
+        if target is None:
+            reason = self._reason("export", inputs, [path], force)
+            if reason is None:
+                return path
+            self._begin("export", reason)
+        export_onnx(
+            load_checkpoint(self.checkpoint),
+            path,
+            layout=self.config.export.layout,
+            opset=self.config.export.opset,
+        )
+        if target is None:
+            self._finish("export", inputs)
+        return path
+
+    def show(self, console: Console) -> None:
+        """Print where the results are and the numbers worth seeing."""
+        from hepset.run.summary import print_summary  # noqa: PLC0415
+
+        print_summary(self, console)
+
+    def _repr_html_(self) -> str:
+        """Return the state of the stages and the metrics for a notebook."""
+        rows = [
+            ("output", str(self.output)),
+            ("heads", ", ".join(self.config.model.heads) or "none"),
+            ("report", "report.html" if (self.output / "report.html").is_file() else "–"),
+        ]
+        for head, found in self.metrics.get("heads", {}).items():
+            for metric in found["metrics"]:
+                value = f"{metric['value']:.4g} ± {metric['error']:.2g} {metric['unit']}"
+                rows.append((f"{head}: {metric['name']}", value))
+        cells = "".join(
+            f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
+            for key, value in rows
+        )
+        return f"<p>run {html.escape(self.config.name)}</p><table>{cells}</table>"
+
+    def _engine(self) -> Any:  # noqa: ANN401  the class comes from a plugin
+        from hepset.interfaces import parse_options  # noqa: PLC0415
+
+        convert = self.config.execution.convert
+        cls = registry().load("engines", convert.engine)
+        options = {k: v for k, v in convert.model_dump().items() if k != "engine"}
+        return cls(parse_options(cls.Config, options, "execution.convert"))
+
+    def _need_heads(self, stage: str) -> None:
+        if not self.config.model.heads:
+            raise ConfigurationError(
+                f"{self.resolved.where}: {stage} needs at least one head under model.heads"
+            )
+
+    def _reason(
+        self, stage: Stage, inputs: Mapping[str, Any], outputs: Sequence[Path], force: bool
+    ) -> str | None:
+        """Return why a stage is to be done; log that it is skipped where it is not."""
+        if force:
+            return "asked for"
+        reason = StageRecords(self.output).why_not(stage, inputs, outputs)
+        if reason is None:
+            _LOG.info("%s: up to date, skipped", stage)
+        return reason
+
+    def _begin(self, stage: Stage, reason: str) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        StageRecords(self.output).started(stage)
+        _LOG.info("%s: %s", stage, reason)
+
+    def _finish(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
+        StageRecords(self.output).finished(stage, inputs)
+
+    def _write_config(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        path = self.output / "config.yaml"
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(dump_config(self.config), encoding="utf-8")
+        temporary.replace(path)
