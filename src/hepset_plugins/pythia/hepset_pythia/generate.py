@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import awkward as ak
 import numpy as np
@@ -121,6 +122,36 @@ def start_pythia(process: Process, key: int) -> pythia8mc.Pythia:
         msg = f"Pythia cannot be initialised for process {process.name!r} with: {listed}"
         raise ConfigurationError(msg)
     return pythia
+
+
+def estimate_cross_section(
+    process: Process, *, seed: int, n_events: int = 2000
+) -> tuple[float, float]:
+    """Estimate the leading-order cross section from hard processes alone, without a shower.
+
+    Args:
+        process: What to generate.
+        seed: The user's seed.
+        n_events: Hard processes to generate; 2000 take a fraction of a second and give 1 to 3 %.
+
+    Returns:
+        Cross section and statistical error in pb, all alternatives of the decay together.
+
+    Raises:
+        ConfigurationError: If Pythia refuses a setting or cannot start.
+    """
+    hard = replace(process, settings=(*process.settings, "PartonLevel:all = off"))
+    pythia = start_pythia(hard, block_key(hard.identity, seed, 0))
+    for _ in range(n_events):
+        pythia.next()
+    info = pythia.infoPython()
+    scale = _MILLIBARN * max(1, len(process.alternatives))
+    return float(info.sigmaGen()) * scale, float(info.sigmaErr()) * scale
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the generator and of the jet library."""
+    return {name: version(name) for name in ("pythia8mc", "fastjet")}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Isolated electrons and muons, found without looking at where they come from."""
+"""Prompt electrons and muons, dressed with the photons around them.
+
+Prompt means not from the decay of a hadron (nor of a tau or a photon from one): the usual
+particle-level stand-in for an isolated, identified lepton.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +15,18 @@ from hepset_pythia.arrays import BoolArray, FloatArray, IntArray
 from hepset_pythia.record import ParticleRecord
 
 CANDIDATE_PT = 10.0
-"""Smallest pT in GeV of a lepton before smearing."""
-
-CANDIDATE_ETA = 2.5
-"""Largest |eta| of a lepton: what no tracker sees stays an input of the jets."""
+"""Smallest pT in GeV of a lepton before smearing; softer ones stay inputs of the jets."""
 
 DRESSING_DELTA_R = 0.1
 """Photons nearer than this belong to the lepton."""
 
-ISOLATION_DELTA_R = 0.3
-"""Size of the isolation cone."""
-
-ISOLATION = 0.15
-"""Largest scalar sum of the pT in the cone, divided by the lepton's pT."""
-
-_ELECTRON, _MUON, _PHOTON = 11, 13, 22
+_ELECTRON, _MUON, _TAU, _PHOTON = 11, 13, 15, 22
+_FIRST_HADRON = 100
 
 
 @dataclass(frozen=True)
 class LeptonCandidates:
-    """Isolated leptons before smearing.
+    """Prompt leptons before smearing.
 
     Attributes:
         event: Event of each lepton, shape ``(lepton,)``, ascending.
@@ -45,38 +41,45 @@ class LeptonCandidates:
     used: BoolArray
 
 
+def is_prompt(record: ParticleRecord, rows: IntArray) -> BoolArray:
+    """Tell which of these leptons come, through leptons only, from neither hadron nor photon."""
+    ancestor = record.mother[rows]
+    while True:
+        code = np.abs(record.pdg_id[ancestor])
+        lepton = (ancestor >= 0) & np.isin(code, (_ELECTRON, _MUON, _TAU))
+        if not lepton.any():
+            break
+        ancestor = np.where(lepton, record.mother[ancestor], ancestor)
+    prompt: BoolArray = (ancestor >= 0) & (code < _FIRST_HADRON) & (code != _PHOTON)
+    return prompt
+
+
 def find_leptons(record: ParticleRecord) -> LeptonCandidates:
-    """Find isolated electrons and muons with pT > 10 GeV and |eta| < 2.5."""
+    """Find prompt electrons and muons above `CANDIDATE_PT`.
+
+    A photon near two leptons belongs to the first of them in the record.
+    """
     pt = pt_of(record.p4)
     code = np.abs(record.pdg_id)
-    is_lepton = record.final & ((code == _ELECTRON) | (code == _MUON))
-    rows = np.flatnonzero(is_lepton & (pt > CANDIDATE_PT) & (np.abs(record.eta) < CANDIDATE_ETA))
+    wanted = record.final & ((code == _ELECTRON) | (code == _MUON)) & (pt > CANDIDATE_PT)
+    rows = np.flatnonzero(wanted)
+    rows = rows[is_prompt(record, rows)]
     used = np.zeros(len(pt), dtype=np.bool_)
-    kept: list[int] = []
-    momenta: list[FloatArray] = []
-    for row in rows:
-        inside = slice(*record.offsets[record.event[row] : record.event[row] + 2])
-        near = np.flatnonzero(
-            record.visible[inside]
-            & (np.abs(record.eta[inside] - record.eta[row]) < ISOLATION_DELTA_R)
-        )
-        near = near[near + inside.start != row] + inside.start
+    used[rows] = True
+    momenta = record.p4[rows].copy()
+    for number, row in enumerate(rows):
+        event = record.event[row]
+        inside = np.arange(record.offsets[event], record.offsets[event + 1])
+        photons = inside[record.final[inside] & (code[inside] == _PHOTON) & ~used[inside]]
         distance = delta_r(
-            record.eta[near], phi_of(record.p4[near]), record.eta[row], phi_of(record.p4[row])
+            record.eta[photons],
+            phi_of(record.p4[photons]),
+            record.eta[row],
+            phi_of(record.p4[row]),
         )
-        photons = near[(distance < DRESSING_DELTA_R) & (code[near] == _PHOTON) & ~used[near]]
-        dressed = record.p4[row] + record.p4[photons].sum(axis=0)
-        cone = near[distance < ISOLATION_DELTA_R]
-        activity = pt[cone].sum() - pt[photons].sum()
-        if activity < ISOLATION * pt_of(dressed):
-            used[row] = True
-            used[photons] = True
-            kept.append(int(row))
-            momenta.append(dressed)
-    chosen = np.array(kept, dtype=np.int64)
+        own = photons[distance < DRESSING_DELTA_R]
+        used[own] = True
+        momenta[number] += record.p4[own].sum(axis=0)
     return LeptonCandidates(
-        event=record.event[chosen],
-        pdg_id=record.pdg_id[chosen],
-        p4=np.array(momenta).reshape(-1, 4),
-        used=used,
+        event=record.event[rows], pdg_id=record.pdg_id[rows], p4=momenta, used=used
     )

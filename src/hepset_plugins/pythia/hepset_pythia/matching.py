@@ -44,12 +44,15 @@ def match(
     if slots == 0 or n_partons == 0:
         return index, distance
     place = np.arange(len(event)) - np.repeat(np.cumsum(counts) - counts, counts)
-    padded = np.full((2, n_events, slots), np.nan)
+    padded = np.zeros((2, n_events, slots))
     padded[0, event, place], padded[1, event, place] = eta, phi
+    real = np.arange(slots) < counts[:, None]
+    known = np.isfinite(parton_eta) & np.isfinite(parton_phi)
     pairs = delta_r(
         parton_eta[:, :, None], parton_phi[:, :, None], padded[0][:, None], padded[1][:, None]
     )
-    pairs = np.where(pairs < limit, pairs, np.inf)
+    allowed = known[:, :, None] & real[:, None] & (pairs < limit)
+    pairs = np.where(allowed, pairs, np.inf)
     rows = np.arange(n_events)
     for _ in range(min(n_partons, slots)):
         best = pairs.reshape(n_events, -1).argmin(axis=1)

@@ -8,7 +8,7 @@ All of them are proton-proton collisions at leading order plus parton shower wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hepset.errors import ConfigurationError, did_you_mean
@@ -20,6 +20,13 @@ BEAM_ENERGY = 13600.0
 
 TOP_MASS = 172.5
 """Default top-quark mass in GeV."""
+
+INVISIBLE_NAMES = ("neutrino", "antineutrino")
+"""Names of prompt neutrinos. Alone it is ``neutrino``, whatever its sign; in a pair that of the
+top comes first."""
+
+LEPTONIC_TOP_LEPTON = "lt/l"
+"""The charged lepton of a leptonic top: truth, but no product to assign."""
 
 _QUARKS = "1 2 3 4 5"
 
@@ -298,15 +305,4 @@ def make_process(name: str, options: ProcessOptions | None = None) -> Process:
         f"6:m0 = {chosen.top_mass!r}",
         "Tune:pp = 14",
     )
-    return Process(
-        name=process.name,
-        title=process.title,
-        settings=(*common, *process.settings, *chosen.settings),
-        alternatives=process.alternatives,
-        truth=process.truth,
-        particles=process.particles,
-        symmetries=process.symmetries,
-        leptons=process.leptons,
-        invisible=process.invisible,
-        signal=process.signal,
-    )
+    return replace(process, settings=(*common, *process.settings, *chosen.settings))

@@ -13,7 +13,7 @@ import numpy as np
 
 from hepset.errors import ReadError
 from hepset_pythia.arrays import FloatArray, IntArray
-from hepset_pythia.processes import Process
+from hepset_pythia.processes import LEPTONIC_TOP_LEPTON, Process
 from hepset_pythia.record import INVISIBLE_IDS, ParticleRecord
 
 Copy = Literal["first", "last"]
@@ -99,7 +99,7 @@ def _walk_ttbar(record: ParticleRecord, process: Process, copy: Copy, truth: Tru
         _keep_products(record, process, copy, truth, name, decay)
         if name == "lt":
             truth.invisible["neutrino"] = record.p4[decay["nu"]]
-            _keep(record, copy, truth, "lt/l", decay["l"])
+            _keep(record, copy, truth, LEPTONIC_TOP_LEPTON, decay["l"])
 
 
 def _top_decay(record: ParticleRecord, top: IntArray, process: Process) -> dict[str, IntArray]:
