@@ -20,6 +20,7 @@ from hepset.nn.attention import (
     FeedForward,
     MultiHeadAttention,
     TransformerEncoder,
+    attention_logit_bias,
 )
 from hepset.nn.pairs import PairBias
 
@@ -86,6 +87,27 @@ def test_empty_events_are_zero_and_change_no_other() -> None:
     nothing = encoder(x[:, :0], mask[:, :0]).objects
     assert nothing.shape == (4, 0, WIDTH)
     torch.testing.assert_close(pool(nothing, mask[:, :0]), pooled[:1].expand(4, -1))
+
+
+def test_no_softmax_runs_over_nothing() -> None:
+    """Some runtimes give NaN there, so an event without objects lets all keys in."""
+    mask = torch.tensor([[False, False], [True, False]])
+    assert attention_logit_bias(mask)[:, 0, 0].tolist() == [[True, True], [True, False]]
+    bias = attention_logit_bias(mask, torch.ones(2, 1, 1, 2))[:, 0, 0]
+    assert bias.tolist() == [[1.0, 1.0], [1.0, -math.inf]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(dtype: torch.dtype) -> None:
+    encoder = _encoder()
+    x, mask = _events(4, 6)
+    bias = torch.randn(4, HEADS, 6, 6)
+    tokens = torch.randn(4, 1, WIDTH)
+    with torch.autocast("cpu", dtype):
+        found = encoder(x, mask, bias=bias, tokens=tokens).objects
+    expected = encoder(x, mask, bias=bias, tokens=tokens).objects
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+    assert not found[~mask].any()
 
 
 def test_all_events_empty() -> None:

@@ -106,6 +106,15 @@ def test_equals_padded_in_single_precision() -> None:
             torch.testing.assert_close(have, want, rtol=0, atol=2e-6)
 
 
+def test_mixed_precision() -> None:
+    events = _events(16, 10, 1, prefix=False)
+    single = {k: v.float() if v.is_floating_point() else v for k, v in events.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        for have, want in zip(_Model(4)(**single), _Model(0)(**single), strict=True):
+            assert have.dtype == want.dtype
+            torch.testing.assert_close(have, want, rtol=0.1, atol=0.1)
+
+
 def test_permutation_equivariance() -> None:
     events = _events(6, 7, 3, prefix=False)
     model = _Model(3).double()

@@ -190,6 +190,13 @@ def test_half_precision_is_computed_in_single() -> None:
     assert found.value.tolist() == [90000.0, 0.0]
 
 
+def test_a_batch_without_events() -> None:
+    nothing = torch.zeros(0)
+    assert losses.mse(nothing, nothing).value.shape == (0,)
+    assert losses.cross_entropy(torch.zeros(0, 3), nothing.long()).value.shape == (0,)
+    assert losses.quantile_loss(torch.zeros(0, 2), nothing, [0.1, 0.9]).value.shape == (0,)
+
+
 def test_mean_over_objects() -> None:
     prediction = torch.tensor([[1.0, 2.0, 9.0], [1.0, 1.0, 1.0]])
     target = torch.tensor([[0.0, 0.0, NAN], [NAN, NAN, NAN]])
