@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -186,7 +187,7 @@ class TrainConfig(Model):
 class ConvertExecution(Model):
     """Where the conversion runs; options of the engine stand beside its name."""
 
-    model_config = {**Model.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     engine: str = "local"
     """Short name of the engine."""

@@ -65,20 +65,28 @@ class Contract(Model):
         """Whether every size but the number of events is known."""
         return all(None not in spec.event_shape for spec in self.tensors.values())
 
-    def check(self, batch: EventBatch, *, strict: bool = False, training: bool = True) -> Report:
+    def check(
+        self,
+        batch: EventBatch,
+        *,
+        strict: bool = False,
+        training: bool = True,
+        raw: bool = False,
+    ) -> Report:
         """Hold a batch against every rule and report all violations at once.
 
         Args:
             batch: Events of one or several sources.
             strict: Raise where a violation refuses the data.
             training: Whether tensors that heads learn from are required.
+            raw: Whether the batch comes straight from a reader, see `hepset.check.check_batch`.
 
         Raises:
             ContractError: In strict mode, listing every violation.
         """
         from hepset.check import check_batch  # noqa: PLC0415  the rules on arrays need numpy
 
-        report = check_batch(self, batch, training=training)
+        report = check_batch(self, batch, training=training, raw=raw)
         if strict:
             report.raise_if_bad()
         return report

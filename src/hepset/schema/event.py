@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hepset.errors import did_you_mean
 from hepset.schema.base import IDENTIFIER, Model
@@ -135,7 +135,7 @@ def _features(value: object) -> object:
 class Stream(Model):
     """A set of like objects of an event: jets, tracks, constituents."""
 
-    slots: int | Literal["auto"] = Field(default="auto", gt=0)
+    slots: PositiveInt | Literal["auto"] = "auto"
     """Number of padded slots; ``auto`` takes the longest event, found in a counting pass."""
     order: str | None = None
     """Sort objects by this feature before cutting, ``-pt`` for descending; null keeps the order of

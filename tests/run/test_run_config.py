@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hepset.errors import ConfigurationError
+from hepset.run.config import dump_config, load_config, open_readers
+
+EVENT = "streams: {jets: {slots: 4, features: [pt, eta, phi, mass]}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "event.yaml").write_text(EVENT)
+    (tmp_path / "config.yaml").write_text(
+        "event: event.yaml\n"
+        "read: {reader: root, files: [data/*.root], tree: events}\n"
+        "train: {learning_rate: 1e-4}\n"
+    )
+    return tmp_path
+
+
+def test_paths_are_relative_to_the_file(folder: Path) -> None:
+    resolved = load_config(folder / "config.yaml")
+    assert resolved.config.read[0]["files"] == [str(folder / "data" / "*.root")]
+    assert resolved.event is not None
+    assert resolved.event.streams["jets"].slots == 4
+    assert resolved.config.train.learning_rate == 1e-4
+
+
+def test_the_resolved_configuration_loads_to_itself(folder: Path) -> None:
+    resolved = load_config(folder / "config.yaml")
+    again = load_config(yaml.safe_load(dump_config(resolved.config)))
+    assert again.config == resolved.config
+    assert again.event == resolved.event
+
+
+def test_overrides(folder: Path) -> None:
+    sets = ["train.epochs=3", "model.heads.s.name=classification", "read.tree=other", "seed=5"]
+    config = load_config(folder / "config.yaml", sets).config
+    assert config.train.epochs == 3
+    assert config.model.heads == {"s": {"name": "classification"}}
+    assert config.read[0]["tree"] == "other"
+    assert config.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs", "expected key=value"),
+        ("train.epohcs=3", "train.epohcs: unknown key; did you mean 'epochs'"),
+        ("train.epochs=x", "train.epochs: Input should be a valid integer"),
+        ("prepare.split={train: 0.5, val: 0.1, test: 0.1}", "train \\+ val \\+ test = 0.7"),
+        ("event={file: a, inline: {}}", "either 'file' or 'inline'"),
+        ("dataset=x", "either 'read' or 'dataset'"),
+    ],
+)
+def test_wrong_values_are_named(folder: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load_config(folder / "config.yaml", [override])
+
+
+def test_an_option_of_a_reader_that_does_not_exist(folder: Path) -> None:
+    resolved = load_config(folder / "config.yaml", ["read.tre=x"])
+    with pytest.raises(ConfigurationError, match=r"read: tre: unknown key; did you mean 'tree'"):
+        open_readers(resolved)
+
+
+def test_a_missing_configuration_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_config(tmp_path / "no.yaml")

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hepset.errors import ConfigurationError, EventInfoError
+from hepset.schema.event import EventInfo, Feature, guess_role
+
+TTBAR: dict[str, Any] = {
+    "format": "hepset-event/1",
+    "streams": {
+        "jets": {
+            "slots": 18,
+            "order": "-pt",
+            "features": {
+                "pt": {"unit": "GeV", "transform": ["log1p", "standardise"]},
+                "eta": {"transform": "standardise"},
+                "phi": {"unit": "rad"},
+                "mass": {"unit": "GeV", "transform": ["log1p", "standardise"]},
+                "btag": {},
+            },
+        }
+    },
+    "globals": {"met": {"features": {"pt": {"unit": "GeV"}, "phi": None}}},
+    "particles": {"t1": {"b": "jets", "q1": "jets", "q2": "jets"}, "t2": ["b", "q1", "q2"]},
+    "symmetries": {"event": [["t1", "t2"]], "t1": [["q1", "q2"]], "t2": [["q1", "q2"]]},
+    "targets": {
+        "signal": {"kind": "classification", "classes": ["background", "signal"]},
+        "t1/mass": {"kind": "regression", "unit": "GeV"},
+    },
+}
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    return {**TTBAR, **parts}
+
+
+def test_the_pinned_example_loads() -> None:
+    event = EventInfo.parse(TTBAR, "event.yaml")
+
+    assert event.streams["jets"].momentum == {
+        "pt": "pt", "eta": "eta", "phi": "phi", "mass": "mass",
+    }  # fmt: skip
+    assert event.process_names == [""]
+    assert [a.tensor for a in event.assignments()] == [
+        "target/assignment/t1",
+        "target/assignment/t2",
+    ]
+    process = event.processes[""]
+    assert process.event_group.order == 2
+    assert process.product_group("t1").orbit_names == (("b",), ("q1", "q2"))
+    assert process.particles["t2"] == {"b": None, "q1": None, "q2": None}
+
+
+def test_phi_is_circular_unless_the_file_says_otherwise() -> None:
+    event = EventInfo.parse(TTBAR, "event.yaml")
+    assert event.streams["jets"].features["phi"].transform == ("circular",)
+    assert event.globals["met"].features["phi"].transform == ("circular",)
+
+    plain = changed(globals={"met": {"features": {"phi": {"transform": "standardise"}}}})
+    assert EventInfo.parse(plain, "e").globals["met"].features["phi"].transform == ("standardise",)
+
+
+def test_stored_event_loads_to_the_same() -> None:
+    event = EventInfo.parse(TTBAR, "event.yaml")
+    stored = event.model_dump(mode="json", exclude_none=True)
+    assert EventInfo.parse(stored, "stored") == event
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pt", ("", "pt")),
+        ("neutrino_px", ("neutrino", "px")),
+        ("t1/mass", ("", "mass")),
+        ("sin_phi", ("", "sin_phi")),
+        ("met_cos_phi", ("met", "cos_phi")),
+        ("btag", None),
+        ("log_invariant_mass", ("log_invariant", "mass")),
+    ],
+)
+def test_roles_from_names(name: str, expected: tuple[str, str] | None) -> None:
+    assert guess_role(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"format": "hepset-event/2"}, "format 'hepset-event/2' is newer"),
+        ({"straems": {}}, "straems: unknown key; did you mean 'streams'?"),
+        (
+            {"symmetries": {"t11": [["q1", "q2"]]}},
+            "no particle 't11'; did you mean 't1'?",
+        ),
+        ({"particles": {"t1": {"b": "jet"}}, "symmetries": {}}, "no stream 'jet'; did you mean"),
+        ({"particles": {"t1/a": ["b"]}, "symmetries": {}}, "'t1/a': a particle or product is text"),
+        ({"targets": {"x": {"kind": "regression", "classes": ["a", "b"]}}}, "has no classes"),
+        ({"targets": {"x": {"kind": "classification", "classes": ["a", "a"]}}}, "given twice"),
+        ({"targets": {"x": {"kind": "regression", "stream": "jet"}}}, "no stream 'jet'"),
+        ({"targets": {"assignment/t": {"kind": "regression"}}}, "this name is reserved"),
+        ({"streams": {"je ts": {"features": ["pt"]}}}, "letters, digits and '_'"),
+        ({"globals": {"jets": {"features": ["pt"]}}}, "'jets': this stream or global is named"),
+        ({"streams": {"jets": {"features": {}}}}, "at least one feature"),
+        ({"streams": {"jets": {"features": ["pt"], "order": "-pT"}}}, "no feature 'pT'; did you"),
+        ({"streams": {"jets": {"features": ["pt"], "p4": {"pt": "pt"}}}}, "not a four-momentum"),
+    ],
+)
+def test_what_is_wrong_is_named(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(EventInfoError) as caught:
+        EventInfo.parse(changed(**parts), "event.yaml", EventInfoError)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("event.yaml: ")
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        EventInfo.parse(
+            {"streams": {"jets": {"slots": 0, "features": {"pt": {"transform": "lgo"}}}}}, "e"
+        )
+    assert "slots" in str(caught.value)
+    assert "lgo" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [["circular", "standardise"], ["standardise", "log1p"], ["log", "log1p"], ["log1p", "log1p"]],
+)
+def test_transforms_that_make_no_sense_are_refused(transform: list[str]) -> None:
+    with pytest.raises(ValueError, match="transform"):
+        Feature.model_validate({"transform": transform})
+
+
+def test_html_escapes_names() -> None:
+    document = changed(particles={"<t>": ["b"]}, symmetries={})
+    assert "&lt;t&gt;" in EventInfo.parse(document, "e")._repr_html_()
