@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,12 @@ def arrays(batch: EventBatch, **changes: Any) -> EventBatch:
 def stream(batch: EventBatch, name: str, **changes: Any) -> EventBatch:
     data = dataclasses.replace(batch.streams[name], **changes)
     return dataclasses.replace(batch, streams={**batch.streams, name: data})
+
+
+def mask_of(batch: EventBatch, name: str) -> Array:
+    data = batch.streams[name]
+    assert isinstance(data, PaddedStream)
+    return data.mask
 
 
 def column(batch: EventBatch, name: str, feature: str, values: Any) -> EventBatch:
@@ -352,7 +359,7 @@ class TestDtypes:
         assert violation.found == "dtype <U1"
 
     def test_mask_of_zeros_and_ones(self) -> None:
-        mask = padded_batch().streams["jets"].mask.astype(np.int8)
+        mask = mask_of(padded_batch(), "jets").astype(np.int8)
         assert check(stream(padded_batch(), "jets", mask=mask)) == []
         mask = mask * 2
         violation = check(stream(padded_batch(), "jets", mask=mask))[0]
@@ -370,7 +377,7 @@ class TestDtypes:
 class TestMasks:
     def test_inverted_by_vanishing_pt(self) -> None:
         batch = padded_batch()
-        batch = stream(batch, "jets", mask=~batch.streams["jets"].mask)
+        batch = stream(batch, "jets", mask=~mask_of(batch, "jets"))
         violation = next(v for v in check(batch) if v.rule == "mask-inverted")
         assert violation.tensor == "jets.mask"
         assert violation.found == (
@@ -380,7 +387,7 @@ class TestMasks:
 
     def test_inverted_by_targets_where_padding_is_not_zero(self) -> None:
         batch = column(padded_batch(), "jets", "pt", np.ones((EVENTS, 4), np.float32))
-        batch = stream(batch, "jets", mask=~batch.streams["jets"].mask)
+        batch = stream(batch, "jets", mask=~mask_of(batch, "jets"))
         violation = next(v for v in check(batch) if v.rule == "mask-inverted")
         assert violation.found == "30 of 30 target indices point at masked slots"
 
@@ -401,7 +408,7 @@ class TestMasks:
         assert (only(batch).rule, only(batch).severity) == ("mask-empty", "warning")
 
     def test_single_empty_event_is_fine(self) -> None:
-        mask = padded_batch().streams["jets"].mask.copy()
+        mask = mask_of(padded_batch(), "jets").copy()
         mask[4] = False
         batch = arrays(
             stream(padded_batch(), "jets", mask=mask),
@@ -501,7 +508,7 @@ class TestValues:
         assert (violation.rule, violation.entry, violation.found) == ("non_negative", 103, "-1")
 
 
-def kinds_with(kinds: Array, row: list[float]) -> Array:
+def kinds_with(kinds: Array, row: Sequence[float]) -> Array:
     changed = kinds.copy()
     changed[6] = row
     return changed
