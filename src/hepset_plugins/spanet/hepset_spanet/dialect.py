@@ -1,0 +1,135 @@
+"""`SpanetDialect`: SPANet's event files and training options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hepset.interfaces.dialect import Description, Dialect
+from hepset.plugins import registry
+from hepset.schema.event import EventInfo
+from hepset_spanet.event_file import parse_event_file
+from hepset_spanet.options import parse_options_file, run_defaults
+
+_LOSSES = {"laplacian": "laplace"}
+"""Regression type → loss of the regression head, where it is not the head's own default."""
+
+_EVENET_KEYS = frozenset(
+    {"CLASSLABEL", "GENERATIONS", "PARTICLE_PROPERTIES", "RESONANCE_LABEL", "SEGMENTATIONS"}
+)
+
+
+class SpanetDialect(Dialect):
+    """SPANet 2's event YAML and options JSON.
+
+    ========================  ===================================================================
+    SPANet                    hepset
+    ========================  ===================================================================
+    ``SEQUENTIAL``            streams, in file order
+    ``RELATIVE``              streams; the reader tells which features belong to pairs
+    ``GLOBAL``                globals
+    ``log``, ``normalize``    ``log1p``, ``standardise``; an angle φ becomes ``circular`` unless
+                              `parity` is asked for
+    ``EVENT``                 one unnamed process
+    ``PERMUTATIONS``          symmetries
+    ``EVENT/<n>``             target ``<n>``
+    ``<p>/PARTICLE/<n>``      target ``<p>/<n>``
+    ``<p>/<product>/<n>``     target ``<p>/<product>/<n>``
+    ========================  ===================================================================
+
+    Units are unknown to SPANet and stay null.
+    """
+
+    name = "spanet"
+
+    def recognises(self, document: Mapping[str, Any]) -> bool:
+        """Whether the document has ``INPUTS``, and nothing that only EveNet has."""
+        event = document.get("EVENT")
+        has_diagrams = isinstance(event, Mapping) and any(
+            isinstance(process, Mapping) and "diagram" in process for process in event.values()
+        )
+        return "INPUTS" in document and not has_diagrams and not _EVENET_KEYS & document.keys()
+
+    def describe(
+        self, document: Mapping[str, Any], *, where: str, parity: bool = False
+    ) -> Description:
+        """Translate an event file; the defaults name a head for everything it wants learnt.
+
+        Features of ``RELATIVE`` inputs are all given as features of objects. Which of them belong
+        to pairs of objects is a matter of the data files: `SpanetReader.event_info` knows.
+
+        Raises:
+            EventInfoError: Listing everything that does not follow SPANet's grammar, what SPANet
+                itself ignores in silence included.
+        """
+        parsed = parse_event_file(document, where=where, parity=parity)
+        heads = default_heads(parsed.event, parsed.regression_types)
+        defaults = {"model": {"heads": heads}} if heads else {}
+        return Description(parsed.event, defaults)
+
+    def options(
+        self, document: Mapping[str, Any], event: EventInfo, *, where: str
+    ) -> dict[str, Any]:
+        """Translate SPANet's options into defaults of a run configuration.
+
+        Translated are files, split, seed, batch size, epochs, optimizer, learning rate, warm-up,
+        weight decay, clipping, devices, width, depth and attention heads of the backbone, and the
+        loss scales: a head whose scale is 0 is left out. A head's losses are chosen by the event
+        file and stay with it.
+
+        Without counterpart, and logged where they differ from SPANet's default: everything about
+        embedding, branch and product encoders and block types, ``dropout``, ``dataset_limit``,
+        ``partial_events``, the three ``balance_*`` (hepset's heads have their own class balance),
+        the assignment's ``focal_gamma``, ``combine_pair_loss``, ``detection_loss_scale`` and
+        ``kl_loss_scale``. Linear decay and cosine restarts become one cosine. SPANet cuts the
+        file in two at ``train_validation_split``; hepset assigns the same fractions by hash of
+        the event. ``limit_to_num_jets`` counts every global as present.
+
+        Raises:
+            ConfigurationError: If an option is unknown, or a value does not fit.
+        """
+        options = parse_options_file(document, where=where)
+        heads = default_heads(event, {})
+        return run_defaults(options, heads, (list(event.streams), list(event.globals)))
+
+
+def default_heads(
+    event: EventInfo, regression_types: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return one head per classification, one per kind of regression, and the assignment's.
+
+    Only heads that an installed plugin provides are named.
+    """
+    installed = set(registry().names("heads"))
+    heads: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, head: dict[str, Any]) -> None:
+        if head["name"] in installed:
+            heads[_unused(name, heads)] = head
+
+    if event.processes:
+        add("assignment", {"name": "assignment"})
+    groups: dict[str, list[str]] = {}
+    for name, target in event.targets.items():
+        if target.kind == "classification":
+            add(name, {"name": "classification", "target": name})
+        else:
+            loss = _LOSSES.get(regression_types.get(name, "gaussian"), "")
+            groups.setdefault(loss, []).append(name)
+    for loss, names in groups.items():
+        head: dict[str, Any] = {"name": "regression", "targets": names}
+        if loss:
+            head["loss"] = loss
+        add(f"regression_{loss}" if loss and len(groups) > 1 else "regression", head)
+    return heads
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """Make a head's name of a target's: letters, digits and ``_``, not yet taken."""
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    plain = f"_{plain}" if plain[:1].isdigit() else plain
+    candidate, number = plain, 2
+    while candidate in taken:
+        candidate, number = f"{plain}_{number}", number + 1
+    return candidate

@@ -1,0 +1,322 @@
+"""SPANet's training options (a flat JSON file) and what they are in a run configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from hepset.errors import ConfigurationError, did_you_mean
+from hepset.schema.base import Model
+
+_LOG = logging.getLogger(__name__)
+
+
+class SpanetOptions(Model):
+    """All options that SPANet 2 knows, with its defaults."""
+
+    hidden_dim: int = 128
+    """Width of the embeddings."""
+    transformer_dim: int = 128
+    """Not used by SPANet."""
+    transformer_dim_scale: float = 2.0
+    """Expansion of feed-forward and block hidden layers."""
+    initial_embedding_dim: int = 16
+    """Width after the first embedding block."""
+    position_embedding_dim: int = 32
+    """Width of the learned vector of each input."""
+    num_embedding_layers: int = 10
+    """Largest number of doubling blocks."""
+    num_encoder_layers: int = 4
+    """Layers of the central encoder."""
+    num_branch_embedding_layers: int = 4
+    """Blocks before each branch encoder."""
+    num_branch_encoder_layers: int = 4
+    """Layers of each branch encoder."""
+    num_jet_embedding_layers: int = 0
+    """Blocks before each product encoder."""
+    num_jet_encoder_layers: int = 0
+    """Layers of each product encoder."""
+    num_detector_layers: int = 1
+    """Blocks of the detection head."""
+    num_regression_layers: int = 1
+    """Blocks of each regression head."""
+    num_classification_layers: int = 1
+    """Blocks of each classification head."""
+    split_symmetric_attention: bool = True
+    """Low-rank instead of full attention weights."""
+    num_attention_heads: int = 4
+    """Attention heads of all transformers."""
+    transformer_activation: str = "gelu"
+    """Activation of the feed-forward layers."""
+    skip_connections: bool = True
+    """Skip connections in all blocks but the embedding stack."""
+    initial_embedding_skip_connections: bool = True
+    """Skip connections in the embedding stack."""
+    linear_block_type: str = "GRU"
+    """``Basic``, ``Resnet``, ``Gated`` or ``GRU``."""
+    transformer_type: str = "Gated"
+    """``Standard``, ``NormFirst`` or ``Gated``."""
+    linear_activation: str = "GELU"
+    """Activation of the blocks."""
+    normalization: str = "LayerNorm"
+    """Normalisation of the blocks."""
+    masking: str = "Filling"
+    """How padded positions are kept at zero."""
+    linear_prelu_activation: bool = True
+    """Not used by SPANet."""
+    event_info_file: str = ""
+    """Path of the event file."""
+    training_file: str = ""
+    """Path of the training file."""
+    validation_file: str = ""
+    """Path of the validation file; empty cuts the training file."""
+    testing_file: str = ""
+    """Path of the test file."""
+    normalize_features: bool = True
+    """Whether tagged features are standardised."""
+    limit_to_num_jets: int = Field(default=0, ge=0)
+    """Keep only events with exactly so many objects, present globals included; 0 = all."""
+    balance_particles: bool = False
+    """Weight events by how rare their set of present particles is."""
+    balance_jets: bool = False
+    """Weight events by how rare their number of objects is."""
+    balance_classifications: bool = False
+    """Weight classes by how rare they are."""
+    partial_events: bool = False
+    """Train on events in which some particles are missing, too."""
+    dataset_limit: float | tuple[float, float] = 1.0
+    """Fraction of the file that is used."""
+    dataset_randomization: int = 0
+    """Seed of the shuffle before the cut into training and validation; 0 = no shuffle."""
+    train_validation_split: float = Field(default=0.95, ge=0, le=1)
+    """Fraction of the events to train on."""
+    batch_size: int = Field(default=4096, gt=0)
+    """Events per batch and device."""
+    num_dataloader_workers: int = 4
+    """Processes that hold the data set."""
+    mask_sequence_vectors: bool = True
+    """Whether padded objects are masked in the embedding."""
+    combine_pair_loss: str = "min"
+    """How the losses of the event's permutations are combined."""
+    optimizer: str = "AdamW"
+    """Name of an optimizer of torch, or of apex."""
+    learning_rate: float = Field(default=0.001, gt=0)
+    """Peak learning rate."""
+    focal_gamma: float = 0.0
+    """Exponent of the focal loss of the assignment."""
+    combinatorial_scale: float = 0.0
+    """Not used by SPANet."""
+    learning_rate_warmup_epochs: float = Field(default=1.0, ge=0)
+    """Length of the linear warm-up, in epochs."""
+    learning_rate_cycles: int = Field(default=0, ge=0)
+    """0 = linear decay, n = cosine with n restarts."""
+    assignment_loss_scale: float = Field(default=1.0, ge=0)
+    """Factor of the assignment loss."""
+    detection_loss_scale: float = Field(default=0.0, ge=0)
+    """Factor of the detection loss."""
+    kl_loss_scale: float = Field(default=0.0, ge=0)
+    """Factor of the divergence between symmetric particles."""
+    regression_loss_scale: float = Field(default=0.0, ge=0)
+    """Factor of the regression losses."""
+    classification_loss_scale: float = Field(default=0.0, ge=0)
+    """Factor of the classification losses."""
+    balance_losses: bool = True
+    """Not used by SPANet."""
+    l2_penalty: float = Field(default=0.0, ge=0)
+    """Weight decay."""
+    gradient_clip: float = Field(default=0.0, ge=0)
+    """Largest norm of the gradient; 0 = no clipping."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout probability."""
+    epochs: int = Field(default=100, gt=0)
+    """Passes over the training data."""
+    num_gpu: int = Field(default=1, ge=0)
+    """Number of GPUs."""
+    verbose_output: bool = True
+    """Bookkeeping."""
+    usable_gpus: str | int = ""
+    """Bookkeeping."""
+    trial_time: str | float = ""
+    """Bookkeeping."""
+    trial_output_dir: str = "./test_output"
+    """Bookkeeping."""
+
+
+_USED = {
+    "hidden_dim",
+    "num_encoder_layers",
+    "num_attention_heads",
+    "training_file",
+    "validation_file",
+    "testing_file",
+    "limit_to_num_jets",
+    "dataset_randomization",
+    "train_validation_split",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "learning_rate_warmup_epochs",
+    "learning_rate_cycles",
+    "assignment_loss_scale",
+    "regression_loss_scale",
+    "classification_loss_scale",
+    "l2_penalty",
+    "gradient_clip",
+    "epochs",
+    "num_gpu",
+}
+_WITHOUT_EFFECT = {
+    "transformer_dim",
+    "linear_prelu_activation",
+    "combinatorial_scale",
+    "balance_losses",
+    "verbose_output",
+    "usable_gpus",
+    "trial_time",
+    "trial_output_dir",
+    "event_info_file",
+    "num_dataloader_workers",
+}
+
+
+def parse_options_file(document: Mapping[str, Any], *, where: str) -> SpanetOptions:
+    """Read SPANet's options; names are compared in lower case without ``_`` and spaces.
+
+    Raises:
+        ConfigurationError: If an option is unknown or given twice, or a value does not fit.
+    """
+    known = {_folded(name): name for name in SpanetOptions.model_fields}
+    plain: dict[str, Any] = {}
+    problems = []
+    for key, value in document.items():
+        name = known.get(_folded(key))
+        if name is None:
+            hint = did_you_mean(str(key), SpanetOptions.model_fields)
+            problems.append(f"{where}: {key}: SPANet has no such option{hint}")
+        elif name in plain:
+            problems.append(f"{where}: {key}: this option is given twice")
+        elif value is not None:
+            plain[name] = value
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return SpanetOptions.parse(plain, where)
+
+
+def run_defaults(
+    options: SpanetOptions,
+    heads: Mapping[str, Mapping[str, Any]],
+    counted: tuple[list[str], list[str]],
+) -> dict[str, Any]:
+    """Return the options as defaults of a run configuration.
+
+    Args:
+        options: The options.
+        heads: The heads that the event file gives, by name.
+        counted: Streams and globals, the objects that ``limit_to_num_jets`` counts.
+    """
+    defaults: dict[str, Any] = {
+        "model": {"backbone": _backbone(options), "heads": _heads(options, heads)},
+        "train": {
+            "batch_size": options.batch_size,
+            "epochs": options.epochs,
+            "learning_rate": options.learning_rate,
+            "warmup_epochs": options.learning_rate_warmup_epochs,
+            "weight_decay": options.l2_penalty,
+            "gradient_clip": options.gradient_clip,
+            "optimizer": _optimizer(options.optimizer),
+            "schedule": "cosine",
+        },
+        "prepare": {"split": _split(options)},
+    }
+    if options.limit_to_num_jets:
+        defaults["prepare"]["select"] = {"num_vectors": _limit(options.limit_to_num_jets, *counted)}
+    if options.dataset_randomization > 0:
+        defaults["seed"] = options.dataset_randomization
+    if options.training_file:
+        defaults["read"] = {"reader": "spanet-hdf5", "files": _files(options)}
+    if options.num_gpu > 1:
+        defaults["execution"] = {"train": {"devices": options.num_gpu}}
+    _log_the_rest(options)
+    return defaults
+
+
+def _backbone(options: SpanetOptions) -> dict[str, Any]:
+    backbone: dict[str, Any] = {
+        "name": "transformer",
+        "width": options.hidden_dim,
+        "attention_heads": options.num_attention_heads,
+    }
+    if options.num_encoder_layers > 0:
+        backbone["depth"] = options.num_encoder_layers
+    return backbone
+
+
+def _heads(
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    scale_of = {
+        "assignment": options.assignment_loss_scale,
+        "regression": options.regression_loss_scale,
+        "classification": options.classification_loss_scale,
+    }
+    found = {}
+    for name, head in heads.items():
+        scale = scale_of[head["name"]]
+        if scale > 0:
+            found[name] = {**head, "loss_weight": scale}
+        else:
+            _LOG.info("head %r is left out: its loss scale is 0 in SPANet's options", name)
+    return found
+
+
+def _split(options: SpanetOptions) -> dict[str, Any]:
+    if options.training_file and options.validation_file:
+        test = {"groups": ["test"]} if options.testing_file else 0.0
+        return {"train": {"groups": ["train"]}, "val": {"groups": ["val"]}, "test": test}
+    train = options.train_validation_split
+    return {"train": train, "val": round(1 - train, 9), "test": 0.0}
+
+
+def _files(options: SpanetOptions) -> list[str] | dict[str, list[str]]:
+    if not options.validation_file:
+        if options.testing_file:
+            _LOG.info(
+                "testing_file %r is left out: without validation_file the split is by fractions; "
+                "use hepset predict on it",
+                options.testing_file,
+            )
+        return [options.training_file]
+    files = {"train": [options.training_file], "val": [options.validation_file]}
+    if options.testing_file:
+        files["test"] = [options.testing_file]
+    return files
+
+
+def _optimizer(name: str) -> str:
+    folded = name.lower()
+    return "adamw" if folded.startswith("apex") else folded
+
+
+def _limit(count: int, streams: list[str], globals_: list[str]) -> str:
+    total = " + ".join(f"count({stream})" for stream in streams)
+    return f"{total} == {count - len(globals_)}"
+
+
+def _log_the_rest(options: SpanetOptions) -> None:
+    defaults = SpanetOptions()
+    for name in SpanetOptions.model_fields:
+        value = getattr(options, name)
+        if name not in _USED | _WITHOUT_EFFECT and value != getattr(defaults, name):
+            _LOG.info("SPANet's option %s = %r has no counterpart and is left out", name, value)
+    if options.learning_rate_cycles != 1:
+        _LOG.info(
+            "learning_rate_cycles = %d becomes one cosine without restarts",
+            options.learning_rate_cycles,
+        )
+
+
+def _folded(name: object) -> str:
+    return str(name).lower().replace("_", "").replace(" ", "")
