@@ -1,0 +1,3 @@
+"""The backbones that come with hepset."""
+
+from __future__ import annotations

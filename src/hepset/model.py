@@ -1,0 +1,364 @@
+"""`Model`: input transform, backbone and heads in a row, with the contract that they obey.
+
+Physical tensors go in, physics decisions come out. Everything that is needed to build the same
+model again is plain data (`Model.record`) beside a state dict, so that no pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hepset import __version__
+from hepset.batch import EventBatch, PaddedStream, StreamData, iterate_rows, make_ids
+from hepset.errors import ConfigurationError, ContractError, did_you_mean
+from hepset.interfaces.backbone import Backbone, Encoded
+from hepset.interfaces.component import parse_options
+from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head
+from hepset.plugins import Kind, registry
+from hepset.schema.config import ModelConfig
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+from hepset.schema.statistics import Statistics
+from hepset.transforms import InputTransform
+
+__all__ = ["MODEL_FORMAT", "Model", "build_model"]
+
+MODEL_FORMAT: Final = 1
+"""Format of `Model.record`."""
+
+Array = NDArray[Any]
+Outputs = dict[str, dict[str, Tensor]]
+"""Head → name of a raw output → tensor, batch first."""
+
+
+class Model(nn.Module):
+    """Transform, backbone and heads; made by `build_model`.
+
+    Attributes:
+        transform: Physical inputs to model space.
+        backbone: Model space to embeddings.
+        heads: Head name → head.
+        config: Backbone and heads with their options, as in a run configuration.
+        event: What an event is.
+        contract: The resolved contract, with what the heads need to learn.
+        statistics: Statistics of the training split.
+        provenance: Where the model comes from: run name, dataset, digests; any JSON-ready data.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        event: EventInfo,
+        contract: Contract,
+        statistics: Statistics,
+        *,
+        backbone: Backbone,
+        heads: Mapping[str, Head],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.event = event
+        self.contract = contract
+        self.statistics = statistics
+        self.provenance = dict(provenance or {})
+        self.transform = InputTransform(event, contract, statistics)
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def head(self, name: str) -> Head:
+        """Return a head.
+
+        Raises:
+            ConfigurationError: If the model has none of this name.
+        """
+        if name not in self.heads:
+            raise ConfigurationError(
+                f"the model has no head {name!r}{did_you_mean(name, self.heads)}; it has "
+                f"{', '.join(self.heads) or 'none'}"
+            )
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        return head
+
+    def encode(self, tensors: Mapping[str, Tensor]) -> Encoded:
+        """Return the embeddings of events; `tensors` as for `forward`."""
+        encoded: Encoded = self.backbone(self.transform(tensors))
+        return encoded
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Outputs:
+        """Compute the raw outputs of every head.
+
+        Args:
+            tensors: Physical inputs by contract name (`InputTransform.inputs`); a batch of a
+                dataset's loader fits, its targets are not looked at.
+        """
+        inputs = self.transform(tensors)
+        encoded = self.backbone(inputs)
+        handle = EncoderHandle(self.transform, self.backbone, inputs)
+        return {name: head(encoded, handle) for name, head in self.heads.items()}
+
+    def losses(
+        self, tensors: Mapping[str, Tensor], outputs: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, LossTerm]:
+        """Compute every head's losses, per event and without any weight.
+
+        Args:
+            tensors: The batch with its targets, by contract name.
+            outputs: What `forward` gave for it.
+
+        Returns:
+            ``<head>/<term>`` → value and valid, both ``(B,)``.
+        """
+        return {
+            f"{name}/{term}": loss
+            for name in self.heads
+            for term, loss in self.head(name).loss(outputs[name], tensors).items()
+        }
+
+    def decode(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Turn raw outputs into physics decisions, ``<head>/<field>`` → tensor."""
+        return {
+            f"{name}/{field}": value
+            for name in self.heads
+            for field, value in self.head(name).decode(outputs[name]).items()
+        }
+
+    def predict(
+        self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
+    ) -> dict[str, Array]:
+        """Decide for some events; targets are neither needed nor looked at.
+
+        Args:
+            batch: Events, or physical input arrays by contract name: ``jets`` (event, jets,
+                feature), ``jets.mask`` (event, jets), ``met`` (event, feature) and, where some are
+                absent, ``met.mask`` (event,).
+            batch_size: Events that are computed at a time; changes nothing but memory and speed.
+
+        Returns:
+            ``<head>/<field>`` → array, first axis event.
+
+        Raises:
+            ContractError: If the inputs do not obey the contract; lists every violation.
+        """
+        inputs = self.contract.inputs()
+        events = self._events(batch, inputs)
+        inputs.check(events, strict=True, training=False)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                # An empty batch is computed as one event without objects, and that row dropped:
+                # so its arrays have the shapes and dtypes of any other batch's.
+                parts = [
+                    self._decisions(_tensors(part, inputs, self.device))
+                    for part in iterate_rows(events, batch_size)
+                ] or [_no_rows(self._decisions(_nothing(inputs, self.device)))]
+        finally:
+            self.train(was_training)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def record(self) -> dict[str, Any]:
+        """Describe the model as JSON-ready data; with the state dict it is the whole model."""
+        return {
+            "format": MODEL_FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "event": self.event.model_dump(mode="json"),
+            "contract": self.contract.dump(),
+            "statistics": self.statistics.model_dump(mode="json"),
+            "versions": self._versions(),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_record(
+        cls,
+        record: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
+        where: str = "the stored model",
+    ) -> Model:
+        """Build a model again.
+
+        Args:
+            record: What `record` gave.
+            state_dict: The weights.
+            where: Path of the checkpoint, for messages.
+
+        Raises:
+            ConfigurationError: If the record is of a newer format or incomplete, or the weights
+                do not fit it.
+            UnknownComponentError: If a plugin that the model needs is not installed.
+        """
+        found = record.get("format")
+        if not isinstance(found, int) or found > MODEL_FORMAT:
+            raise ConfigurationError(
+                f"{where}: model format {found!r} is not one that this hepset reads "
+                f"(1 to {MODEL_FORMAT}); update hepset"
+            )
+        missing = {"config", "event", "contract", "statistics"} - set(record)
+        if missing:
+            raise ConfigurationError(f"{where}: the record lacks {', '.join(sorted(missing))}")
+        model = build_model(
+            ModelConfig.parse(record["config"], f"{where}: model"),
+            EventInfo.parse(record["event"], f"{where}: event"),
+            Contract.load(record["contract"], f"{where}: contract"),
+            Statistics.parse(record["statistics"], f"{where}: statistics"),
+            provenance=record.get("provenance"),
+        )
+        try:
+            model.load_state_dict(dict(state_dict))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{where}: the weights do not fit the model (written with "
+                f"{record.get('versions', {})}): {error}"
+            ) from error
+        return model
+
+    def _decisions(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+        return {k: v.cpu().numpy() for k, v in self.decode(self.forward(tensors)).items()}
+
+    def _events(self, batch: EventBatch | Mapping[str, Array], inputs: Contract) -> EventBatch:
+        """The inputs alone, columns in the contract's order, streams at the contract's slots."""
+        slots = {name: size for name, size in inputs.slots.items() if size is not None}
+        if not isinstance(batch, EventBatch):
+            return _from_arrays(batch, inputs, slots)
+        streams: dict[str, StreamData] = {}
+        for spec in inputs.of_kind("stream"):
+            data = batch.streams.get(spec.name)
+            if data is None:
+                continue
+            lacking = [name for name in spec.columns if name not in data.columns]
+            if lacking:
+                raise ContractError(
+                    f"{spec.name}: the batch lacks the features {', '.join(lacking)}"
+                    f"{did_you_mean(lacking[0], data.columns)}; it has {', '.join(data.columns)}"
+                )
+            columns = {name: data.columns[name] for name in spec.columns}
+            streams[spec.name] = replace(data, columns=columns, attached={})
+        # Names with a slash are targets, weights and extras; others may be misspelt inputs.
+        arrays = {name: array for name, array in batch.arrays.items() if "/" not in name}
+        return EventBatch(batch.ids, streams, arrays, slots, batch.sources)
+
+    def _versions(self) -> dict[str, str]:
+        """Versions of what the numbers depend on, plugins included."""
+        found = {"hepset": __version__, "torch": torch.__version__, "numpy": np.__version__}
+        found["python"] = platform.python_version()
+        used: list[tuple[Kind, str]] = [("backbones", self.config.backbone["name"])]
+        used += [("heads", options["name"]) for options in self.config.heads.values()]
+        for kind, name in used:
+            plugin = registry().provider(kind, name)
+            found[plugin.distribution] = plugin.version
+        return {name: str(version) for name, version in found.items()}
+
+
+def build_model(
+    config: ModelConfig,
+    event: EventInfo,
+    contract: Contract,
+    statistics: Statistics,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> Model:
+    """Build an untrained model; seed torch before, for weights that can be made again.
+
+    Args:
+        config: Backbone and heads by name, with their options.
+        event: What an event is.
+        contract: The resolved contract of the data; what the heads need is added to it.
+        statistics: Statistics of the training split.
+        provenance: Where the model comes from.
+
+    Raises:
+        UnknownComponentError: If no installed plugin provides a component.
+        ConfigurationError: If options do not fit; names their place under ``model.``.
+        ContractError: If a head needs a tensor that the contract describes differently.
+    """
+    name = config.backbone.get("name")
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            "model.backbone: 'name' says which backbone this is; available: "
+            f"{', '.join(registry().names('backbones'))}"
+        )
+    cls = registry().load("backbones", name)
+    backbone: Backbone = cls(parse_options(cls.Config, config.backbone, "model.backbone"))
+    heads = {}
+    for head_name, options in config.heads.items():
+        if "." in head_name or hasattr(nn.ModuleDict, head_name) or not head_name:
+            raise ConfigurationError(
+                f"model.heads.{head_name}: a head cannot have this name; choose another one"
+            )
+        heads[head_name] = create_head(head_name, options)
+        contract = contract.merge(heads[head_name].contract(event))
+    model = Model(
+        config,
+        event,
+        contract,
+        statistics,
+        backbone=backbone,
+        heads=heads,
+        provenance=provenance,
+    )
+    backbone.build(model.transform.layout)
+    for head in heads.values():
+        head.build(contract, statistics, backbone.width)
+    return model
+
+
+def _from_arrays(
+    arrays: Mapping[str, Array], inputs: Contract, slots: Mapping[str, int]
+) -> EventBatch:
+    """Input arrays as a batch; what has a wrong shape is left as it is, for the check to say so."""
+    given = {name: np.asarray(array) for name, array in arrays.items()}
+    lengths = {len(array) for name, array in given.items() if array.ndim and name in inputs}
+    streams: dict[str, StreamData] = {}
+    for spec in inputs.of_kind("stream"):
+        values, mask = given.get(spec.name), given.get(f"{spec.name}.mask")
+        if values is None or mask is None or values.ndim != 3 or mask.dtype != np.bool_:
+            continue
+        expected = (mask.shape[1], len(spec.columns)) if mask.ndim == 2 else None
+        if values.shape[1:] != expected or slots.get(spec.name, mask.shape[1]) != mask.shape[1]:
+            continue
+        columns = {name: values[:, :, i] for i, name in enumerate(spec.columns)}
+        streams[spec.name] = PaddedStream(columns, mask)
+        del given[spec.name], given[f"{spec.name}.mask"]
+    ids = make_ids(0, range(max(lengths, default=0)))
+    return EventBatch(ids, streams, given, dict(slots), ("the arrays given to predict",))
+
+
+def _tensors(batch: EventBatch, inputs: Contract, device: torch.device) -> dict[str, Tensor]:
+    found = {}
+    for spec in inputs.tensors.values():
+        array = batch.get(spec.name)
+        if array is not None:
+            wanted = np.ascontiguousarray(array, dtype=spec.dtype)
+            if not wanted.flags.writeable:
+                wanted = wanted.copy()
+            found[spec.name] = torch.from_numpy(wanted).to(device)
+    return found
+
+
+def _nothing(inputs: Contract, device: torch.device) -> dict[str, Tensor]:
+    """One event without objects."""
+    found = {}
+    for spec in inputs.tensors.values():
+        shape = [1, *(1 if size is None else size for size in spec.event_shape)]
+        dtype = torch.bool if spec.dtype == "bool" else torch.float32
+        found[spec.name] = torch.zeros(shape, dtype=dtype, device=device)
+    return found
+
+
+def _no_rows(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array[:0] for name, array in arrays.items()}
