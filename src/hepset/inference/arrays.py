@@ -1,0 +1,122 @@
+"""From a batch to the arrays that a model takes, checked against the model's own contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, make_ids
+from hepset.errors import ContractError
+from hepset.schema.contract import Contract
+
+__all__ = ["as_batch", "input_arrays", "open_slots"]
+
+
+def as_batch(batch: EventBatch | Mapping[str, Array]) -> EventBatch:
+    """Return arrays by contract name as a batch; a batch stays as it is."""
+    if isinstance(batch, EventBatch):
+        return batch
+    arrays = {name: np.asarray(array) for name, array in batch.items()}
+    events = max((len(array) for array in arrays.values() if array.ndim), default=0)
+    return EventBatch(make_ids(0, range(events)), {}, arrays, {}, ("the arrays given to predict",))
+
+
+def open_slots(contract: Contract) -> Contract:
+    """Return the contract with the slots of every stream left open: a model takes any number."""
+    streams = set(contract.slots)
+    return contract.model_copy(
+        update={
+            "tensors": {
+                name: spec.model_copy(
+                    update={
+                        "shape": tuple(
+                            None if dim in streams else size
+                            for dim, size in zip(spec.dims, spec.shape, strict=True)
+                        )
+                    }
+                )
+                for name, spec in contract.tensors.items()
+            }
+        }
+    )
+
+
+def input_arrays(
+    contract: Contract, batch: EventBatch, *, check: bool = True, what: str = "the model"
+) -> dict[str, Array]:
+    """Return the input tensors of a batch as a model takes them.
+
+    Features are picked by name and put in the contract's order; other tensors of the batch are
+    left out. A global without a mask is there in every event.
+
+    Args:
+        contract: Contract of the model; streams may have any number of slots.
+        batch: Events in physical values, after derive.
+        check: Whether to hold the inputs against every rule first.
+        what: Whose inputs these are, for messages.
+
+    Returns:
+        Tensor → array in C order: streams (event, slot, feature), globals (event, feature),
+        masks bool.
+
+    Raises:
+        ContractError: Naming every rule that the inputs break.
+    """
+    wanted = open_slots(contract.inputs())
+    picked = _picked(wanted, batch, contract.slots)
+    if check:
+        wanted.check(picked, training=False).raise_if_bad(
+            f"the events do not obey the contract of {what}"
+        )
+    arrays: dict[str, Array] = {}
+    of_globals = {spec.mask for spec in wanted.of_kind("global")}
+    for name, spec in wanted.tensors.items():
+        if name in picked:
+            dtype = np.dtype(spec.dtype)
+            arrays[name] = np.ascontiguousarray(picked[name], dtype)
+        elif name in of_globals:
+            arrays[name] = np.ones(len(batch), bool)
+        else:
+            raise ContractError(
+                f"{name}: {what} needs {spec.describe()}, the events have "
+                f"{', '.join(batch.names()) or 'no tensor'}"
+            )
+    return arrays
+
+
+def _picked(
+    contract: Contract, batch: EventBatch, usual: Mapping[str, int | None]
+) -> EventBatch:
+    """Keep the input tensors and their features, in the contract's order."""
+    streams: dict[str, FlatStream | PaddedStream] = {}
+    for spec in contract.of_kind("stream"):
+        data = batch.streams.get(spec.name)
+        if data is None:
+            continue
+        columns = {name: data.columns[name] for name in spec.columns if name in data.columns}
+        if isinstance(data, FlatStream):
+            streams[spec.name] = FlatStream(data.offsets, columns)
+        else:
+            streams[spec.name] = PaddedStream(columns, data.mask)
+    arrays = {
+        name: array
+        for name, array in batch.arrays.items()
+        if name in contract and name.removesuffix(".mask") not in streams
+    }
+    slots = {
+        name: _slots(data, batch.slots.get(name), usual.get(name)) for name, data in streams.items()
+    }
+    return EventBatch(batch.ids, streams, arrays, slots, batch.sources)
+
+
+def _slots(data: FlatStream | PaddedStream, asked: int | None, usual: int | None) -> int:
+    """Slots to pad to: as the batch says or has, else the contract's, more where events are longer.
+
+    There is always one: graphs are made for one slot or more.
+    """
+    if asked is not None:
+        return max(asked, 1)
+    if isinstance(data, PaddedStream):
+        return max(data.slots, 1)
+    return max(int(data.counts.max(initial=0)), usual or 1)
