@@ -23,6 +23,9 @@ HADRON_DELTA_R = 0.3
 
 BOTTOM, CHARM = 5, 4
 
+LIGHTEST_HEAVY_HADRON = 400
+"""No hadron with charm or bottom has a smaller PDG code."""
+
 
 class TagTable(Model):
     """Tag efficiencies in bins of the smeared jet pT.
@@ -89,11 +92,9 @@ def holds_quark(pdg_id: IntArray, quark: int) -> BoolArray:
 
 def weakly_decaying(record: ParticleRecord, quark: int) -> IntArray:
     """Return the rows of hadrons with this quark that pass it on to no daughter."""
-    holds = holds_quark(record.pdg_id, quark)
-    passes_on = np.zeros(len(holds), dtype=np.bool_)
-    mothers = record.mother[holds]
-    passes_on[mothers[mothers >= 0]] = True
-    return np.flatnonzero(holds & ~passes_on)
+    heavy = np.flatnonzero(np.abs(record.pdg_id) > LIGHTEST_HEAVY_HADRON)
+    holds = heavy[holds_quark(record.pdg_id[heavy], quark)]
+    return np.setdiff1d(holds, record.mother[holds])
 
 
 def jet_flavour(

@@ -173,17 +173,22 @@ def _columns(batch: ak.Array, start: int, place: str) -> _Columns:
         empty = np.zeros(0, dtype=np.int64)
         integers = dict.fromkeys(_INTEGERS, empty)
         return _Columns(entry, np.zeros(0), empty, integers, np.zeros((0, 4)))
-    events = batch[made]
-    weight = first_weights(ak.drop_none(events.info.weights, axis=0), entry, place)
-    particles = ak.drop_none(events.prt, axis=0)
-    flat = ak.flatten(particles)
+    events = batch if made.all() else batch[made]
+    particles, momenta = events.prt, events.prt.p
     return _Columns(
         entry=entry,
-        weight=weight,
-        counts=np.asarray(ak.num(particles), dtype=np.int64),
-        integers={name: np.asarray(flat[name], dtype=np.int64) for name in _INTEGERS},
-        p4=np.stack([np.asarray(flat.p[name]) for name in ("px", "py", "pz", "e")], axis=-1),
+        weight=first_weights(ak.drop_none(events.info.weights, axis=0), entry, place),
+        counts=_flat(ak.num(particles.id)),
+        integers={name: _flat(ak.flatten(particles[name])) for name in _INTEGERS},
+        p4=np.stack(
+            [np.asarray(ak.flatten(momenta[name])) for name in ("px", "py", "pz", "e")], axis=-1
+        ),
     )
+
+
+def _flat(values: ak.Array) -> IntArray:
+    """Integers as numpy has them; the option type that failed events leave behind is dropped."""
+    return np.asarray(ak.drop_none(values), dtype=np.int64)
 
 
 def first_weights(weights: ak.Array, entry: IntArray, place: str) -> FloatArray:

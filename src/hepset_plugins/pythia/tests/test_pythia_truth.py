@@ -33,7 +33,7 @@ def test_first_copies_are_direct_daughters(top_block: GeneratedBlock) -> None:
     # Walked the other way, from the quark up: the mother of the first b copy is a top.
     for product, parent in (("t1/b", 6), ("t2/q1", -24)):
         for p4 in truth.products[product]:
-            (row,) = np.flatnonzero((record.p4 == p4).all(axis=1))
+            row = np.flatnonzero((record.p4 == p4).all(axis=1))[0]
             assert record.pdg_id[record.mother[row]] == parent
 
 
