@@ -52,12 +52,19 @@ class Dialect(ABC):
         """
 
     def options(
-        self, document: Mapping[str, Any], event: EventInfo, *, where: str
+        self, document: Mapping[str, Any], described: Description, *, where: str
     ) -> dict[str, Any]:
         """Translate the system's training options into defaults for the run configuration.
+
+        They win over the event file's defaults; ``model.heads`` replaces its heads as a whole.
+
+        Args:
+            document: The loaded options.
+            described: What the event file said, the heads it wants included.
+            where: Name of the document in messages.
 
         Raises:
             ConfigurationError: If the system has no such file, or an option is unknown.
         """
-        del document, event
+        del document, described
         raise ConfigurationError(f"{where}: the dialect {self.name!r} has no options file")

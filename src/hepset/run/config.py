@@ -14,7 +14,7 @@ import yaml
 
 from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
-from hepset.interfaces import Reader, parse_options
+from hepset.interfaces import Description, Reader, parse_options
 from hepset.plugins import registry
 from hepset.schema.config import EventConfig, RunConfig
 from hepset.schema.event import EventInfo
@@ -41,8 +41,8 @@ def load_config(
     """Load a run file and fill in what it leaves to others.
 
     Paths inside the file are relative to the file's folder; `output` is relative to the working
-    directory. Precedence, weakest first: hepset's defaults, the options file, the event file's
-    dialect, the run file, `overrides`.
+    directory. Precedence, weakest first: hepset's defaults, the event file's dialect, the
+    options file, the run file, `overrides`.
 
     Args:
         config: Path of a YAML file, or its content (paths are then relative to the working
@@ -69,7 +69,7 @@ def load_config(
     if stated.options is not None:
         if event is None:
             raise ConfigurationError(f"{where}: 'options' needs an 'event' of the same system")
-        defaults = _merge(_options(stated, event), defaults)
+        defaults = _merge(defaults, _options(stated, Description(event, defaults)))
     if defaults:
         document = _merge(defaults, document)
     document.pop("options", None)
@@ -196,7 +196,7 @@ def _describe(event: EventConfig | None, where: str) -> tuple[EventInfo | None, 
     return described.event, described.defaults
 
 
-def _options(config: RunConfig, event: EventInfo) -> dict[str, Any]:
+def _options(config: RunConfig, described: Description) -> dict[str, Any]:
     """Translate another system's training options by the dialect of the event file."""
     if config.options is None or config.event is None:
         return {}
@@ -206,7 +206,7 @@ def _options(config: RunConfig, event: EventInfo) -> dict[str, Any]:
     name = config.event.file or "event"
     dialect = find_dialect(document, name, config.event.dialect)
     options = _load(Path(config.options))
-    return dialect.options(options, event, where=config.options)
+    return dialect.options(options, described, where=config.options)
 
 
 _REPLACED = {"heads", "read", "select", "derive", "split"}

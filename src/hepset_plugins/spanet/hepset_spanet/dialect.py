@@ -69,17 +69,16 @@ class SpanetDialect(Dialect):
         return Description(parsed.event, defaults)
 
     def options(
-        self, document: Mapping[str, Any], event: EventInfo, *, where: str
+        self, document: Mapping[str, Any], described: Description, *, where: str
     ) -> dict[str, Any]:
         """Translate SPANet's options into defaults of a run configuration.
 
         Translated are files, split, seed, batch size, epochs, optimizer, learning rate, warm-up,
-        weight decay, clipping, devices, width, depth and attention heads of the backbone, and the
-        loss scales: a head whose scale is 0 is left out. A head's losses are chosen by the event
-        file and stay with it.
+        weight decay, clipping, devices, width, depth, attention heads, dropout and the expansion
+        of the backbone, and the loss scales: a head whose scale is 0 is left out.
 
         Without counterpart, and logged where they differ from SPANet's default: everything about
-        embedding, branch and product encoders and block types, ``dropout``, ``dataset_limit``,
+        embedding, branch and product encoders and block types, ``dataset_limit``,
         ``partial_events``, the three ``balance_*`` (hepset's heads have their own class balance),
         the assignment's ``focal_gamma``, ``combine_pair_loss``, ``detection_loss_scale`` and
         ``kl_loss_scale``. Linear decay and cosine restarts become one cosine. SPANet cuts the
@@ -90,7 +89,8 @@ class SpanetDialect(Dialect):
             ConfigurationError: If an option is unknown, or a value does not fit.
         """
         options = parse_options_file(document, where=where)
-        heads = default_heads(event, {})
+        heads = described.defaults.get("model", {}).get("heads", {})
+        event = described.event
         return run_defaults(options, heads, (list(event.streams), list(event.globals)))
 
 

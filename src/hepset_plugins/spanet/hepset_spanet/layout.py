@@ -1,9 +1,9 @@
 """What one SPANet file holds: which dataset is which tensor, checked from the headers alone.
 
 Paths are those of SPANet 2 (``INPUTS/<input>/<feature>``, ``TARGETS/<particle>/<product>``,
-``REGRESSIONS/<key>``, ``CLASSIFICATIONS/<key>``). Two older or odd forms are read as well: version 1
-(one input in the group ``source``, particles at the top), and the group names
-``SpecialKey.Inputs`` that SPANet writes under Python 3.11 and later.
+``REGRESSIONS/<key>``, ``CLASSIFICATIONS/<key>``). Two odd forms are read as well: version 1 (one
+input in the group ``source``, particles at the top), and the group names ``SpecialKey.Inputs`` that
+SPANet writes under Python 3.11 and later.
 """
 
 from __future__ import annotations

@@ -148,6 +148,8 @@ class SpanetOptions(Model):
 _USED = {
     "hidden_dim",
     "num_encoder_layers",
+    "transformer_dim_scale",
+    "dropout",
     "num_attention_heads",
     "training_file",
     "validation_file",
@@ -244,14 +246,14 @@ def run_defaults(
 
 
 def _backbone(options: SpanetOptions) -> dict[str, Any]:
-    backbone: dict[str, Any] = {
+    return {
         "name": "transformer",
         "width": options.hidden_dim,
+        "depth": options.num_encoder_layers,
         "attention_heads": options.num_attention_heads,
+        "mlp_ratio": options.transformer_dim_scale,
+        "dropout": options.dropout,
     }
-    if options.num_encoder_layers > 0:
-        backbone["depth"] = options.num_encoder_layers
-    return backbone
 
 
 def _heads(

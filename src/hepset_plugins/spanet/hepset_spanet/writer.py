@@ -59,7 +59,7 @@ class SpanetWriter(Writer):
     group names: the inputs, predicted indices (counted through all inputs), assignment, detection
     and marginal probabilities, regressions and class probabilities; no truth.
 
-    Beside SPANet's own datasets, which SPANet ignores: ``IDS`` (identity of every event), ``WEIGHT``
+    Beside SPANet's own datasets, and ignored by it: ``IDS`` (identity of every event), ``WEIGHT``
     (event weights, where there are some) and ``EXTRA``. Padded slots are zero.
     """
 
