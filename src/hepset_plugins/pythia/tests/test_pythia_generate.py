@@ -9,9 +9,11 @@ from hepset.kinematics import pt_of
 from hepset_pythia.cluster import CLUSTER_PT, cluster_jets
 from hepset_pythia.generate import (
     GeneratedBlock,
+    _columns,
     estimate_cross_section,
     first_weights,
     generate_block,
+    start_pythia,
 )
 from hepset_pythia.processes import ProcessOptions, make_process
 from hepset_pythia.record import ParticleRecord
@@ -87,6 +89,17 @@ def test_failed_events_are_counted_and_keep_their_entry() -> None:
     assert len(block.entry) == 60 - block.n_failed == block.record.n_events == len(block.weight)
     assert block.entry.max() < 60
     assert (np.diff(block.entry) > 0).all()
+
+
+def test_events_after_a_failed_one_keep_their_number() -> None:
+    process = make_process("qcd")
+    batch = start_pythia(process, 1).nextBatch(4, errorMode="none")
+    whole = _columns(batch, 100, "here")
+    columns = _columns(ak.mask(batch, np.array([True, False, True, True])), 100, "here")
+    assert columns.entry.tolist() == [100, 102, 103]
+    kept = np.repeat([True, False, True, True], whole.counts)
+    np.testing.assert_array_equal(columns.p4, whole.p4[kept])
+    np.testing.assert_array_equal(columns.integers["mother1"], whole.integers["mother1"][kept])
 
 
 @pytest.mark.parametrize(

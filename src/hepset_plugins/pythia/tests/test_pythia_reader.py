@@ -180,6 +180,8 @@ def test_samples_of_one_run_have_the_same_tensors_and_miss_what_they_lack() -> N
     assert np.isfinite(signal["target/t1/pt"]).all()
     assert np.isnan(background["target/m_ttbar"]).all()
     assert (background["target/assignment/t2"] == -1).all()
+    assert np.isnan(background["extra/truth/t1/b"]).all()
+    assert np.isnan(background["extra/match_delta_r/t1"]).all()
     assert background["extra/truth/t1/b"].dtype == signal["extra/truth/t1/b"].dtype
     jets = signal["jets"][signal["jets.mask"]].astype(np.float64)
     assert set(jets[:, 0]) <= {0.0, 1.0}
