@@ -164,9 +164,11 @@ class SpanetWriter(Writer):
         return replace(batch, slots={**batch.slots, **self._slots})
 
     def _counts_through(self, batch: EventBatch) -> bool:
+        """Whether the batch has indices that the file counts through several streams' slots."""
         if batch.predictions:
-            return bool(self._particles)
-        return any(None in particle.streams for particle in self._particles)
+            fields = {name.partition("/")[2] for name in batch.predictions}
+            return any(particle.prediction in fields for particle in self._particles)
+        return any(None in p.streams and p.tensor in batch for p in self._particles)
 
     def _inputs(self, batch: EventBatch) -> Iterator[tuple[str, Array]]:
         for spec in self._contract.of_kind("stream"):
