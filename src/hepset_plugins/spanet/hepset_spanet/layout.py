@@ -80,13 +80,21 @@ def weight_tensor(target: str) -> str:
 def open_file(path: str) -> h5py.File:
     """Open a file for reading, without locking it.
 
+    HDF5 refuses to open a file twice in one process where only one of the two locks it; a file that
+    the user has open already is opened the same way.
+
     Raises:
         ReadError: If it is missing, truncated or not HDF5.
     """
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as problem:
-        raise ReadError(f"{path}: cannot be opened as HDF5: {problem}") from None
+    problem: OSError | None = None
+    for locking in (False, None):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as found:
+            problem = found
+            if "locking" not in str(found):
+                break
+    raise ReadError(f"{path}: cannot be opened as HDF5: {problem}")
 
 
 def read_layout(

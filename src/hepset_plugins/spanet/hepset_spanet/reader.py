@@ -148,11 +148,13 @@ class SpanetReader(Reader):
                     streams[stream].attached[f"extra/{name}"] = values
                 else:
                     arrays[f"extra/{name}"] = values
+            if chunk.stop >= layout.entries:
+                self._release()
         arrays |= _missing(files, arrays, len(chunk))
         if source.group:
             arrays["extra/group"] = np.full(len(chunk), source.group)
         return EventBatch(
-            ids=make_ids(chunk.source, range(chunk.start, chunk.stop)),
+            ids=make_ids(chunk.source, np.arange(chunk.start, chunk.stop)),
             streams=dict(streams),
             arrays=arrays,
             sources=[each.key for each in files.sources],
@@ -163,10 +165,15 @@ class SpanetReader(Reader):
         process = os.getpid()
         if self._open is not None and self._open[:2] == (process, path):
             return self._open[2]
-        if self._open is not None and self._open[0] == process:
-            self._open[2].close()
+        self._release()
         self._open = (process, path, open_file(path))
         return self._open[2]
+
+    def _release(self) -> None:
+        """Close the open file, unless it belongs to a parent process."""
+        if self._open is not None and self._open[0] == os.getpid():
+            self._open[2].close()
+        self._open = None
 
     def _files(self) -> _Files:
         if self._scanned is None:

@@ -375,6 +375,18 @@ def test_whole_floats_are_indices(
     np.testing.assert_array_equal(batch["target/assignment/t1"][:, 0], [1, 2, -1, 0])
 
 
+def test_files_that_are_open_elsewhere_are_read(
+    event: EventInfo, datasets: Datasets, write_file: WriteFile
+) -> None:
+    path = write_file(datasets)
+    with h5py.File(path, "r"):
+        assert len(read(event, path)) == 4
+    reader = open_reader(event, path)
+    concatenate(reader)
+    with h5py.File(path, "r") as file:  # the reader has let go of it
+        assert "INPUTS" in file
+
+
 def test_damaged_files_are_named(
     event: EventInfo, datasets: Datasets, write_file: WriteFile, tmp_path: Path
 ) -> None:
