@@ -83,6 +83,9 @@ def load_config(
 def open_readers(resolved: Resolved) -> list[Reader]:
     """Build the readers of a run, one per entry of ``read``.
 
+    Where the configuration does not describe the event, the first reader's description holds for
+    all of them.
+
     Raises:
         ConfigurationError: If no reader is named or its options do not fit.
         UnknownComponentError: If no installed plugin provides it.
@@ -99,7 +102,10 @@ def open_readers(resolved: Resolved) -> list[Reader]:
             )
         cls = plugins.load("readers", name)
         config = parse_options(cls.Config, options, f"{resolved.where}: {place}")
-        readers.append(cls(config, resolved.event))
+        event = resolved.event
+        if event is None:
+            event = readers[0].event if readers else cls(config).event_info()
+        readers.append(cls(config, event))
     return readers
 
 

@@ -82,7 +82,7 @@ class Run:
         if self._event is None:
             if self.config.dataset is not None:
                 self._event = open_dataset(self.config.dataset).event
-            elif self.readers:
+            elif self.config.read:
                 self._event = self.readers[0].event_info()
             else:
                 raise ConfigurationError(
