@@ -79,7 +79,8 @@ def _known_fields(model: type[BaseModel], path: list[str]) -> list[str]:
         if not nested:
             return []
         current = nested[0]
-    return list(getattr(current, "model_fields", {}))
+    known = getattr(current, "model_fields", {})
+    return [field.alias or name for name, field in known.items()]
 
 
 def _nested_models(annotation: object) -> list[type[BaseModel]]:

@@ -1,0 +1,47 @@
+"""Readers that every installation has, and the way to any other one by its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hepset.dialects import load_event
+from hepset.interfaces.component import parse_options
+from hepset.interfaces.reader import Reader
+from hepset.plugins import registry
+from hepset.schema.event import EventInfo
+
+Path = str | os.PathLike[str]
+
+
+def open_reader(
+    name: str,
+    *,
+    files: Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]] | None = None,
+    event: Path | Mapping[str, Any] | EventInfo | None = None,
+    **options: Any,  # noqa: ANN401  each reader has its own
+) -> Reader:
+    """Build a reader by its short name.
+
+    Args:
+        name: Short name, ``root`` or ``spanet-hdf5``; ``hepset plugins`` lists them.
+        files: Paths or glob patterns, or group → patterns; None for a generator.
+        event: What an event is: a file of any dialect, its content, or an `EventInfo`; None
+            where the format itself says.
+        options: The reader's own options, and ``sample``, ``max_events``, ``chunk_size``.
+
+    Raises:
+        UnknownComponentError: If no plugin provides the reader.
+        ConfigurationError: If an option does not fit.
+        EventInfoError: If the event file does not follow its grammar.
+
+    Example:
+        >>> reader = open_reader("root", files="*.root", event="event.yaml")  # doctest: +SKIP
+        >>> batch = reader.read(reader.chunks()[0])  # doctest: +SKIP
+    """
+    reader: type[Reader] = registry().load("readers", name)
+    if files is not None:
+        options["files"] = files
+    config = parse_options(reader.Config, options, f"reader {name!r}")
+    return reader(config, None if event is None else load_event(event))

@@ -1,0 +1,181 @@
+"""`ColumnarReader`: events from named columns, whatever file they are in.
+
+The reader keeps files open in its own process and hands the columns of a chunk to `Assembly`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from hepset.batch import EventBatch, make_ids
+from hepset.errors import ConfigurationError
+from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source, expand_files
+from hepset.readers.assembly import Assembly, Data, Where
+from hepset.readers.column_map import Column, ColumnMap, check_keys, resolve
+from hepset.schema.event import EventInfo
+
+_OPEN_FILES = 8
+"""Files kept open at a time; a run reads its chunks file by file."""
+
+
+class ColumnarFile(ABC):
+    """One open file of columns."""
+
+    @property
+    @abstractmethod
+    def entries(self) -> int:
+        """Number of events."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the columns; parts of a nested one are joined by dots."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
+        """Read columns of a range of entries.
+
+        Raises:
+            ReadError: If a column cannot be read.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+class ColumnarConfig(FileReaderConfig):
+    """Options of the readers of columns."""
+
+    columns: dict[str, Column | None] = Field(default_factory=dict)
+    """Place in the event → column: ``streams.jets.pt: Jet_pt`` or ``{from: Jet_pt, scale: 0.001}``,
+    ``targets.assignment/t1: [b_index, q1_index, q2_index]``, ``targets.signal: {group: {ttbar: 1,
+    qcd: 0}}``, ``extra.run: run``. What is not mapped is found by name; null = not in the files."""
+
+
+@dataclass
+class _State:
+    """What is known in this process only and does not travel to another."""
+
+    files: OrderedDict[int, tuple[ColumnarFile, ColumnMap]] = field(default_factory=OrderedDict)
+
+
+class ColumnarReader(Reader):
+    """Reads events from the columns of files, with a column map; the base of `root` and `parquet`.
+
+    Values keep the file's dtype. Streams come from lists (flat) or fixed-size arrays (padded, all
+    slots real unless ``masks.<stream>`` or ``counts.<stream>`` is mapped). Targets, weights and
+    the process are optional in the files. ``extra/group`` is the group of the file, where files are
+    grouped.
+    """
+
+    Config: ClassVar[type[FileReaderConfig]] = ColumnarConfig
+
+    def __init__(self, config: ColumnarConfig, event: EventInfo | None = None) -> None:
+        """Keep the options; files are opened by the methods."""
+        super().__init__(config, event)
+        self._sources: list[Source] | None = None
+        self._paths: list[tuple[str, str]] | None = None
+        self._state = _State()
+
+    @property
+    def options(self) -> ColumnarConfig:
+        """The options, typed."""
+        config: ColumnarConfig = self.config  # type: ignore[assignment]
+        return config
+
+    @abstractmethod
+    def open(self, path: str) -> ColumnarFile:
+        """Open one file.
+
+        Raises:
+            ReadError: If it cannot be opened as what it should be.
+        """
+
+    def event_info(self) -> EventInfo:
+        """Return the given description; columns alone do not say what an event is.
+
+        Raises:
+            ConfigurationError: If none was given.
+        """
+        if self.event is None:
+            raise ConfigurationError(
+                "ntuples do not say what an event is: give an event file (event: event.yaml, or "
+                "open_reader(…, event=…)) with the streams, features and targets to read"
+            )
+        return self.event
+
+    def sources(self) -> list[Source]:
+        """The files in a fixed order, with their number of entries.
+
+        Raises:
+            ReadError: If a file cannot be opened or lacks a column.
+        """
+        if self._sources is None:
+            self._sources = []
+            for index, (path, group) in enumerate(self._files()):
+                self._sources.append(Source(path, self._file(index)[0].entries, group))
+        return self._sources
+
+    def read(self, chunk: Chunk) -> EventBatch:
+        """Read one chunk.
+
+        Raises:
+            ReadError: If a column is not there, is not of the expected form, or cannot be read.
+        """
+        event = self.event_info()
+        file, columns = self._file(chunk.source)
+        path, group = self._files()[chunk.source]
+        where = Where(path, chunk.start)
+        data = file.read(columns.names(), chunk.start, chunk.stop)
+        assembly = Assembly(event, columns, data, group, len(chunk), where)
+        streams = assembly.streams()
+        arrays = assembly.arrays(streams)
+        if any(name for _, name in self._files()):
+            arrays["extra/group"] = np.full(len(chunk), group)
+        return EventBatch(
+            make_ids(chunk.source, range(chunk.start, chunk.stop)),
+            streams,
+            arrays,
+            sources=[source for source, _ in self._files()],
+        )
+
+    def provenance(self) -> dict[str, object]:
+        """Which column of the first file became what."""
+        return {"columns": self._file(0)[1].summary()}
+
+    def close(self) -> None:
+        """Close the open files; they open again when needed."""
+        for file, _ in self._state.files.values():
+            file.close()
+        self._state.files.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind."""
+        return {**self.__dict__, "_state": _State()}
+
+    def _files(self) -> list[tuple[str, str]]:
+        if self._paths is None:
+            self._paths = expand_files(self.options.files)
+        return self._paths
+
+    def _file(self, index: int) -> tuple[ColumnarFile, ColumnMap]:
+        """Return a file with its column map, opened on first use."""
+        files = self._state.files
+        if index not in files:
+            path, _ = self._files()[index]
+            event = self.event_info()
+            groups = [group for _, group in self._files()]
+            stated = check_keys(self.options.columns, event, groups)
+            file = self.open(path)
+            files[index] = file, resolve(stated, event, file.names(), path)
+            if len(files) > _OPEN_FILES:
+                files.popitem(last=False)[1][0].close()
+        files.move_to_end(index)
+        return files[index]
