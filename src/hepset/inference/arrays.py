@@ -85,9 +85,7 @@ def input_arrays(
     return arrays
 
 
-def _picked(
-    contract: Contract, batch: EventBatch, usual: Mapping[str, int | None]
-) -> EventBatch:
+def _picked(contract: Contract, batch: EventBatch, usual: Mapping[str, int | None]) -> EventBatch:
     """Keep the input tensors and their features, in the contract's order."""
     streams: dict[str, FlatStream | PaddedStream] = {}
     for spec in contract.of_kind("stream"):

@@ -9,7 +9,7 @@ import numpy as np
 from hepset.batch import Array
 from hepset.kinematics import wrap_phi
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo, Feature, Role
 from hepset.schema.statistics import ColumnStatistics, Statistics
 
 __all__ = ["random_inputs"]
@@ -60,7 +60,11 @@ def random_inputs(
             for name, feature in spec.features.items()
         }
         if streamy:
-            _on_shell(rng, columns, event.streams[spec.name].momentum if spec.name in event.streams else None)
+            _on_shell(
+                rng,
+                columns,
+                event.streams[spec.name].momentum if spec.name in event.streams else None,
+            )
         values = np.stack(list(columns.values()), axis=-1).astype(np.float32)
         values[~mask] = 0
         arrays[spec.name] = values
@@ -100,7 +104,7 @@ def _values(
 
 
 def _on_shell(
-    rng: np.random.Generator, columns: dict[str, Array], momentum: Mapping[str, str] | None
+    rng: np.random.Generator, columns: dict[str, Array], momentum: Mapping[Role, str] | None
 ) -> None:
     """Give objects with Cartesian or energy components an energy above their momentum."""
     if momentum is None or "energy" not in momentum:

@@ -137,4 +137,4 @@ class OnnxModel:
 
     def _repr_html_(self) -> str:
         """Return the contract for a notebook."""
-        return f"<p>ONNX {self.path.name}</p>{self.contract._repr_html_()}"  # noqa: SLF001
+        return f"<p>ONNX {self.path.name}</p>{self.contract._repr_html_()}"

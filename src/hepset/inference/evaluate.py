@@ -1,0 +1,238 @@
+"""Judge a trained model on a split: predictions, metrics beside baselines, figures, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hepset.batch import Array, EventBatch
+from hepset.dataset import Dataset
+from hepset.dataset.shards import atomic_file
+from hepset.errors import DatasetError, did_you_mean
+from hepset.inference.judgement import HeadResult, Judgement, effective_events
+from hepset.inference.load import load_checkpoint
+from hepset.inference.predict import predict_split
+from hepset.interfaces.head import Evaluation, Metric
+from hepset.schema.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from hepset.model import Model
+
+__all__ = ["choose_split", "evaluate_run", "judge", "metrics_document", "write_metrics"]
+
+_LOG = logging.getLogger(__name__)
+
+OVERLAY_EVENTS: Final = 20_000
+"""Largest number of training events that are overlaid on the judged split."""
+
+
+def evaluate_run(
+    checkpoint: str | os.PathLike[str],
+    dataset: Dataset,
+    config: EvaluateConfig,
+    *,
+    directory: str | os.PathLike[str],
+    name: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Predict a split, judge it, and write predictions, ``metrics.json`` and ``report.html``.
+
+    Args:
+        checkpoint: The trained model.
+        dataset: The data set it was trained on.
+        config: Split, batch size, number of events.
+        directory: Directory of the run.
+        name: Name of the run, for the report.
+        seed: Seed of the run, for the record.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ContractError: If the inputs of the data set are not those of the model.
+        DatasetError: If there is no event to judge.
+    """
+    from hepset.inference.report import write_report  # noqa: PLC0415  imports matplotlib
+
+    target = Path(directory)
+    model = load_checkpoint(checkpoint)
+    model.contract.require_same_inputs(
+        dataset.contract, here=str(checkpoint), there=str(dataset.path)
+    )
+    split = choose_split(dataset, config.split)
+    if split != config.split:
+        _LOG.warning("evaluate: no events in the split %r, judging %r", config.split, split)
+    judgement = judge(model, dataset, split, config, predictions=target / "predictions")
+    provenance = {
+        "run": name,
+        "seed": seed,
+        "checkpoint": str(checkpoint),
+        "dataset": str(dataset.path),
+        "versions": model.record()["versions"],
+    }
+    content = metrics_document(judgement, provenance)
+    write_metrics(target / "metrics.json", content)
+    write_report(target / "report.html", judgement, model, dataset, directory=target, name=name)
+    _LOG.info("evaluate: %s events of %s, see %s", content["events"], split, target / "report.html")
+    return content
+
+
+def choose_split(dataset: Dataset, wanted: str) -> str:
+    """Return the split to judge: the wanted one, or ``val`` where that has no events.
+
+    Raises:
+        DatasetError: If neither has events.
+    """
+    known = dataset.splits
+    for name in (wanted, "val"):
+        if name in known and len(known[name]):
+            return name
+    sizes = ", ".join(f"{name} ({len(split)} events)" for name, split in known.items())
+    raise DatasetError(
+        f"{dataset.path}: no events to judge: evaluate.split is {wanted!r}, there are {sizes}"
+        f"{did_you_mean(wanted, known)}"
+    )
+
+
+def judge(
+    model: Model,
+    dataset: Dataset,
+    split: str,
+    config: EvaluateConfig,
+    *,
+    predictions: Path | None = None,
+) -> Judgement:
+    """Predict a split and ask every head what it says of it.
+
+    Args:
+        model: The trained model.
+        dataset: Where the events are.
+        split: Name of the split.
+        config: Batch size and number of events.
+        predictions: Directory for ``<split>.parquet``; None writes no file.
+    """
+    path = None if predictions is None else predictions / f"{split}.parquet"
+    parts = predict_split(
+        model,
+        dataset,
+        split,
+        path,
+        batch_size=config.batch_size,
+        max_events=config.max_events,
+    )
+    main = _gather(parts)
+    overlay = None
+    if split != "train" and "train" in dataset.splits and len(dataset.split("train")):
+        size = min(len(main["weight"]), OVERLAY_EVENTS)
+        overlay = _gather(
+            predict_split(
+                model, dataset, "train", None, batch_size=config.batch_size, max_events=size
+            )
+        )
+    heads = {}
+    for head_name in model.heads:
+        train = None if overlay is None else _evaluation(model, dataset, overlay, head_name)
+        evaluation = _evaluation(model, dataset, main, head_name, train)
+        head = model.head(head_name)
+        heads[head_name] = HeadResult(
+            head.metrics(evaluation), head.baselines(evaluation), head.figures(evaluation)
+        )
+    train = None if overlay is None else _evaluation(model, dataset, overlay, None)
+    return Judgement(split, _evaluation(model, dataset, main, None, train), heads)
+
+
+def metrics_document(judgement: Judgement, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of ``metrics.json``; what is not finite is null."""
+    weight = judgement.evaluation.weight
+    return {
+        "format": "hepset-metrics/1",
+        "split": judgement.split,
+        "events": len(judgement.evaluation),
+        "effective_events": effective_events(weight),
+        "negative_fraction": float(np.mean(weight < 0)) if len(weight) else 0.0,
+        "heads": {
+            name: {
+                "metrics": [_plain(metric) for metric in result.metrics],
+                "baselines": [_plain(metric) for metric in result.baselines],
+            }
+            for name, result in judgement.heads.items()
+        },
+        "provenance": dict(provenance),
+    }
+
+
+def write_metrics(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        file.write(b"\n")
+
+
+def _plain(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name,
+        "value": _number(metric.value),
+        "error": _number(metric.error),
+        "unit": metric.unit,
+        "better": metric.better,
+        "of": metric.of,
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _gather(batches: Any) -> dict[str, Array]:  # noqa: ANN401  an iterable of batches
+    """Collect everything that evaluation looks at, as plain arrays."""
+    parts: dict[str, list[Array]] = {}
+    batch: EventBatch
+    for batch in batches:
+        names = batch.names()
+        for name in names:
+            parts.setdefault(name, []).append(batch[name])
+        for name, array in batch.predictions.items():
+            parts.setdefault(f"prediction:{name}", []).append(array)
+        if "weight" not in names:
+            parts.setdefault("weight", []).append(np.ones(len(batch)))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _evaluation(
+    model: Model,
+    dataset: Dataset,
+    arrays: Mapping[str, Array],
+    head: str | None,
+    train: Evaluation | None = None,
+) -> Evaluation:
+    prefix = f"prediction:{head}/"
+    inputs = dataset.contract.inputs()
+    weight = arrays["weight"].astype(np.float64)
+    return Evaluation(
+        event=dataset.event,
+        contract=model.contract,
+        predictions={
+            name.removeprefix(prefix): array
+            for name, array in arrays.items()
+            if head is not None and name.startswith(prefix)
+        },
+        targets={
+            name: array
+            for name, array in arrays.items()
+            if name.startswith("target/") or name == "process"
+        },
+        inputs={name: array for name, array in arrays.items() if name in inputs},
+        weight=weight,
+        weighted=bool(np.any(weight != 1)),
+        train=train,
+        statistics=dataset.statistics,
+        extra={name: array for name, array in arrays.items() if name.startswith("extra/")},
+    )

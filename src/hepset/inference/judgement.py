@@ -1,0 +1,48 @@
+"""What an evaluation found: a split and what every head says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hepset.batch import Array
+from hepset.interfaces.head import Drawing, Evaluation, Metric
+
+__all__ = ["HeadResult", "Judgement", "effective_events"]
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What a head says of its predictions.
+
+    Attributes:
+        metrics: The model's numbers.
+        baselines: What simple methods give on the same events.
+        drawings: Figures of the report.
+    """
+
+    metrics: list[Metric]
+    baselines: list[Metric]
+    drawings: list[Drawing]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A split with its predictions and what all heads say of them.
+
+    Attributes:
+        split: Name of the split.
+        evaluation: Inputs, targets and weights of the split, without predictions of one head.
+        heads: Head name → its result.
+    """
+
+    split: str
+    evaluation: Evaluation
+    heads: dict[str, HeadResult]
+
+
+def effective_events(weight: Array) -> float:
+    """Return (Σw)² / Σw²: how many unweighted events would have the same relative error."""
+    squares = float(np.sum(np.square(weight)))
+    return float(np.sum(weight)) ** 2 / squares if squares else 0.0

@@ -1,0 +1,494 @@
+"""``report.html``: what was learnt, from what, how well, and what to be careful about.
+
+The page needs no other file and no network: figures are inside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from hepset.dataset import Dataset
+from hepset.dataset.manifest import Manifest
+from hepset.dataset.shards import atomic_file
+from hepset.inference import page
+from hepset.inference.history import draw_history, losses_of, read_history
+from hepset.inference.judgement import Judgement, effective_events
+from hepset.inference.page import Markup, Section, number, table, with_error
+from hepset.inference.spectra import (
+    Compatibility,
+    axis_label,
+    class_labels,
+    compare,
+    draw_spectra,
+    momentum_guess,
+    spectra,
+)
+from hepset.interfaces.head import Metric
+
+if TYPE_CHECKING:
+    from hepset.model import Model
+
+__all__ = ["compare_metric", "headline", "write_report"]
+
+SUSPICIOUS: Final = 0.001
+"""p-value below which a difference between training and judged split is pointed out."""
+SHOWN_SOURCES: Final = 100
+NEGATIVE_WARNING: Final = 0.05
+
+
+def write_report(
+    path: Path,
+    judgement: Judgement,
+    model: Model,
+    dataset: Dataset,
+    *,
+    directory: Path,
+    name: str,
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        path: The file; it appears complete or not at all.
+        judgement: The split with what the heads say of it.
+        model: The trained model.
+        dataset: What it was trained on.
+        directory: Directory of the run, for its configuration and its training history.
+        name: Name of the run.
+    """
+    sections = [
+        _summary(judgement, model, directory),
+        *_data(dataset),
+        _checks(dataset.manifest),
+        *_inputs(judgement),
+        _training(model, directory),
+        *_heads(judgement),
+        _notes(judgement, dataset),
+    ]
+    evaluation = judgement.evaluation
+    subtitle = (
+        f"{', '.join(judgement.heads)} · {number(len(evaluation))} events of the split "
+        f"“{judgement.split}”"
+    )
+    lead = page.cards(
+        (
+            f"{head}: {metric.name}",
+            with_error(metric.value, metric.error, metric.unit),
+            "no baseline"
+            if baseline is None
+            else f"{with_error(baseline.value, baseline.error, baseline.unit)} ({baseline.of})",
+        )
+        for head, metric, baseline in headline(judgement)
+    )
+    document = page.page(
+        name, subtitle, lead, [section for section in sections if section is not None]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(document.encode())
+
+
+def headline(judgement: Judgement, count: int = 3) -> list[tuple[str, Metric, Metric | None]]:
+    """Return up to three numbers worth seeing: the first of each head, then the second, …
+
+    Metrics with a baseline come before those without.
+    """
+    found: list[tuple[int, int, str, Metric, Metric | None]] = []
+    for head, result in judgement.heads.items():
+        for place, metric in enumerate(result.metrics):
+            if math.isfinite(metric.value):
+                best = best_baseline(metric, result.baselines)
+                found.append((int(best is None), place, head, metric, best))
+    found.sort(key=lambda item: item[:2])
+    return [(head, metric, best) for _, _, head, metric, best in found[:count]]
+
+
+def best_baseline(metric: Metric, baselines: list[Metric]) -> Metric | None:
+    """Return the best baseline of the same name; None where there is none."""
+    same = [b for b in baselines if b.name == metric.name and math.isfinite(b.value)]
+    if not same:
+        return None
+    sign = 1 if metric.better == "higher" else -1
+    return max(same, key=lambda baseline: sign * baseline.value)
+
+
+def compare_metric(metric: Metric, baseline: Metric) -> float:
+    """Return by how many standard deviations a metric is better than a baseline.
+
+    The errors are added in quadrature, as if they were independent.
+    """
+    sign = 1 if metric.better == "higher" else -1
+    errors = [error for error in (metric.error, baseline.error) if math.isfinite(error)]
+    error = math.hypot(*errors) if errors else math.nan
+    return sign * (metric.value - baseline.value) / error if error else math.nan
+
+
+def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
+    evaluation = judgement.evaluation
+    weight = evaluation.weight
+    parameters = sum(p.numel() for p in model.parameters())
+    backbone = ", ".join(f"{k} {v}" for k, v in model.config.backbone.items() if k != "name")
+    versions = model.record()["versions"]
+    rows: list[tuple[str, str]] = [
+        ("judged on", f"split “{judgement.split}”, {number(len(evaluation))} events"),
+        ("backbone", f"{model.config.backbone['name']} ({backbone or 'default options'})"),
+        (
+            "heads",
+            "; ".join(f"{key}: {value['name']}" for key, value in model.config.heads.items()),
+        ),
+        ("parameters", number(parameters)),
+        ("versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
+    ]
+    if evaluation.weighted:
+        rows[1:1] = [
+            ("effective sample size", f"{number(effective_events(weight))} events, (Σw)²/Σw²"),
+            ("negative weights", f"{100 * float((weight < 0).mean()):.2f} % of the events"),
+        ]
+    body = table(("", ""), rows)
+    config = directory / "config.yaml"
+    text = (
+        config.read_text(encoding="utf-8")
+        if config.is_file()
+        else yaml.safe_dump(model.config.model_dump(mode="json"), sort_keys=False)
+    )
+    body += page.details("complete configuration", page.pre(text))
+    return Section("Summary", body)
+
+
+def _data(dataset: Dataset) -> Iterator[Section]:
+    manifest = dataset.manifest
+    samples = table(
+        ("sample", "reader", "events read", "selected", "cross section", "Σw before selection"),
+        [
+            (
+                sample.label or "–",
+                sample.reader,
+                number(sample.events),
+                number(sample.selected),
+                "–"
+                if sample.cross_section is None
+                else f"{sample.cross_section:g} {sample.unit}"
+                + (f" × {sample.k_factor:g}" if sample.k_factor != 1 else ""),
+                "–" if sample.sum_of_weights is None else number(sample.sum_of_weights, 6),
+            )
+            for sample in manifest.samples
+        ],
+        numbers=(2, 3, 4, 5),
+        caption="Samples",
+    )
+    splits = table(
+        ("split", "events", "shards"),
+        [(key, number(split.rows), len(split.shards)) for key, split in manifest.splits.items()],
+        numbers=(1, 2),
+        caption="Splits, by hash of the event's identity",
+    )
+    sources = table(
+        ("source", "entries", "group", "digest (xxh3-128)"),
+        [
+            (source.key, number(source.entries), source.group or "–", source.digest or "–")
+            for source in manifest.sources[:SHOWN_SOURCES]
+        ],
+        numbers=(1,),
+    )
+    more = len(manifest.sources) - SHOWN_SOURCES
+    if more > 0:
+        sources += page.paragraph(f"… and {more} more sources, all in dataset.json.")
+    skipped = table(
+        ("skipped file", "reason"), [(part.key, part.reason) for part in manifest.skipped]
+    )
+    body = samples + splits + skipped
+    body += page.details(f"{len(manifest.sources)} sources", sources)
+    yield Section("Data", body)
+    yield Section("Ranges of the training split", _ranges(manifest), level=3)
+    cutflow = _cutflow(manifest)
+    if cutflow:
+        yield Section("Cutflow", cutflow, level=3)
+
+
+def _ranges(manifest: Manifest) -> str:
+    rows: list[tuple[object, ...]] = []
+    for tensor, stored in manifest.statistics.tensors.items():
+        spec = manifest.contract.tensors.get(tensor)
+        if stored.multiplicity is not None:
+            found = stored.multiplicity
+            rows.append(
+                (
+                    f"number of {tensor}",
+                    "",
+                    number(found.count),
+                    number(found.minimum),
+                    number(found.mean),
+                    number(found.std),
+                    number(found.maximum),
+                    "",
+                )
+            )
+        for column, found in stored.columns.items():
+            feature = spec.features.get(column) if spec is not None else None
+            label = f"{tensor} {column}".strip()
+            unit = "" if feature is None else axis_label(column, feature)
+            unit = unit[unit.index("[") + 1 : -1] if "[" in unit else ""
+            rows.append(
+                (
+                    label,
+                    unit,
+                    number(found.count),
+                    number(found.minimum),
+                    number(found.mean),
+                    number(found.std),
+                    number(found.maximum),
+                    number(found.non_finite) if found.non_finite else "",
+                )
+            )
+    body = table(
+        ("quantity", "unit", "values", "minimum", "mean", "std. dev.", "maximum", "missing"),
+        rows,
+        numbers=(2, 3, 4, 5, 6, 7),
+    )
+    labels = [
+        (tensor, label, number(events), number(weights, 6))
+        for tensor, counts in manifest.statistics.labels.items()
+        for label, events, weights in zip(
+            _class_names(manifest, tensor, len(counts.events)),
+            counts.events,
+            counts.weights,
+            strict=False,
+        )
+    ]
+    body += table(
+        ("target", "class", "training events", "Σw"),
+        labels,
+        numbers=(2, 3),
+        caption="Classes in the training split; an output learnt from them has this prior",
+    )
+    momenta = [
+        (stream, momentum_guess(manifest.event, stream)) for stream in manifest.event.streams
+    ]
+    return body + table(("stream", "four-momentum"), momenta)
+
+
+def _class_names(manifest: Manifest, tensor: str, count: int) -> list[str]:
+    names = list(manifest.class_names.get(tensor, ()))
+    return names + [str(index) for index in range(len(names), count)]
+
+
+def _cutflow(manifest: Manifest) -> str:
+    if not manifest.cutflow:
+        return ""
+    labels = [sample.label or f"sample {i}" for i, sample in enumerate(manifest.samples)]
+    first = manifest.cutflow[0]
+    weighted = any(part.sum_of_weights != part.events for part in first.samples)
+    head = ["cut", "expression"]
+    for label in labels:
+        head += [label, "kept"] + (["weighted"] if weighted else [])
+    rows = []
+    for step in manifest.cutflow:
+        row: list[object] = [step.name, step.expression or "–"]
+        for start, part in zip(first.samples, step.samples, strict=True):
+            share = part.events / start.events if start.events else math.nan
+            row += [number(part.events), f"{100 * share:.1f} %" if start.events else "–"]
+            if weighted:
+                row.append(with_error(part.sum_of_weights, math.sqrt(part.sum_of_squares)))
+        rows.append(row)
+    body = table(head, rows, numbers=range(2, len(head)))
+    for stream, cut in manifest.truncated.items():
+        if cut.objects:
+            body += page.note(
+                f"{stream}: {cut.objects} objects of {cut.events} events were beyond the last "
+                f"slot and were cut (the longest event has {cut.longest}); {cut.targets} targets "
+                "pointed at them and are missing."
+            )
+    return body
+
+
+def _checks(manifest: Manifest) -> Section:
+    report = manifest.report
+    if not report.violations:
+        body = page.paragraph(f"{number(report.events)} events were checked: every rule holds.")
+        return Section("Contract check", body)
+    rows = [
+        (
+            found.severity,
+            found.tensor,
+            found.rule,
+            number(found.events) if found.events else "–",
+            f"{found.source}: {found.entry}" if found.entry >= 0 else found.source or "–",
+            found.expected,
+            found.found,
+            found.advice,
+        )
+        for found in report.violations
+    ]
+    head = ("severity", "tensor", "rule", "events", "first", "expected", "found", "what to do")
+    body = page.paragraph(f"{number(report.events)} events were checked.")
+    return Section("Contract check", body + table(head, rows, numbers=(3,)))
+
+
+def _inputs(judgement: Judgement) -> Iterator[Section]:
+    evaluation = judgement.evaluation
+    found: list[Compatibility] = []
+    figures = []
+    names, _ = class_labels(evaluation)
+    per = "per class" if len(names) > 1 else "of all events"
+    for name, block in spectra(evaluation).items():
+        drawing = draw_spectra(block, evaluation, judgement.split)
+        caption = (
+            f"Inputs “{name}” {per}, each normalised to unit area: filled the split "
+            f"“{judgement.split}” ({number(len(evaluation))} events)"
+        )
+        if evaluation.train is not None:
+            caption += (
+                f", points {number(len(evaluation.train))} training events with statistical errors"
+            )
+        caption += "; the outermost bins take what lies beyond."
+        figures.append(page.figure(drawing, f"Inputs: {name}", caption, wide=True))
+        found += compare(block, evaluation)
+    yield Section("Inputs", "".join(figures))
+    if found:
+        yield Section(f"Training against {judgement.split}", _compatibility(found), level=3)
+
+
+def _compatibility(found: list[Compatibility]) -> str:
+    known = [part for part in found if math.isfinite(part.p_value)]
+    low = [part for part in known if part.p_value < SUSPICIOUS]
+    expected = SUSPICIOUS * len(known)
+    text = (
+        f"{len(known)} pairs of histograms compared by χ²; {len(low)} have p < {SUSPICIOUS:g}, "
+        f"{expected:.2g} are expected by chance. Objects of one event are counted as independent."
+    )
+    rows = []
+    for name, parts in groupby(found, key=lambda part: part.name):
+        for part in parts:
+            mark = Markup(f'<span class="{"bad" if part in low else "soft"}">{_p(part)}</span>')
+            ratio = f"{part.chi2:.1f} / {part.ndf}" if part.ndf else "–"
+            rows.append((name, part.group or "all events", ratio, mark))
+    body = table(("quantity", "class", "χ² / ndf", "p"), rows, numbers=(2, 3))
+    return page.note(text, warning=len(low) > 3 * expected + 2) + page.details(
+        "all comparisons", body
+    )
+
+
+def _p(part: Compatibility) -> str:
+    return f"{part.p_value:.3f}" if math.isfinite(part.p_value) else "–"
+
+
+def _training(model: Model, directory: Path) -> Section | None:
+    curves = read_history(directory)
+    shown = losses_of(curves, list(model.heads))
+    if not shown:
+        return None
+    figures = [
+        page.figure(
+            draw_history(name, curves[name]),
+            "Total loss" if name == "loss" else f"Loss {name}",
+            "Mean over the events of each epoch; the training loss is taken while the weights "
+            "still change, and with dropout and augmentation where these are on.",
+        )
+        for name in shown
+    ]
+    return Section("Training", page.gallery(figures))
+
+
+def _heads(judgement: Judgement) -> Iterator[Section]:
+    for name, result in judgement.heads.items():
+        body = table(
+            ("metric", "model", "baseline", "difference"),
+            _metric_rows(result.metrics, result.baselines),
+            numbers=(1, 3),
+        )
+        figures = [
+            page.figure(drawing.figure, drawing.title, drawing.caption)
+            for drawing in result.drawings
+        ]
+        yield Section(f"Head {name}", body + page.gallery(figures))
+
+
+def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tuple[object, ...]]:
+    for metric in metrics:
+        same = [baseline for baseline in baselines if baseline.name == metric.name]
+        beside = Markup(
+            "<br>".join(
+                Markup(
+                    f"{page.escape(with_error(b.value, b.error, b.unit))} "
+                    f'<span class="soft">{page.escape(b.of)}</span>'
+                )
+                for b in same
+            )
+            or '<span class="soft">none</span>'
+        )
+        best = best_baseline(metric, baselines)
+        verdict: object = ""
+        if best is not None and math.isfinite(metric.value):
+            sigma = compare_metric(metric, best)
+            if math.isfinite(sigma):
+                kind = "good" if sigma > 1 else "bad" if sigma < -1 else "soft"
+                text = "better" if sigma > 0 else "worse"
+                verdict = Markup(f'<span class="{kind}">{abs(sigma):.1f} σ {text}</span>')
+        arrow = "↑" if metric.better == "higher" else "↓"
+        yield (
+            f"{metric.name} {arrow}",
+            with_error(metric.value, metric.error, metric.unit),
+            beside,
+            verdict,
+        )
+
+
+def _notes(judgement: Judgement, dataset: Dataset) -> Section:
+    evaluation = judgement.evaluation
+    weight = evaluation.weight
+    lines = [
+        (
+            "Errors are statistical only: they come from the number of judged events. Nothing here "
+            "accounts for systematic uncertainties, for the choice of the seed, or for differences "
+            "between simulation and data."
+        ),
+        (
+            "Baselines are simple methods on the same events. The errors of model and baseline are "
+            "treated as independent where a difference in σ is given; they are correlated, so the "
+            "true significance is usually larger."
+        ),
+        f"The judged split has {number(len(evaluation))} events"
+        + (
+            f", worth {number(effective_events(weight))} unweighted ones."
+            if evaluation.weighted
+            else "."
+        ),
+    ]
+    if judgement.split != "test":
+        lines.append(
+            f"The split “{judgement.split}” may have been looked at during training (choice of the "
+            "best epoch): its numbers are slightly optimistic."
+        )
+    negative = float((weight < 0).mean()) if len(weight) else 0.0
+    if negative > NEGATIVE_WARNING:
+        lines.append(
+            f"{100 * negative:.1f} % of the events have negative weights: errors are large and "
+            "ratios may leave their usual range."
+        )
+    generators = [source.key for source in dataset.manifest.sources if ":" in source.key[:12]]
+    if generators:
+        lines.append(
+            "Events come from a generator with a parametrised detector: leading order plus parton "
+            "shower, one smearing model, no pile-up and no detector simulation, unless the sample "
+            "says otherwise."
+        )
+    arrows = "↑ larger is better, ↓ smaller is better."
+    items = "".join(f"<li>{page.escape(line)}</li>" for line in [*lines, arrows])
+    return Section("Notes", f"<ul>{items}</ul>")
+
+
+def metric_of(document: Mapping[str, Any]) -> Metric:
+    """Read a metric of ``metrics.json``; null becomes NaN."""
+    return Metric(
+        document["name"],
+        math.nan if document["value"] is None else document["value"],
+        math.nan if document["error"] is None else document["error"],
+        document.get("unit", ""),
+        document.get("better", "higher"),
+        document.get("of", ""),
+    )
