@@ -38,6 +38,14 @@ Data = Array | Jagged
 """Values of one column: per event, ``(event, k)``, or a list per event."""
 
 
+def part(data: Data, start: int, stop: int) -> Data:
+    """Return a range of events, without copying the values."""
+    if not isinstance(data, Jagged):
+        return data[start:stop]
+    offsets = data.offsets[start : stop + 1]
+    return Jagged(offsets - offsets[0], data.content[offsets[0] : offsets[-1]])
+
+
 @dataclass(frozen=True)
 class Where:
     """The place of a chunk, for messages."""
