@@ -256,6 +256,8 @@ class EventBatch:
     def take(self, events: Array) -> EventBatch:
         """Return some events: a boolean mask or indices, shape ``(event,)`` or ``(n,)``."""
         events = np.asarray(events)
+        if not events.size:
+            events = events.astype(np.int64)  # an empty list is one of floats
         chosen = np.flatnonzero(events) if events.dtype == bool else events
         return replace(
             self,

@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import h5py
+import numpy as np
 
 from hepset.errors import EventInfoError, ReadError, closest
 from hepset.schema.event import EventInfo, Stream
@@ -44,6 +46,7 @@ class Layout:
         targets: Target → dataset; only targets that the file has.
         weight: Dataset of the event weights, where the reader was asked for one.
         extra: Name → dataset of what else the reader was asked for.
+        dtypes: Dataset → dtype.
         predictions: Whether the file holds what a network said, not the truth.
     """
 
@@ -60,7 +63,17 @@ class Layout:
     targets: dict[str, str]
     weight: str | None
     extra: dict[str, str]
+    dtypes: dict[str, np.dtype[Any]]
     predictions: bool
+
+    @property
+    def kinds(self) -> dict[str, np.dtype[Any]]:
+        """Dtypes of the numbers, by ``<input>.<feature>`` and by name of the target tensor."""
+        paths = {f"target/{name}": path for name, path in self.targets.items()}
+        for block in (self.columns, self.pairs, self.globals):
+            for name, features in block.items():
+                paths |= {f"{name}.{feature}": path for feature, path in features.items()}
+        return {name: self.dtypes[path] for name, path in paths.items()}
 
     @property
     def optional(self) -> set[str]:
@@ -126,6 +139,7 @@ class _Scan:
     path: str
     event: EventInfo
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
 
     def layout(self, weight: str | None, extra: dict[str, str]) -> Layout:
         columns: dict[str, dict[str, str]] = {}
@@ -170,6 +184,7 @@ class _Scan:
             targets={} if predictions else self.targets(),
             weight=None if weight is None else self.dataset(weight, axes=(1,)),
             extra={name: self.dataset(path) for name, path in extra.items()},
+            dtypes=self.dtypes,
             predictions=predictions,
         )
         self.check_rows(layout)
@@ -214,7 +229,7 @@ class _Scan:
             raise ReadError(
                 f"{self.path}: {path}: expected {wanted} axes, found shape {found.shape}"
             )
-        self.shapes[path] = found.shape
+        self.shapes[path], self.dtypes[path] = found.shape, found.dtype
         return path
 
     def nearest(self, path: str) -> str:

@@ -24,6 +24,7 @@ from hepset_spanet.layout import Layout, open_file, read_layout, refined, weight
 _LOG = logging.getLogger(__name__)
 
 Array = NDArray[Any]
+_Kinds = Mapping[str, np.dtype[Any]]
 
 
 class SpanetReaderConfig(FileReaderConfig):
@@ -61,13 +62,15 @@ class _Files:
     layouts: list[Layout]
     event: EventInfo
     optional: frozenset[str]
+    kinds: dict[str, np.dtype[Any]]
+    """Dtype of every feature and target, wide enough for all files."""
 
 
 class SpanetReader(Reader):
     """Reads SPANet's HDF5 files, of version 2 and 1, with or without targets.
 
     Only the datasets that the event names are read, and of those only the rows of one chunk. Values
-    are handed on in the file's dtype, physical and unscaled. Per event and particle the target
+    are handed on in the files' dtype, physical and unscaled. Per event and particle the target
     ``target/assignment/<particle>`` holds the indices as the file has them (local to the product's
     declared stream, otherwise counted through all streams' slots); every negative index becomes −1.
 
@@ -135,10 +138,11 @@ class SpanetReader(Reader):
         layout, source = files.layouts[chunk.source], files.sources[chunk.source]
         with self._lock:
             read = _Rows(self._handle(layout.path), layout.path, chunk.start, chunk.stop)
-            streams = {name: _stream(read, layout, name) for name in layout.slots}
-            arrays = _globals(read, layout)
-            arrays |= _pairs(read, layout)
-            arrays |= _targets(read, layout, files.event)
+            kinds = files.kinds
+            streams = {name: _stream(read, layout, kinds, name) for name in layout.slots}
+            arrays = _globals(read, layout, kinds)
+            arrays |= _pairs(read, layout, kinds)
+            arrays |= _targets(read, layout, files)
             if layout.weight is not None:
                 arrays["weight"] = read(layout.weight).astype(np.float64)
             for name, path in layout.extra.items():
@@ -207,7 +211,7 @@ class SpanetReader(Reader):
             layouts.append(layout)
         optional = frozenset().union(*(layout.optional for layout in layouts))
         _log_absent(event, optional)
-        return _Files(sources, layouts, refined(event, layouts[0]), optional)
+        return _Files(sources, layouts, refined(event, layouts[0]), optional, _widest(layouts))
 
 
 class _Rows:
@@ -226,11 +230,11 @@ class _Rows:
             ) from None
         return values
 
-    def numbers(self, name: str) -> Array:
+    def numbers(self, name: str, kind: np.dtype[Any] | None = None) -> Array:
         values = self(name)
         if values.dtype.kind not in "fiub":
             raise ReadError(f"{self.path}: {name}: expected numbers, found {values.dtype}")
-        return values
+        return values if kind is None else values.astype(kind, copy=False)
 
     def anything(self, name: str) -> Array:
         values = self(name)
@@ -265,21 +269,26 @@ class _Rows:
         return whole
 
 
-def _stream(read: _Rows, layout: Layout, name: str) -> PaddedStream:
-    columns = {f: read.numbers(path) for f, path in layout.columns[name].items()}
+def _stream(read: _Rows, layout: Layout, kinds: _Kinds, name: str) -> PaddedStream:
+    columns = {
+        feature: read.numbers(path, kinds[f"{name}.{feature}"])
+        for feature, path in layout.columns[name].items()
+    }
     return PaddedStream(columns, read.mask(layout.masks[name]))
 
 
-def _stack(columns: list[Array], axis: int = -1) -> Array:
-    """Stack features to one array, float32 unless a column needs more."""
-    kind = np.result_type(np.float32, *(c.dtype for c in columns if c.dtype.kind == "f"))
-    return np.stack(columns, axis=axis, dtype=kind, casting="unsafe")
+def _stacked(read: _Rows, kinds: _Kinds, name: str, features: Mapping[str, str]) -> Array:
+    """Stack features along a new last axis, in float32 unless one of them is wider."""
+    wanted = [kinds[f"{name}.{feature}"] for feature in features]
+    kind = np.result_type(np.float32, *(each for each in wanted if each.kind == "f"))
+    columns = [read.numbers(path) for path in features.values()]
+    return np.stack(columns, axis=-1, dtype=kind, casting="unsafe")
 
 
-def _globals(read: _Rows, layout: Layout) -> dict[str, Array]:
+def _globals(read: _Rows, layout: Layout, kinds: _Kinds) -> dict[str, Array]:
     arrays = {}
     for name, features in layout.globals.items():
-        arrays[name] = _stack([read.numbers(path) for path in features.values()])
+        arrays[name] = _stacked(read, kinds, name, features)
         present = layout.masks.get(name)
         arrays[f"{name}.mask"] = (
             np.ones(len(arrays[name]), bool) if present is None else read.mask(present)
@@ -287,15 +296,15 @@ def _globals(read: _Rows, layout: Layout) -> dict[str, Array]:
     return arrays
 
 
-def _pairs(read: _Rows, layout: Layout) -> dict[str, Array]:
+def _pairs(read: _Rows, layout: Layout, kinds: _Kinds) -> dict[str, Array]:
     return {
-        f"{name}.pairs": _stack([read.numbers(path) for path in features.values()])
+        f"{name}.pairs": _stacked(read, kinds, name, features)
         for name, features in layout.pairs.items()
         if features
     }
 
 
-def _targets(read: _Rows, layout: Layout, event: EventInfo) -> dict[str, Array]:
+def _targets(read: _Rows, layout: Layout, files: _Files) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for tensor, products in layout.products.items():
         columns = [read.integers(path) for path in products.values()]
@@ -306,14 +315,26 @@ def _targets(read: _Rows, layout: Layout, event: EventInfo) -> dict[str, Array]:
     for tensor, path in layout.particle_weights.items():
         arrays[weight_tensor(tensor)] = read.numbers(path).astype(np.float64)
     for name, path in layout.targets.items():
-        if event.targets[name].kind == "classification":
-            arrays[f"target/{name}"] = read.integers(path)
+        tensor = f"target/{name}"
+        if files.event.targets[name].kind == "classification":
+            arrays[tensor] = read.integers(path)
         else:
-            values = read.numbers(path)
-            arrays[f"target/{name}"] = (
-                values if values.dtype.kind == "f" else _stack([values], 0)[0]
-            )
+            arrays[tensor] = read.numbers(path, _regression_kind(files.kinds[tensor]))
     return arrays
+
+
+def _regression_kind(kind: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a regression target: NaN has to fit in."""
+    return kind if kind.kind == "f" else np.dtype(np.float32)
+
+
+def _widest(layouts: list[Layout]) -> dict[str, np.dtype[Any]]:
+    """Return dtypes that hold what any of the files has, so that all chunks agree."""
+    found: dict[str, np.dtype[Any]] = {}
+    for layout in layouts:
+        for name, kind in layout.kinds.items():
+            found[name] = np.result_type(found.get(name, kind), kind)
+    return found
 
 
 def _apply_mask(indices: Array, read: _Rows, name: str) -> None:
@@ -363,7 +384,7 @@ def _missing(files: _Files, arrays: Mapping[str, Array], count: int) -> dict[str
         elif files.event.targets[name.removeprefix("target/")].kind == "classification":
             added[name] = np.full(count, -1, np.int64)
         else:
-            added[name] = np.full(count, np.nan, np.float32)
+            added[name] = np.full(count, np.nan, _regression_kind(files.kinds[name]))
     return added
 
 
