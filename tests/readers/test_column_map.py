@@ -47,8 +47,13 @@ def summary(names: list[str], **columns: Any) -> dict[str, str]:
     ],
 )
 def test_inputs_are_found_by_name(names: list[str]) -> None:
-    keys = ("streams.jets.pt", "streams.jets.btag", "streams.leptons.pt")
-    keys += ("streams.leptons.charge", "globals.met.pt")
+    keys = [
+        "streams.jets.pt",
+        "streams.jets.btag",
+        "streams.leptons.pt",
+        "streams.leptons.charge",
+        "globals.met.pt",
+    ]
     assert summary(names) == dict(zip(keys, names, strict=True))
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from hepset.batch import EventBatch, FlatStream, PaddedStream, concatenate
+from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, concatenate
 from hepset.errors import ConfigurationError, ReadError, UnknownComponentError
 from hepset.readers import open_reader
 from hepset.schema.contract import compile_contract
@@ -35,13 +35,13 @@ RNG = np.random.default_rng(5)
 COUNTS = RNG.integers(0, 5, EVENTS)
 COUNTS[[0, 7, 22]] = 0
 TOTAL = int(COUNTS.sum())
-JETS = {
+JETS: dict[str, Array] = {
     "pt": RNG.exponential(50, TOTAL).astype(np.float32),
     "eta": RNG.normal(size=TOTAL),
     "tag": RNG.integers(0, 2, TOTAL).astype(np.int32),
     "origin": RNG.integers(-1, 3, TOTAL).astype(np.int32),
 }
-SCALARS = {
+SCALARS: dict[str, Array] = {
     "MET_pt": RNG.exponential(40, EVENTS).astype(np.float32),
     "MET_phi": RNG.uniform(-3, 3, EVENTS).astype(np.float32),
     "signal": RNG.integers(0, 2, EVENTS).astype(np.int32),
@@ -253,7 +253,7 @@ def test_fixed_size_arrays_are_padded_streams(tmp_path: Path, kind: str) -> None
     event = {"streams": {"jets": {"features": ["pt"]}}, "particles": EVENT["particles"]}
     mapped = {"counts.jets": "n", "extra.second": {"from": "jet_pt", "index": 1}}
     for size in (2, 5):
-        options = {"files": path, "event": event, "chunk_size": size}
+        options: dict[str, Any] = {"files": path, "event": event, "chunk_size": size}
         batch = read(open_reader(kind, columns=mapped, **options))
         jets = batch.streams["jets"]
         assert isinstance(jets, PaddedStream)

@@ -8,7 +8,7 @@ Rules and the names they have in a report: ``missing``, ``misspelt``, ``unknown`
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from hepset.batch import EventBatch, PaddedStream, StreamData
 from hepset.check.findings import Findings
@@ -40,7 +40,7 @@ def check_batch(
             features are a note).
 
     Returns:
-        Violations in the order layout, masks, values, indices, each with its first event.
+        Violations in the order of the contract's tensors, each with its first event.
     """
     findings = Findings(batch)
     views = check_layout(contract, findings, training=training, raw=raw)
@@ -53,7 +53,16 @@ def check_batch(
             check_values(spec, columns, findings)
             check_units(spec, columns, findings)
     check_indices(pointers, streams, contract.exclusive, inverted, findings)
-    return Report(violations=tuple(findings.violations), events=len(batch))
+    places = {name: place for place, name in enumerate(contract.tensors)}
+    ordered = sorted(findings.violations, key=lambda v: _place(v.tensor, places))
+    return Report(violations=tuple(ordered), events=len(batch))
+
+
+def _place(label: str, places: Mapping[str, int]) -> int:
+    """Position of a tensor in the contract, from its name with or without a column; else last."""
+    while label and label not in places:
+        label = label.rpartition(".")[0]
+    return places.get(label, len(places))
 
 
 def _streams(
