@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt
 
-from hepset.batch import EventBatch, FlatStream, PaddedStream, StreamData, make_ids
+from hepset.batch import EventBatch, PaddedStream, StreamData, make_ids
 from hepset.errors import ReadError
 from hepset.interfaces import Chunk, Reader, ReaderConfig, Source
 from hepset.prepare.split import hash_rows

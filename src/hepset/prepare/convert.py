@@ -1,0 +1,632 @@
+"""`prepare_dataset`: from readers to a data set, in two phases of independent tasks.
+
+Range tasks read chunks and spill rows sorted by split and hash; shard tasks each merge one interval
+of hashes. The bytes depend on the inputs, the configuration and the seed, not on workers, chunk
+sizes or interruptions. Unfinished work is kept in ``<data set>/.work`` and continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import IO, Any, Final
+
+from hepset.dataset import Dataset, open_dataset
+from hepset.dataset.columns import FEW_REAL, MANY_SLOTS, ColumnLayout
+from hepset.dataset.manifest import (
+    MANIFEST,
+    WORK,
+    CutCount,
+    CutflowStep,
+    Manifest,
+    SampleRecord,
+    SkippedSource,
+    SourceRecord,
+    SplitRecord,
+    SplitRule,
+    Truncation,
+)
+from hepset.dataset.shards import atomic_file, remove_temporary
+from hepset.errors import ConfigurationError, DatasetError
+from hepset.interfaces import Engine, Reader
+from hepset.prepare.engines import LocalEngine
+from hepset.prepare.exact import rounded
+from hepset.prepare.plan import Plan, make_plan
+from hepset.prepare.rows import common_layouts
+from hepset.prepare.select import Tally
+from hepset.prepare.tasks import (
+    ChunkResult,
+    Context,
+    RangeItem,
+    ShardItem,
+    ShardResult,
+    count_range,
+    finished_range,
+    finished_shard,
+    read_range,
+    write_one_shard,
+)
+from hepset.schema.config import PrepareConfig
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+from hepset.schema.report import Report, Violation
+from hepset.schema.statistics import Statistics
+from hepset.schema.tensors import Labels
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES: Final = 128_000_000
+"""Largest decoded size that a shard aims at."""
+
+_SHARD_NAME: Final = re.compile(r"(train|val|test|fold\d+)-\d{5,}\.parquet\Z")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is.
+
+    Attributes:
+        phase: ``count`` (only where slots are ``auto``), ``read`` or ``write``.
+        done: Entries read, or events written.
+        total: The same at the end of the phase.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def plan_inputs(
+    readers: Sequence[Reader],
+    *,
+    event: EventInfo,
+    contract: Contract,
+    config: PrepareConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """Return everything that the bytes of a data set depend on, as JSON-ready data.
+
+    Two equal answers mean equal bytes; where they differ, the difference says why a data set is not
+    up to date. Files are digested (once per process), not read as events.
+
+    Raises:
+        ConfigurationError: As `prepare_dataset`.
+        ReadError: If a file cannot be opened.
+    """
+    plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
+    return plan.inputs
+
+
+def plan_key(
+    readers: Sequence[Reader],
+    *,
+    event: EventInfo,
+    contract: Contract,
+    config: PrepareConfig,
+    seed: int,
+) -> str:
+    """Return the digest of `plan_inputs`, which a finished data set holds as ``manifest.plan``."""
+    plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
+    return plan.key
+
+
+def prepare_dataset(
+    readers: Sequence[Reader],
+    *,
+    event: EventInfo,
+    contract: Contract,
+    config: PrepareConfig,
+    seed: int,
+    output: Path,
+    engine: Engine | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> Dataset:
+    """Convert what readers read into a data set; return at once if it is up to date.
+
+    Args:
+        readers: One per sample, built for `hepset.prepare.input_event` (an event without the
+            features that prepare derives).
+        event: What an event is.
+        contract: What every array obeys; targets that it requires must be there.
+        config: Selection, derived features, splits, shards.
+        seed: Seed of splits and shuffle.
+        output: Directory of the data set. Another data set in it is replaced.
+        engine: Where the tasks run; null = processes of this machine.
+        provenance: JSON-ready data to keep in ``dataset.json``, the same for equal inputs.
+        progress: Called after every task.
+
+    Raises:
+        ConfigurationError: If the configuration does not fit the data.
+        ReadError: If a source cannot be read and is not to be skipped.
+        ContractError: Listing every violation of the contract (``check: strict``).
+        DatasetError: If no event is left, ids are not unique, or another conversion is writing.
+    """
+    plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
+    finished = _up_to_date(output, plan)
+    if finished is not None:
+        logger.info("%s is up to date", output)
+        shutil.rmtree(output / WORK, ignore_errors=True)
+        return finished
+    if not plan.splitter().names:
+        raise ConfigurationError("prepare.split: every fraction is 0; give at least one split")
+    work = output / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    own_engine = engine is None
+    runner = LocalEngine() if engine is None else engine
+    try:
+        with _lock(work):
+            conversion = _Conversion(plan, output, work, runner, progress or (lambda _: None))
+            conversion.run(dict(provenance or {}))
+            shutil.rmtree(work)
+    finally:
+        if own_engine:
+            runner.close()
+    return open_dataset(output)
+
+
+def _up_to_date(output: Path, plan: Plan) -> Dataset | None:
+    try:
+        dataset = open_dataset(output)
+    except DatasetError:
+        return None
+    return dataset if dataset.manifest.plan == plan.key else None
+
+
+@contextlib.contextmanager
+def _lock(work: Path) -> Iterator[IO[bytes]]:
+    """Keep a second conversion out of the directory; the lock dies with the process."""
+    with (work / "lock").open("wb") as file:
+        try:
+            import fcntl  # noqa: PLC0415  exists on POSIX systems only
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except BlockingIOError:
+            raise DatasetError(
+                f"{work.parent}: another conversion is writing this data set; wait for it, or "
+                "choose another output"
+            ) from None
+        yield file
+
+
+class _Conversion:
+    """One conversion, phase by phase."""
+
+    def __init__(
+        self, plan: Plan, output: Path, work: Path, engine: Engine, progress: ProgressCallback
+    ) -> None:
+        self.plan = plan
+        self.output = output
+        self.work = work
+        self.engine = engine
+        self.progress = progress
+        self.key = plan.work_key
+
+    def run(self, provenance: dict[str, Any]) -> None:
+        self._start()
+        jagged = self._resolve_slots()
+        context = Context(
+            plan=self.plan,
+            jagged=jagged,
+            work=self.work,
+            output=self.output,
+            layouts={},
+            spills=(),
+            contract=self.plan.contract,
+            counted=frozenset(),
+        )
+        results, failed = self._read(context)
+        report = self._report(results)
+        if self.plan.config.check == "strict" and not report.ok:
+            shutil.rmtree(self.work, ignore_errors=True)
+            report.raise_if_bad()
+        for violation in report.violations:
+            if violation.severity != "note":
+                logger.warning("%s", violation)
+        cutflow = self._cutflow(results)
+        self._refuse_nothing(results, cutflow)
+        contract, names = self._resolve_classes(results)
+        found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]
+        extremes = _extremes(results)
+        layouts = common_layouts(contract, found, extremes)
+        splits = self.plan.splitter().names
+        counted = frozenset({"train"} if "train" in splits else splits)
+        context = replace(
+            context,
+            layouts=layouts,
+            spills=tuple((r.file, r.rows) for r in results if r.file),
+            contract=contract,
+            counted=counted,
+        )
+        shards = self._write(context, self._shards(results, layouts))
+        parts = [s.statistics for s in shards.values() if s.statistics is not None]
+        statistics = reduce(Statistics.merge, parts, Statistics())
+        Manifest(
+            plan=self.plan.key,
+            seed=self.plan.seed,
+            contract=contract,
+            event=_resolved_event(self.plan.event, contract, names),
+            columns=tuple(layouts.values()),
+            class_names=names,
+            prior=_prior(statistics),
+            splits={
+                name: SplitRecord(
+                    rows=sum(r.rows.get(name, 0) for r in results),
+                    shards=tuple(s.shard for item, s in shards.items() if item.split == name),
+                )
+                for name in splits
+            },
+            split_rule=SplitRule(
+                config=self.plan.config.split,
+                seed=self.plan.seed,
+                hashed=tuple(
+                    kind
+                    for kind in ("event", "entry")
+                    if any(r.hashed == kind for r in results if r.file)
+                ),
+            ),
+            sources=self._sources(results),
+            samples=self._samples(results),
+            cutflow=cutflow,
+            truncated=_truncated(results),
+            skipped=(*self.plan.skipped, *failed),
+            report=report,
+            statistics=statistics,
+            prepare=self.plan.config.model_dump(mode="json"),
+            provenance=provenance,
+        ).write(self.output)
+        self._remove_shards({item.name for item in shards})
+
+    def _start(self) -> None:
+        """Clear what does not belong to this plan."""
+        (self.output / MANIFEST).unlink(missing_ok=True)
+        remove_temporary(self.output)
+        remove_temporary(self.work)
+        stamp = self.work / "plan"
+        if not stamp.is_file() or stamp.read_text() != self.key:
+            for path in self.work.iterdir():
+                if path.name != "lock":
+                    path.unlink()
+            self._remove_shards(set())
+            with atomic_file(stamp) as file:
+                file.write(self.key.encode())
+        else:
+            logger.info("%s: continuing an interrupted conversion", self.output)
+
+    def _remove_shards(self, keep: set[str]) -> None:
+        for path in self.output.glob("*.parquet"):
+            if _SHARD_NAME.match(path.name) and path.name not in keep:
+                path.unlink()
+
+    def _items(self, context: Context, name: str) -> list[RangeItem]:
+        path = context.save(name)
+        return [
+            RangeItem(path, self.key, work, self.plan.paths[work.source])
+            for work in self.plan.ranges
+        ]
+
+    def _resolve_slots(self) -> frozenset[str]:
+        """Fill in slots that are `auto`; return the streams that are stored jagged."""
+        contract = self.plan.contract
+        slots = contract.slots
+        wanted = [name for name, size in slots.items() if size is None]
+        stated = [reader.input_slots() for reader in self.plan.readers]
+        known = {
+            name: max(s[name] for s in stated) for name in wanted if all(name in s for s in stated)
+        }
+        few: set[str] = set()
+        if set(wanted) - set(known):
+            counted = self._count()
+            for name in set(wanted) - set(known):
+                longest, objects, events = counted.get(name, (0, 0, 0))
+                known[name] = max(1, longest)
+                filled = objects / max(1, events * known[name])
+                if filled < FEW_REAL and longest > 1 and f"{name}.pairs" not in contract:
+                    few.add(name)
+        contract = contract.resolve(slots=known)
+        many = {n for n, size in contract.slots.items() if size is not None and size > MANY_SLOTS}
+        self.plan = replace(self.plan, contract=contract)
+        return frozenset(few | many)
+
+    def _count(self) -> dict[str, tuple[int, int, int]]:
+        """Stream → longest event, objects, events: of what is selected."""
+        logger.info("counting objects, because slots are `auto`")
+        context = Context(
+            self.plan, frozenset(), self.work, self.output, {}, (), self.plan.contract, frozenset()
+        )
+        items = self._items(context, "count")
+        found: dict[str, tuple[int, int, int]] = {}
+        total, done = sum(len(item.range) for item in items), 0
+        for index, counts in self.engine.map(count_range, items):
+            for name, (longest, objects, events) in counts.items():
+                known = found.get(name, (0, 0, 0))
+                found[name] = (max(known[0], longest), known[1] + objects, known[2] + events)
+            done += len(items[index].range)
+            self.progress(Progress("count", done, total))
+        return found
+
+    def _read(self, context: Context) -> tuple[list[ChunkResult], list[SkippedSource]]:
+        """Run the range tasks; return the results of usable sources in order of the plan."""
+        items = self._items(context, "read")
+        found: dict[int, list[ChunkResult]] = {}
+        for index, item in enumerate(items):
+            earlier = finished_range(self.work, self.key, item)
+            if earlier is not None:
+                found[index] = earlier
+        missing = [index for index in range(len(items)) if index not in found]
+        total = sum(len(item.range) for item in items)
+        done = sum(len(items[index].range) for index in found)
+        if found:
+            logger.info("%d of %d ranges are already read", len(found), len(items))
+        logger.info("reading %d entries of %d sources", total, len(self.plan.sources))
+        for position, result in self.engine.map(read_range, [items[i] for i in missing]):
+            found[missing[position]] = result
+            done += len(items[missing[position]].range)
+            self.progress(Progress("read", done, total))
+        results = [result for index in sorted(found) for result in found[index]]
+        errors: dict[int, str] = {}
+        for result in results:
+            if result.error:
+                errors.setdefault(result.source, result.error)
+        failed = [
+            SkippedSource(key=self.plan.sources[source].key, reason=reason)
+            for source, reason in sorted(errors.items())
+        ]
+        for skipped in failed:
+            logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
+        # A source is used whole or not at all: what was read before the error depends on chunks.
+        return [result for result in results if result.source not in errors], failed
+
+    def _report(self, results: Iterable[ChunkResult]) -> Report:
+        """Merge the reports so that they say the same for any chunk size."""
+        merged = Report.collect(result.report for result in results)
+        position = {name: i for i, name in enumerate(self.plan.contract.tensors)}
+
+        def place(violation: Violation) -> tuple[int, str, str, str]:
+            owner = violation.tensor
+            while owner and owner not in position and "." in owner:
+                owner = owner.rpartition(".")[0]
+            return (
+                position.get(owner, len(position)),
+                violation.tensor,
+                violation.rule,
+                violation.expected,
+            )
+
+        kept = []
+        for violation in sorted(merged.violations, key=place):
+            if violation.rule == "slots" and violation.severity != "error":
+                continue  # Counted exactly in `truncated`.
+            if violation.rule == "mask-empty" and violation.events < 0.99 * merged.events:
+                continue  # A stream may be empty in one chunk.
+            update: dict[str, Any] = {"of_events": merged.events}
+            if violation.rule == "unit":
+                update["found"] = re.sub(
+                    r"a median of \S+, which", "values whose median", violation.found
+                )
+            kept.append(violation.model_copy(update=update))
+        return Report(violations=tuple(kept), events=merged.events)
+
+    def _tallies(self, results: Iterable[ChunkResult]) -> list[list[Tally]]:
+        """Sample → step → what is left."""
+        steps = 1 + len(self.plan.config.select)
+        sums = [[Tally()] * steps for _ in self.plan.readers]
+        for result in results:
+            sample = self.plan.sources[result.source].sample
+            for step, record in enumerate(result.tallies):
+                sums[sample][step] = sums[sample][step] + record.tally
+        return sums
+
+    def _cutflow(self, results: Iterable[ChunkResult]) -> tuple[CutflowStep, ...]:
+        sums = self._tallies(results)
+        cuts = [("all events", ""), *self.plan.config.select.items()]
+        return tuple(
+            CutflowStep(
+                name=name,
+                expression=expression,
+                samples=tuple(
+                    CutCount(
+                        events=steps[index].events,
+                        sum_of_weights=rounded(steps[index].weights),
+                        sum_of_squares=rounded(steps[index].squares),
+                    )
+                    for steps in sums
+                ),
+            )
+            for index, (name, expression) in enumerate(cuts)
+        )
+
+    def _refuse_nothing(self, results: list[ChunkResult], cutflow: Sequence[CutflowStep]) -> None:
+        if any(result.file for result in results):
+            return
+        shutil.rmtree(self.work, ignore_errors=True)
+        read = cutflow[0].total.events
+        if not read:
+            names = ", ".join(self.plan.paths[:3])
+            raise DatasetError(f"there are no events in {names or 'the sources'}")
+        lines = "\n".join(
+            f"  {step.total.events:>10}  {step.name}"
+            + (f": {step.expression}" if step.expression else "")
+            for step in cutflow
+        )
+        raise DatasetError(
+            f"none of {read} events passes prepare.select; events left after each cut:\n{lines}"
+        )
+
+    def _resolve_classes(
+        self, results: Iterable[ChunkResult]
+    ) -> tuple[Contract, dict[str, tuple[str, ...]]]:
+        """Take the number of classes from the labels where the event does not state it."""
+        extremes = _extremes(results)
+        contract = self.plan.contract
+        names: dict[str, tuple[str, ...]] = {}
+        counts: dict[str, int] = {}
+        for spec in contract.tensors.values():
+            rule = next((rule for rule in spec.rules if isinstance(rule, Labels)), None)
+            if rule is None or spec.name not in extremes:
+                continue
+            classes = rule.classes
+            if classes is None:
+                classes = counts[spec.name] = max(2, extremes[spec.name][1] + 1)
+            target = self.plan.event.targets.get(spec.name.removeprefix("target/"))
+            if spec.kind == "process":
+                names[spec.name] = tuple(self.plan.event.process_names)
+            elif target is not None and target.classes:
+                names[spec.name] = target.classes
+            else:
+                names[spec.name] = tuple(str(index) for index in range(classes))
+        return contract.resolve(classes=counts), names
+
+    def _shards(
+        self, results: Sequence[ChunkResult], layouts: Mapping[str, ColumnLayout]
+    ) -> list[tuple[str, int, int]]:
+        """Split, index and number of shards of every shard, in order."""
+        events = sum(sum(result.rows.values()) for result in results)
+        per_event = 16.0
+        for name, layout in layouts.items():
+            if layout.layout == "jagged":
+                objects = sum(result.objects.get(name, 0) for result in results)
+                per_event += layout.width * objects / max(1, events)
+            else:
+                per_event += layout.width
+        limit = max(1, min(self.plan.config.shard_size, int(SHARD_BYTES / per_event)))
+        shards = []
+        for name in self.plan.splitter().names:
+            rows = sum(result.rows.get(name, 0) for result in results)
+            count = math.ceil(rows / limit)
+            shards += [(name, index, count) for index in range(count)]
+        return shards
+
+    def _write(
+        self, context: Context, shards: Sequence[tuple[str, int, int]]
+    ) -> dict[ShardItem, ShardResult]:
+        path = context.save("write")
+        items = [ShardItem(path, self.key, *shard) for shard in shards]
+        found: dict[int, ShardResult] = {}
+        for index, item in enumerate(items):
+            earlier = finished_shard(context, self.key, item)
+            if earlier is not None:
+                found[index] = earlier
+        missing = [index for index in range(len(items)) if index not in found]
+        total = sum(sum(rows.values()) for _, rows in context.spills)
+        done = sum(result.shard.rows for result in found.values())
+        logger.info("writing %d events to %d shards", total, len(items))
+        for position, result in self.engine.map(write_one_shard, [items[i] for i in missing]):
+            found[missing[position]] = result
+            done += result.shard.rows
+            self.progress(Progress("write", done, total))
+        return {items[index]: found[index] for index in range(len(items))}
+
+    def _sources(self, results: Iterable[ChunkResult]) -> tuple[SourceRecord, ...]:
+        rows: dict[int, dict[str, int]] = {}
+        for result in results:
+            counts = rows.setdefault(result.source, {})
+            for split, count in result.rows.items():
+                counts[split] = counts.get(split, 0) + count
+        order = self.plan.splitter().names
+        return tuple(
+            source.model_copy(
+                update={
+                    "rows": {
+                        name: rows[index][name] for name in order if name in rows.get(index, {})
+                    }
+                }
+            )
+            for index, source in enumerate(self.plan.sources)
+        )
+
+    def _samples(self, results: Sequence[ChunkResult]) -> tuple[SampleRecord, ...]:
+        tallies = self._tallies(results)
+        records = []
+        for reader, steps in zip(self.plan.readers, tallies, strict=True):
+            sample = reader.config.sample
+            total = sample.sum_of_weights
+            if total == "auto":
+                total = rounded(steps[0].weights)
+            records.append(
+                SampleRecord(
+                    label=sample.label,
+                    reader=type(reader).__name__,
+                    cross_section=sample.cross_section,
+                    unit=sample.unit,
+                    k_factor=sample.k_factor,
+                    sum_of_weights=total,
+                    events=steps[0].events,
+                    selected=steps[-1].events,
+                    provenance=dict(reader.provenance()),
+                )
+            )
+        return tuple(records)
+
+
+def _extremes(results: Iterable[ChunkResult]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for result in results:
+        for name, (low, high) in result.labels.items():
+            known = found.get(name, (low, high))
+            found[name] = (min(known[0], low), max(known[1], high))
+    return found
+
+
+def _truncated(results: Iterable[ChunkResult]) -> dict[str, Truncation]:
+    found: dict[str, Truncation] = {}
+    for result in results:
+        for name, part in result.truncated.items():
+            known = found.get(name, Truncation(events=0, objects=0, longest=0, targets=0))
+            found[name] = Truncation(
+                events=known.events + part.events,
+                objects=known.objects + part.objects,
+                longest=max(known.longest, part.longest),
+                targets=known.targets + part.targets,
+            )
+    for name, part in found.items():
+        if part.events:
+            logger.info(
+                "%s: %d objects of %d events did not fit the slots (longest event: %d); "
+                "%d targets became missing",
+                name,
+                part.objects,
+                part.events,
+                part.longest,
+                part.targets,
+            )
+    return found
+
+
+def _prior(statistics: Statistics) -> dict[str, tuple[float, ...]]:
+    found: dict[str, tuple[float, ...]] = {}
+    for name, labels in statistics.labels.items():
+        total = sum(labels.events)
+        if total:
+            found[name] = tuple(count / total for count in labels.events)
+    return found
+
+
+def _resolved_event(
+    event: EventInfo, contract: Contract, names: Mapping[str, tuple[str, ...]]
+) -> EventInfo:
+    """Fill slots and class names into the description of an event."""
+    slots = contract.slots
+    streams = {
+        name: stream.model_copy(update={"slots": slots.get(name) or stream.slots})
+        for name, stream in event.streams.items()
+    }
+    targets = {
+        name: target.model_copy(update={"classes": names[f"target/{name}"]})
+        if target.kind == "classification" and f"target/{name}" in names
+        else target
+        for name, target in event.targets.items()
+    }
+    return event.model_copy(update={"streams": streams, "targets": targets})
