@@ -19,6 +19,7 @@ from hepset.errors import ConfigurationError, ReadError, UnknownComponentError
 from hepset.readers import open_reader
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
+from hepset.testing import check_reader
 
 EVENT: dict[str, Any] = {
     "streams": {"jets": {"features": {"pt": {"unit": "GeV"}, "eta": None, "tag": None}}},
@@ -173,6 +174,13 @@ def test_chunks_can_be_read_in_any_order_and_elsewhere(sample: Any) -> None:
         np.testing.assert_array_equal(batch.ids, expected[chunk].ids)
         for feature, values in batch.flat("jets").columns.items():
             assert values.tolist() == expected[chunk].flat("jets").columns[feature].tolist()
+
+
+def test_conforms(sample: Any, tmp_path: Path) -> None:
+    name, path = sample
+    second = tmp_path / f"second-{path.name}"
+    second.write_bytes(path.read_bytes())
+    check_reader(open_reader(name, files={"a": str(path), "b": str(second)}, event=EVENT))
 
 
 def test_max_events(sample: Any) -> None:
