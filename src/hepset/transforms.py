@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hepset.errors import ContractError, did_you_mean
 from hepset.interfaces.backbone import InputLayout, Inputs
 from hepset.kinematics import (
+    ArrayT,
     p4_from_pt_eta_phi_energy,
     p4_from_pt_eta_phi_mass,
     p4_from_pt_eta_sin_cos_energy,
@@ -21,7 +22,7 @@ from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo, Role
 from hepset.schema.statistics import Statistics
 
-__all__ = ["InputTransform"]
+__all__ = ["InputTransform", "four_momentum", "momentum_columns"]
 
 
 class InputTransform(nn.Module):
@@ -48,12 +49,7 @@ class InputTransform(nn.Module):
             features = {name: spec.features[name] for name in spec.columns}
             found = statistics.tensors.get(spec.name)
             self.blocks[_key(spec.name)] = FeatureTransform(features, found, spec.name)
-        self.momenta: dict[str, dict[Role, int]] = {}
-        for name in self.stream_names:
-            momentum = event.streams[name].momentum
-            if momentum is not None:
-                columns = contract[name].columns
-                self.momenta[name] = {role: columns.index(f) for role, f in momentum.items()}
+        self.momenta = momentum_columns(event, contract)
 
     @property
     def layout(self) -> InputLayout:
@@ -82,7 +78,7 @@ class InputTransform(nn.Module):
             x.streams[name] = self._block(name)(values, mask)
             x.masks[name] = mask
             if name in self.momenta:
-                x.p4[name] = _four_momentum(values, self.momenta[name], mask)
+                x.p4[name] = four_momentum(values, self.momenta[name], mask)
         for name in self.pair_names:
             mask = x.masks[name]
             both = mask[:, :, None] & mask[:, None, :]
@@ -150,15 +146,25 @@ def _get(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return found
 
 
-def _four_momentum(values: Tensor, roles: Mapping[Role, int], mask: Tensor) -> Tensor:
-    """Four-momenta (B, N, 4) of the real objects, from the columns that their roles name."""
+def four_momentum(values: ArrayT, roles: Mapping[Role, int], mask: ArrayT) -> ArrayT:
+    """Build the four-momenta of real objects, for numpy arrays and torch tensors.
 
-    def column(role: Role) -> Tensor:
-        return values[..., roles[role]]
+    Args:
+        values: Physical features, shape ``(event, object, feature)``.
+        roles: Column of each role of one of `hepset.schema.event.P4_SYSTEMS`.
+        mask: True where the object is real, shape ``(event, object)``.
+
+    Returns:
+        ``(px, py, pz, E)``, shape ``(event, object, 4)``, 0 in padded slots.
+    """
+
+    def column(role: Role) -> ArrayT:
+        found: ArrayT = values[..., roles[role]]
+        return found
 
     if "px" in roles:
-        components = (column("px"), column("py"), column("pz"), column("energy"))
-        return p4_from_px_py_pz_energy(*components, mask=mask)
+        px, py, pz = column("px"), column("py"), column("pz")
+        return p4_from_px_py_pz_energy(px, py, pz, column("energy"), mask=mask)
     pt, eta = column("pt"), column("eta")
     last = column("mass" if "mass" in roles else "energy")
     if "sin_phi" in roles:
@@ -168,3 +174,14 @@ def _four_momentum(values: Tensor, roles: Mapping[Role, int], mask: Tensor) -> T
         return build_plain(pt, eta, column("sin_phi"), column("cos_phi"), last, mask=mask)
     build = p4_from_pt_eta_phi_mass if "mass" in roles else p4_from_pt_eta_phi_energy
     return build(pt, eta, column("phi"), last, mask=mask)
+
+
+def momentum_columns(event: EventInfo, contract: Contract) -> dict[str, dict[Role, int]]:
+    """Return the streams that have a four-momentum, with the column of each of its roles."""
+    found = {}
+    for spec in contract.of_kind("stream"):
+        momentum = event.streams[spec.name].momentum
+        if momentum is not None:
+            columns = spec.columns
+            found[spec.name] = {role: columns.index(name) for role, name in momentum.items()}
+    return found

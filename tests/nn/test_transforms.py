@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hepset.errors import ConfigurationError
 from hepset.nn.transforms import FeatureTransform, TargetTransform
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo, Feature
 from hepset.schema.statistics import ColumnStatistics, Statistics, TensorStatistics
 
@@ -148,7 +149,7 @@ TARGETS = Statistics(
 
 
 def targets() -> TargetTransform:
-    return TargetTransform(EVENT, ["m", "pz", "angle"], TARGETS)
+    return TargetTransform(compile_contract(EVENT), ["m", "pz", "angle"], TARGETS)
 
 
 def test_targets_are_standardised_without_being_asked_and_missing_ones_stay_missing() -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.contract import Contract
+from hepset.schema.event import Feature
 from hepset.schema.statistics import Statistics, TensorStatistics
 
 __all__ = ["FeatureTransform", "TargetTransform"]
@@ -216,17 +217,15 @@ class TargetTransform(FeatureTransform):
     a loss cannot know the unit. An angle is learnt as (cos, sin). Missing targets (NaN) stay NaN.
 
     Args:
-        event: Declares the targets.
-        names: Which targets, in the order of the last axis.
+        contract: Holds the targets' tensors, with their transforms.
+        names: Which targets, ``m_ttbar`` for ``target/m_ttbar``, in the order of the last axis.
         statistics: Statistics of the training split.
     """
 
-    def __init__(self, event: EventInfo, names: Sequence[str], statistics: Statistics) -> None:
-        features = {}
+    def __init__(self, contract: Contract, names: Sequence[str], statistics: Statistics) -> None:
+        features = {name: contract[f"target/{name}"].features[""] for name in names}
         columns, transformed = {}, {}
         for name in names:
-            target = event.targets[name]
-            features[name] = Feature(unit=target.unit, transform=target.transform)
             found = statistics.tensors.get(f"target/{name}")
             if found is not None:
                 # The statistics of a target have one column, "".

@@ -1,0 +1,392 @@
+"""`ClassificationHead`: which class an event, or an object, belongs to."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from hepset.errors import ConfigurationError, did_you_mean
+from hepset.heads.entries import Entries, entries_with_label
+from hepset.heads.variables import Variable, event_variables, object_variables
+from hepset.interfaces.backbone import Encoded
+from hepset.interfaces.head import (
+    Drawing,
+    EncoderHandle,
+    Evaluation,
+    Head,
+    HeadConfig,
+    LossTerm,
+    Metric,
+)
+from hepset.nn.losses import cross_entropy, mean_over_objects
+from hepset.nn.mlp import MLP
+from hepset.schema.contract import Contract, target_spec
+from hepset.schema.event import EventInfo
+from hepset.schema.statistics import LabelCounts, Statistics
+from hepset.schema.tensors import Labels, TensorSpec
+from hepset.uncertainty import Estimate, auc, auc_value, efficiency, roc_curve, weighted_mean
+
+__all__ = ["ClassificationConfig", "ClassificationHead"]
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+_FLOOR = 1e-12
+"""Smallest probability under the logarithm of the log-loss."""
+
+
+class ClassificationConfig(HeadConfig):
+    """Options of a classification."""
+
+    target: str
+    """Target of kind classification; per object where it declares a stream."""
+    hidden: tuple[PositiveInt, ...] = (64,)
+    """Widths of the hidden layers between embedding and classes."""
+    activation: str = "gelu"
+    """Activation of the hidden layers."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropout in the hidden layers, in training."""
+    class_balance: Literal["none", "inverse", "effective"] = "none"
+    """Factor of the loss by true class, beside the physical event weight: ``inverse`` gives every
+    class the same sum of weights, ``effective`` counts overlapping samples (arXiv:1901.05555).
+    With either the output is no posterior of the training sample."""
+    effective_beta: float = Field(default=0.999, gt=0, lt=1)
+    """β of ``effective``: about 1 / (1 − β) events of a class say something new."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of every label that is spread over all classes."""
+
+
+class ClassificationHead(Head):
+    """A small network on the embedding, and a softmax.
+
+    Attributes:
+        prior: Share of each class in the training split, by sum of weights, shape ``(class,)``;
+            zeros where it is unknown. It is saved with the weights: divide by it (and multiply by
+            `class_weights`) to bring the output to another mixture of classes.
+        class_weights: Factor of the loss by class, shape ``(class,)``.
+    """
+
+    Config: ClassVar[type[HeadConfig]] = ClassificationConfig
+    config: ClassificationConfig
+    prior: Tensor
+    class_weights: Tensor
+
+    def contract(self, event: EventInfo) -> Contract:
+        """Require the target.
+
+        Raises:
+            ConfigurationError: If the event does not declare it, or not as a classification.
+        """
+        name = self.config.target
+        target = event.targets.get(name)
+        known = [n for n, t in event.targets.items() if t.kind == "classification"]
+        if target is None or target.kind != "classification":
+            problem = (
+                f"the target {name!r} is a {target.kind}"
+                if target
+                else f"the event declares no target {name!r}{did_you_mean(name, known)}"
+            )
+            raise ConfigurationError(
+                f"model.heads.{self.name}.target: {problem}; targets of kind classification: "
+                f"{', '.join(known) or 'none'}"
+            )
+        spec = target_spec(event, name, wanted_by=self.name)
+        return Contract(tensors={spec.name: spec.model_copy(update={"required": True})})
+
+    def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
+        """Make the layers.
+
+        Raises:
+            ConfigurationError: If the number of classes is unknown.
+        """
+        spec = contract[self.tensor]
+        classes = _classes(spec)
+        if classes is None:
+            raise ConfigurationError(
+                f"model.heads.{self.name}: the number of classes of {spec.name} is unknown; name "
+                f"them in the event file (targets.{self.config.target}.classes) or prepare the "
+                "dataset, which counts them"
+            )
+        self.stream = spec.dims[1] if len(spec.dims) > 1 else None
+        self.network = MLP(
+            width,
+            self.config.hidden,
+            classes,
+            activation=self.config.activation,
+            dropout=self.config.dropout,
+        )
+        counts = statistics.labels.get(self.tensor)
+        events, weights = _per_class(counts, classes)
+        total = weights.sum()
+        self.register_buffer(
+            "prior", torch.tensor(weights / total if total > 0 else weights).float()
+        )
+        factors = _balance(self.config, events, weights, self.name)
+        self.register_buffer("class_weights", torch.tensor(factors).float())
+
+    @property
+    def tensor(self) -> str:
+        """Name of the target's tensor."""
+        return f"target/{self.config.target}"
+
+    def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
+        """Compute ``logits`` (B, C), or (B, N, C) and the ``mask`` (B, N) for objects."""
+        del encoder
+        if self.stream is None:
+            return {"logits": self.network(encoded.event)}
+        logits = self.network(encoded.objects[self.stream])
+        return {"logits": logits, "mask": encoded.masks[self.stream]}
+
+    def loss(
+        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    ) -> dict[str, LossTerm]:
+        """Compute ``cross_entropy`` with the class balance; objects are averaged per event."""
+        logits = outputs["logits"]
+        labels = targets.get(self.tensor)
+        if labels is None:
+            labels = torch.full(logits.shape[:-1], -1, device=logits.device)
+        found = cross_entropy(
+            logits,
+            labels,
+            class_weights=None if self.config.class_balance == "none" else self.class_weights,
+            label_smoothing=self.config.label_smoothing,
+        )
+        if self.stream is not None:
+            found = mean_over_objects(found)
+        return {"cross_entropy": LossTerm(found.value, found.valid)}
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give ``probabilities`` (B, C), or (B, N, C) with 0 in padded slots."""
+        probabilities = torch.softmax(outputs["logits"].float(), -1)
+        if "mask" in outputs:
+            probabilities = torch.where(outputs["mask"][..., None], probabilities, 0.0)
+        return {"probabilities": probabilities}
+
+    def metrics(self, evaluation: Evaluation) -> list[Metric]:
+        """Give AUC, accuracy and log-loss; for two classes also the background rejection.
+
+        With two classes the second is the signal. AUC errors are DeLong's, or bootstrapped where
+        there are weights or objects; the rejection's error is that of the background's efficiency
+        at a fixed threshold.
+        """
+        entries = entries_with_label(evaluation, self.config.target)
+        if not len(entries):
+            return []
+        probabilities = entries.of(evaluation.predictions["probabilities"])
+        truth = entries.truth
+        found = [
+            _metric(name, auc(probabilities[:, c], truth == c, entries.weight, entries.groups))
+            for name, c in self._one_against_rest(evaluation)
+        ]
+        correct = probabilities.argmax(axis=1) == truth
+        found.append(_metric("accuracy", efficiency(correct, entries.weight, entries.groups)))
+        surprise = -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], _FLOOR))
+        value, error = weighted_mean(surprise, entries.weight, entries.groups)
+        found.append(Metric("log-loss", value, error, better="lower"))
+        if probabilities.shape[1] == 2:
+            found += [
+                _metric(_rejection_name(share), rejection(probabilities[:, 1], entries, share))
+                for share in (0.5, 0.8)
+            ]
+        return found
+
+    def baselines(self, evaluation: Evaluation) -> list[Metric]:
+        """Give what the best single variable reaches, and what knowing only the classes gives.
+
+        The variable and its direction are chosen on the training events, where there are any.
+        """
+        entries = entries_with_label(evaluation, self.config.target)
+        if not len(entries):
+            return []
+        found = []
+        for name, c in self._one_against_rest(evaluation):
+            best = self.best_variable(evaluation, c)
+            if best is None:
+                continue
+            label, score = best
+            positive = entries.truth == c
+            area = auc(score, positive, entries.weight, entries.groups)
+            found.append(_metric(name, area, of=label))
+            if c == 1 and name == "AUC":
+                found += [
+                    _metric(
+                        _rejection_name(share),
+                        rejection(score, entries, share),
+                        of=label,
+                    )
+                    for share in (0.5, 0.8)
+                ]
+        shares = self.prior.double().cpu().numpy()
+        if shares.sum() > 0:
+            always = efficiency(
+                entries.truth == int(shares.argmax()), entries.weight, entries.groups
+            )
+            largest = _class_names(evaluation, self.config.target, len(shares))[shares.argmax()]
+            found.append(_metric("accuracy", always, of=f"always {largest} (trivial)"))
+            surprise = -np.log(np.maximum(shares[entries.truth], _FLOOR))
+            value, error = weighted_mean(surprise, entries.weight, entries.groups)
+            label = "shares of the training split (trivial)"
+            found.append(Metric("log-loss", value, error, better="lower", of=label))
+        return found
+
+    def figures(self, evaluation: Evaluation) -> list[Drawing]:
+        """Draw ROC curves, score distributions, the confusion matrix and the calibration."""
+        from hepset.heads import classification_figures as draw  # noqa: PLC0415  matplotlib
+
+        entries = entries_with_label(evaluation, self.config.target)
+        if not len(entries):
+            return []
+        probabilities = entries.of(evaluation.predictions["probabilities"])
+        names = _class_names(evaluation, self.config.target, probabilities.shape[1])
+        curves, scores = [], []
+        for _, c in self._one_against_rest(evaluation):
+            best = self.best_variable(evaluation, c)
+            curves.append(draw.Curve(names[c], c, probabilities[:, c], best))
+            scores.append(c)
+        train: tuple[Entries, Array] | None = None
+        if evaluation.train is not None:
+            seen = entries_with_label(evaluation.train, self.config.target)
+            if len(seen):
+                train = seen, seen.of(evaluation.train.predictions["probabilities"])
+        kind = "objects" if self.stream else "events"
+        about = f"{len(entries)} {kind}" + (", weighted" if evaluation.weighted else "")
+        balanced = self.config.class_balance != "none"
+        return [
+            draw.roc(curves, entries, about),
+            *draw.scores(scores, names, entries, probabilities, train, about),
+            draw.confusion(names, entries, probabilities, about),
+            draw.calibration(scores, names, entries, probabilities, about, balanced=balanced),
+        ]
+
+    def best_variable(self, evaluation: Evaluation, c: int) -> tuple[str, Array] | None:
+        """Find the single variable that separates a class best from the rest.
+
+        Returns:
+            What it is, and its values at the evaluation's entries with the sign that makes them a
+            score of the class; None where there is nothing to choose from.
+        """
+        chosen_on = evaluation.train if evaluation.train is not None else evaluation
+        known = entries_with_label(chosen_on, self.config.target)
+        positive = known.truth == c
+        if positive.all() or not positive.any():
+            return None
+        best, sign, distance = None, 1.0, -1.0
+        for position, variable in enumerate(self._variables(chosen_on)):
+            values = _with_lowest(known.of(variable.values))
+            area = auc_value(values, positive, known.weight)
+            if not math.isnan(area) and abs(area - 0.5) > distance:
+                best, sign, distance = position, (1.0 if area >= 0.5 else -1.0), abs(area - 0.5)
+        if best is None:
+            return None
+        variable = self._variables(evaluation)[best]
+        entries = entries_with_label(evaluation, self.config.target)
+        label = variable.name if sign > 0 else f"minus {variable.name}"
+        if evaluation.train is None:
+            label += " (chosen on these events)"
+        return label, sign * _with_lowest(entries.of(variable.values))
+
+    def _variables(self, evaluation: Evaluation) -> list[Variable]:
+        if self.stream is None:
+            found = event_variables(evaluation)
+        else:
+            found = object_variables(evaluation, self.stream)
+        return [variable for variable in found if not variable.angle]
+
+    def _one_against_rest(self, evaluation: Evaluation) -> list[tuple[str, int]]:
+        """Name of the AUC and class index; two classes have one AUC."""
+        count = len(self.prior)
+        if count == 2:
+            return [("AUC", 1)]
+        names = _class_names(evaluation, self.config.target, count)
+        return [(f"AUC {name} against the rest", c) for c, name in enumerate(names)]
+
+
+def rejection(score: Array, entries: Entries, share: float) -> Estimate:
+    """Return one over the background's efficiency where `share` of the signal (class 1) passes.
+
+    NaN where no background passes, or a class is absent.
+    """
+    signal = entries.truth == 1
+    if signal.all() or not signal.any():
+        return Estimate(math.nan, math.nan)
+    _, passing, thresholds = roc_curve(score, signal, entries.weight)
+    threshold = thresholds[int(np.argmax(passing >= share))]
+    background = entries.only(~signal)
+    passed = score[~signal] >= threshold
+    if background.groups is None and background.weight is None:
+        value, error = efficiency(passed)
+    else:
+        value, error = weighted_mean(passed.astype(float), background.weight, background.groups)
+    if not value > 0:
+        return Estimate(math.nan, math.nan)
+    return Estimate(1 / value, error / value**2)
+
+
+def _metric(name: str, estimate: Estimate, of: str = "") -> Metric:
+    return Metric(name, estimate.value, estimate.error, of=of)
+
+
+def _rejection_name(share: float) -> str:
+    return f"background rejection at {share:.0%} signal efficiency".replace("%", " %")
+
+
+def _classes(spec: TensorSpec) -> int | None:
+    known = [r.classes for r in spec.rules if isinstance(r, Labels) and r.classes is not None]
+    return known[0] if known else None
+
+
+def _class_names(evaluation: Evaluation, target: str, count: int) -> list[str]:
+    declared = evaluation.event.targets[target].classes
+    return list(declared) if declared else [f"class {c}" for c in range(count)]
+
+
+def _per_class(counts: LabelCounts | None, classes: int) -> tuple[Array, Array]:
+    """Events and sums of weights by class, zeros where unknown."""
+    events, weights = np.zeros(classes), np.zeros(classes)
+    if counts is not None:
+        events[: len(counts.events)] = counts.events[:classes]
+        weights[: len(counts.weights)] = counts.weights[:classes]
+    return events, np.maximum(weights, 0.0)
+
+
+def _balance(config: ClassificationConfig, events: Array, weights: Array, name: str) -> Array:
+    """Factor by class; classes without events, and all without a balance, have 1.
+
+    Scaled so that the weighted mean over the training split is 1.
+    """
+    factors = np.ones(len(events))
+    if config.class_balance == "none":
+        return factors
+    known = (events > 0) & (weights > 0)
+    if not known.any():
+        raise ConfigurationError(
+            f"model.heads.{name}.class_balance: {config.class_balance} needs the number of events "
+            "per class, but the statistics of the training split do not hold them"
+        )
+    if not known.all():
+        logger.warning("head %s: classes without training events are not balanced", name)
+    if config.class_balance == "inverse":
+        raw = 1 / weights[known]
+    else:
+        beta = config.effective_beta
+        # expm1 and log keep what 1 - beta^n would round to 1.
+        raw = (1 - beta) / -np.expm1(events[known] * math.log(beta))
+    factors[known] = raw * weights[known].sum() / (raw * weights[known]).sum()
+    return factors
+
+
+def _with_lowest(values: Array) -> Array:
+    """Put a value that does not exist below all others."""
+    known = values[np.isfinite(values)]
+    lowest = known.min() - 1 if len(known) else 0.0
+    filled: Array = np.where(np.isfinite(values), values, lowest)
+    return filled

@@ -1,0 +1,239 @@
+"""Figures of a classification: ROC curves, scores, confusion matrix, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hepset.figures import COLOURS, draw_histogram, draw_points, new_figure, styled
+from hepset.heads.entries import Entries
+from hepset.interfaces.head import Drawing
+from hepset.uncertainty import auc, efficiency, roc_curve, weighted_mean
+
+__all__ = ["Curve", "calibration", "confusion", "roc", "scores"]
+
+Array = NDArray[Any]
+
+_FEWEST = 10
+"""A point of a ROC curve needs so many background entries behind it."""
+_CLASSES = 6
+"""Classes that one figure shows."""
+
+
+class Curve(NamedTuple):
+    """What a ROC figure shows of one class.
+
+    Attributes:
+        name: Name of the class.
+        label: Its integer.
+        score: The model's score at every entry.
+        baseline: The best single variable and its score, where there is one.
+    """
+
+    name: str
+    label: int
+    score: Array
+    baseline: tuple[str, Array] | None
+
+
+def roc(curves: Sequence[Curve], entries: Entries, about: str) -> Drawing:
+    """Draw background rejection against signal efficiency, baselines dashed."""
+    return Drawing(
+        "roc",
+        "Background rejection against signal efficiency",
+        f"One over the background efficiency, on {about}; solid: the model, dashed: the best "
+        f"single variable. Bands are the statistical error of the background; curves end where "
+        f"fewer than {_FEWEST} background entries pass.",
+        _roc(curves, entries),
+    )
+
+
+def scores(
+    classes: Sequence[int],
+    names: Sequence[str],
+    entries: Entries,
+    probabilities: Array,
+    train: tuple[Entries, Array] | None,
+    about: str,
+) -> list[Drawing]:
+    """Draw the distribution of each class's probability, by true class."""
+    overlay = "; lines: training events, which agree unless the model is over-trained"
+    return [
+        Drawing(
+            f"score-{c}",
+            f"Probability of {names[c]}",
+            f"Distribution of the predicted probability of {names[c]} by true class, each "
+            f"normalised to one. Points: {about}{overlay if train else ''}.",
+            _score(c, names, entries, probabilities, train),
+        )
+        for c in list(classes)[:_CLASSES]
+    ]
+
+
+def confusion(names: Sequence[str], entries: Entries, probabilities: Array, about: str) -> Drawing:
+    """Draw the share of each true class that is decided as each class."""
+    return Drawing(
+        "confusion",
+        "Confusion matrix",
+        f"Share of each true class (row) whose most probable class is the column, on {about}; "
+        "errors are statistical.",
+        _confusion(names, entries, probabilities),
+    )
+
+
+def calibration(
+    classes: Sequence[int],
+    names: Sequence[str],
+    entries: Entries,
+    probabilities: Array,
+    about: str,
+    *,
+    balanced: bool,
+) -> Drawing:
+    """Draw how often a class is true where its probability is predicted."""
+    note = (
+        " The training was class-balanced: the output is no posterior and need not lie on the line."
+        if balanced
+        else ""
+    )
+    return Drawing(
+        "calibration",
+        "Calibration",
+        f"True share of a class against its mean predicted probability, in bins of equal numbers "
+        f"of entries, on {about}. A calibrated output lies on the line.{note}",
+        _calibration(classes, names, entries, probabilities),
+    )
+
+
+@styled
+def _roc(curves: Sequence[Curve], entries: Entries) -> Figure:
+    figure, axes = new_figure("Signal efficiency", "Background rejection")
+    for curve, colour in zip(curves[:_CLASSES], COLOURS, strict=False):
+        positive = entries.truth == curve.label
+        if positive.all() or not positive.any():
+            continue
+        shown = [(curve.name if len(curves) > 1 else "model", curve.score, "-")]
+        if curve.baseline is not None:
+            shown.append((*curve.baseline, "--"))
+        for name, score, line in shown:
+            background, signal, _ = roc_curve(score, positive, entries.weight)
+            number = np.count_nonzero(~positive)
+            if entries.weight is not None:
+                others = entries.weight[~positive]
+                number = others.sum() ** 2 / (others**2).sum()
+            kept = background * number >= _FEWEST
+            x, share = signal[kept], background[kept]
+            error = np.sqrt(np.clip(share * (1 - share), 0, None) / number)
+            area = auc(score, positive, entries.weight, entries.groups)
+            label = f"{name} (AUC {area.value:.3f} ± {area.error:.3f})"
+            tint = colour if line == "-" else "0.4" if len(curves) == 1 else colour
+            axes.plot(x, 1 / share, line, color=tint, label=label)
+            axes.fill_between(
+                x, 1 / (share + error), 1 / np.maximum(share - error, share / 10),
+                color=tint, alpha=0.2, linewidth=0,
+            )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=1)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    return figure
+
+
+@styled
+def _score(
+    c: int,
+    names: Sequence[str],
+    entries: Entries,
+    probabilities: Array,
+    train: tuple[Entries, Array] | None,
+) -> Figure:
+    figure, axes = new_figure(f"Predicted probability of {names[c]}", "Share per bin width")
+    edges = np.linspace(0, 1, 26)
+    for true, colour in zip(range(min(len(names), _CLASSES)), COLOURS, strict=False):
+        for number, part in enumerate([(entries, probabilities), train]):
+            if part is None:
+                continue
+            chosen = part[0].truth == true
+            if not chosen.any():
+                continue
+            weight = None if part[0].weight is None else part[0].weight[chosen]
+            draw_histogram(
+                axes,
+                part[1][chosen, c],
+                edges,
+                weight,
+                label=f"true {names[true]}" + (", training" if number else ""),
+                colour=colour,
+                density=True,
+                points=number == 0,
+            )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+@styled
+def _confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> Figure:
+    count = len(names)
+    size = max(4.8, 0.9 * count + 1.5)
+    figure, axes = new_figure("Most probable class", "True class", width=size + 0.8, height=size)
+    decided = probabilities.argmax(axis=1)
+    shares = np.full((count, count), np.nan)
+    for true in range(count):
+        row = entries.only(entries.truth == true)
+        for column in range(count):
+            passed = decided[entries.truth == true] == column
+            value, error = efficiency(passed, row.weight, row.groups)
+            shares[true, column] = value
+            if np.isfinite(value):
+                dark = value > 0.5
+                axes.text(
+                    column,
+                    true,
+                    f"{value:.3f}\n± {error:.3f}" if np.isfinite(error) else f"{value:.3f}",
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize="small",
+                )
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.minorticks_off()
+    axes.set_xticks(range(count), names, rotation=30 if count > 3 else 0)
+    axes.set_yticks(range(count), names)
+    axes.tick_params(top=False, right=False)
+    return figure
+
+
+@styled
+def _calibration(
+    classes: Sequence[int], names: Sequence[str], entries: Entries, probabilities: Array
+) -> Figure:
+    figure, axes = new_figure("Mean predicted probability", "True share")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
+    for c, colour in zip(list(classes)[:_CLASSES], COLOURS, strict=False):
+        predicted = probabilities[:, c]
+        edges = np.unique(np.quantile(predicted, np.linspace(0, 1, 11)))
+        index = np.clip(np.searchsorted(edges, predicted, "right") - 1, 0, max(len(edges) - 2, 0))
+        x, y, errors = [], [], []
+        for here in range(max(len(edges) - 1, 1)):
+            chosen = index == here
+            part = entries.only(chosen)
+            value, error = efficiency(part.truth == c, part.weight, part.groups)
+            x.append(weighted_mean(predicted[chosen], part.weight).value)
+            y.append(value)
+            errors.append(error)
+        label = names[c] if len(classes) > 1 else f"model, {names[c]}"
+        draw_points(
+            axes, np.asarray(x), np.asarray(y), np.asarray(errors), label=label, colour=colour
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend()
+    return figure
