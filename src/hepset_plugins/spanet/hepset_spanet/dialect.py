@@ -14,6 +14,8 @@ from hepset_spanet.options import parse_options_file, run_defaults
 
 _LOSSES = {"laplacian": "laplace"}
 """Regression type → loss of the regression head, where it is not the head's own default."""
+_PARITY_LOSSES = {"laplacian": "laplace", "gaussian": "mse", "log_gaussian": "mse"}
+"""The same where SPANet's squared error is kept instead of the head's robust default."""
 
 _EVENET_KEYS = frozenset(
     {"CLASSLABEL", "GENERATIONS", "PARTICLE_PROPERTIES", "RESONANCE_LABEL", "SEGMENTATIONS"}
@@ -56,6 +58,9 @@ class SpanetDialect(Dialect):
     ) -> Description:
         """Translate an event file; the defaults name a head for everything it wants learnt.
 
+        ``laplacian`` regressions get the loss ``laplace``, the others the regression head's own
+        default; with `parity` φ stays a plain number, and they get SPANet's squared error.
+
         Features of ``RELATIVE`` inputs are all given as features of objects. Which of them belong
         to pairs of objects is a matter of the data files: `SpanetReader.event_info` knows.
 
@@ -64,7 +69,7 @@ class SpanetDialect(Dialect):
                 itself ignores in silence included.
         """
         parsed = parse_event_file(document, where=where, parity=parity)
-        heads = default_heads(parsed.event, parsed.regression_types)
+        heads = default_heads(parsed.event, parsed.regression_types, parity=parity)
         defaults = {"model": {"heads": heads}} if heads else {}
         return Description(parsed.event, defaults)
 
@@ -79,11 +84,14 @@ class SpanetDialect(Dialect):
 
         Without counterpart, and logged where they differ from SPANet's default: everything about
         embedding, branch and product encoders and block types, ``dataset_limit``,
-        ``partial_events``, the three ``balance_*`` (hepset's heads have their own class balance),
-        the assignment's ``focal_gamma``, ``combine_pair_loss``, ``detection_loss_scale`` and
-        ``kl_loss_scale``. Linear decay and cosine restarts become one cosine. SPANet cuts the
-        file in two at ``train_validation_split``; hepset assigns the same fractions by hash of
-        the event. ``limit_to_num_jets`` counts every global as present.
+        ``partial_events``, ``balance_particles``, ``balance_jets``, and of the assignment
+        ``focal_gamma``, ``combine_pair_loss``, ``detection_loss_scale`` and ``kl_loss_scale``.
+
+        Near but not the same: linear decay and cosine restarts become one cosine.
+        ``balance_classifications`` becomes ``class_balance: inverse``, which is close to SPANet's
+        effective numbers. SPANet cuts the file in two at ``train_validation_split``; hepset
+        assigns the same fractions by hash of the event. ``limit_to_num_jets`` counts every global
+        as present.
 
         Raises:
             ConfigurationError: If an option is unknown, or a value does not fit.
@@ -95,7 +103,7 @@ class SpanetDialect(Dialect):
 
 
 def default_heads(
-    event: EventInfo, regression_types: Mapping[str, str]
+    event: EventInfo, regression_types: Mapping[str, str], *, parity: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Return one head per classification, one per kind of regression, and the assignment's.
 
@@ -115,7 +123,8 @@ def default_heads(
         if target.kind == "classification":
             add(name, {"name": "classification", "target": name})
         else:
-            loss = _LOSSES.get(regression_types.get(name, "gaussian"), "")
+            losses = _PARITY_LOSSES if parity else _LOSSES
+            loss = losses.get(regression_types.get(name, "gaussian"), "")
             groups.setdefault(loss, []).append(name)
     for loss, names in groups.items():
         head: dict[str, Any] = {"name": "regression", "targets": names}

@@ -165,6 +165,7 @@ _USED = {
     "assignment_loss_scale",
     "regression_loss_scale",
     "classification_loss_scale",
+    "balance_classifications",
     "l2_penalty",
     "gradient_clip",
     "epochs",
@@ -269,6 +270,8 @@ def _heads(
         scale = scale_of[head["name"]]
         if scale > 0:
             found[name] = {**head, "loss_weight": scale}
+            if head["name"] == "classification" and options.balance_classifications:
+                found[name]["class_balance"] = "inverse"
         else:
             _LOG.info("head %r is left out: its loss scale is 0 in SPANet's options", name)
     return found

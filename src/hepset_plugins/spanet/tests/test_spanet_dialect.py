@@ -9,6 +9,7 @@ import yaml
 
 from hepset.dialects import describe_event, load_event
 from hepset.errors import EventInfoError
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset_spanet.dialect import SpanetDialect
 
@@ -18,6 +19,22 @@ GOOD: dict[str, Any] = {
     "INPUTS": {"SEQUENTIAL": {"Jets": {"pt": "log_normalize", "phi": "normalize"}}},
     "EVENT": {"t1": ["q1", "q2", "b"], "t2": ["q1", "q2", "b"]},
 }
+
+
+def test_default_heads_fit_the_heads_they_name() -> None:
+    document = {
+        **GOOD,
+        "REGRESSIONS": {"EVENT": ["m", ["x", "laplacian"]], "t1": {"PARTICLE": ["m"]}},
+        "CLASSIFICATIONS": {"EVENT": ["signal"]},
+    }
+    described = SpanetDialect().describe(document, where="event.yaml")
+    contract = compile_contract(described.event, described.defaults["model"]["heads"])
+    assert {spec.name for spec in contract.of_kind("target") if spec.required} == {
+        "target/m",
+        "target/x",
+        "target/t1/m",
+        "target/signal",
+    }
 
 
 def refuse(message: str, **changes: Any) -> str:
@@ -47,6 +64,14 @@ def test_inputs_keep_their_order_and_transforms(event: EventInfo) -> None:
 def test_parity_standardises_phi() -> None:
     found = SpanetDialect().describe(GOOD, where="event.yaml", parity=True).event
     assert found.streams["Jets"].features["phi"].transform == ("standardise",)
+
+
+def test_parity_keeps_the_squared_error() -> None:
+    document = {**GOOD, "REGRESSIONS": {"EVENT": ["m", ["x", "laplacian"]]}}
+    described = SpanetDialect().describe(document, where="event.yaml", parity=True)
+    heads = described.defaults["model"]["heads"]
+    assert heads["regression_mse"] == {"name": "regression", "targets": ["m"], "loss": "mse"}
+    assert heads["regression_laplace"]["targets"] == ["x"]
 
 
 def test_topology(event: EventInfo) -> None:

@@ -138,5 +138,6 @@ def test_public_options(event: EventInfo) -> None:
     text = (SHARED / "fixtures/spanet/tiny_ttH/options.json").read_text()
     found = translate(event, json.loads(text))
     assert found["model"]["heads"]["signal"]["loss_weight"] == 0.6
+    assert found["model"]["heads"]["signal"]["class_balance"] == "inverse"
     assert found["model"]["heads"]["regression"]["loss_weight"] == 0.8
     assert found["train"]["batch_size"] == 32
