@@ -34,6 +34,8 @@ __all__ = [
     "with_error",
 ]
 
+PIXELS_PER_INCH: Final = 88
+"""Size of figures on the page."""
 LARGEST_SVG: Final = 600_000
 """Bytes above which a figure is embedded as PNG: many points make slow vector graphics."""
 
@@ -108,10 +110,8 @@ def table(
         for index, title in enumerate(head)
     )
     above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="table"><table>{above}<thead><tr>{titles}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    top = f"<thead><tr>{titles}</tr></thead>" if any(head) else ""
+    return f'<div class="table"><table>{above}{top}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
 class Markup(str):
@@ -129,11 +129,12 @@ def _cell(cell: object) -> str:
     return cell if isinstance(cell, Markup) else html.escape(str(cell))
 
 
-def figure(drawing: Figure, title: str, caption: str, *, wide: bool = False) -> str:
-    """Return a figure with its caption; the picture is inside the page."""
-    kind = ' class="wide"' if wide else ""
+def figure(drawing: Figure, title: str, caption: str) -> str:
+    """Return a figure with its caption; the picture is inside the page, in its natural size."""
+    width = PIXELS_PER_INCH * drawing.get_figwidth()
     return (
-        f'<figure{kind}><img src="{embed(drawing)}" alt="{html.escape(title)}">'
+        f'<figure><img src="{embed(drawing)}" alt="{html.escape(title)}" '
+        f'style="width:{width:.0f}px">'
         f"<figcaption><b>{html.escape(title)}.</b> {html.escape(caption)}</figcaption></figure>"
     )
 
@@ -232,7 +233,7 @@ font-size:1.35rem}
 h3{margin:1.8rem 0 .5rem;font-size:1.12rem}
 .table{overflow-x:auto;margin:.7rem 0 1.2rem}
 table{border-collapse:collapse;font-size:.91rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft);padding-bottom:.3rem}
+caption{text-align:left;white-space:nowrap;color:var(--soft);padding-bottom:.3rem}
 th,td{padding:.32rem .8rem .32rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 th{font-weight:600;border-bottom:2px solid var(--line);white-space:nowrap}
@@ -249,8 +250,7 @@ background:var(--back)}
 .gallery{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(27rem,100%),1fr));
 gap:1.4rem;align-items:start}
 figure{margin:.6rem 0}
-figure img{display:block;width:100%;height:auto;max-width:36rem}
-figure.wide img{max-width:62rem}
+figure img{display:block;height:auto;max-width:100%}
 figcaption{margin-top:.35rem;font-size:.88rem;color:var(--soft);max-width:60rem}
 details{margin:.7rem 0}
 summary{cursor:pointer;color:var(--accent)}

@@ -94,7 +94,7 @@ def write_report(
 
 
 def headline(judgement: Judgement, count: int = 3) -> list[tuple[str, Metric, Metric | None]]:
-    """Return up to three numbers worth seeing: the first of each head, then the second, …
+    """Return up to three numbers worth seeing, the first metric of every head first.
 
     Metrics with a baseline come before those without.
     """
@@ -104,7 +104,8 @@ def headline(judgement: Judgement, count: int = 3) -> list[tuple[str, Metric, Me
             if math.isfinite(metric.value):
                 best = best_baseline(metric, result.baselines)
                 found.append((int(best is None), place, head, metric, best))
-    found.sort(key=lambda item: item[:2])
+    # A bias says little by itself: it is shown where there is nothing else.
+    found.sort(key=lambda item: ("bias" in item[3].name, *item[:2]))
     return [(head, metric, best) for _, _, head, metric, best in found[:count]]
 
 
@@ -338,15 +339,15 @@ def _inputs(judgement: Judgement) -> Iterator[Section]:
     for name, block in spectra(evaluation).items():
         drawing = draw_spectra(block, evaluation, judgement.split)
         caption = (
-            f"Inputs “{name}” {per}, each normalised to unit area: filled the split "
-            f"“{judgement.split}” ({number(len(evaluation))} events)"
+            f"Distributions {per}, each of unit area: lines the split “{judgement.split}” "
+            f"({number(len(evaluation))} events)"
         )
         if evaluation.train is not None:
             caption += (
                 f", points {number(len(evaluation.train))} training events with statistical errors"
             )
         caption += "; the outermost bins take what lies beyond."
-        figures.append(page.figure(drawing, f"Inputs: {name}", caption, wide=True))
+        figures.append(page.figure(drawing, f"Inputs: {name}", caption))
         found += compare(block, evaluation)
     yield Section("Inputs", "".join(figures))
     if found:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from hepset.batch import Array
-from hepset.figures import COLOURS, draw_histogram, histogram, styled
+from hepset.figures import COLOURS, histogram, styled
 from hepset.interfaces.head import Evaluation
 from hepset.schema.event import EventInfo, Feature, guess_role
 
@@ -91,7 +91,7 @@ def class_labels(evaluation: Evaluation) -> tuple[list[str], Array]:
 
 
 def spectra(evaluation: Evaluation) -> dict[str, list[Spectrum]]:
-    """Return the spectra by stream or global, features in order and the number of objects."""
+    """Return the spectra by stream, features in order and the number of objects; then globals."""
     found: dict[str, list[Spectrum]] = {}
     for spec in evaluation.contract.of_kind("stream", "global"):
         block = [
@@ -100,7 +100,8 @@ def spectra(evaluation: Evaluation) -> dict[str, list[Spectrum]]:
         ]
         if spec.kind == "stream":
             block.append(_multiplicity(evaluation, spec.name))
-        found[spec.name] = [each for each in block if each is not None]
+        place = spec.name if spec.kind == "stream" else "globals"
+        found.setdefault(place, []).extend(each for each in block if each is not None)
     return {name: block for name, block in found.items() if block}
 
 
@@ -108,56 +109,62 @@ def spectra(evaluation: Evaluation) -> dict[str, list[Spectrum]]:
 def draw_spectra(block: Sequence[Spectrum], evaluation: Evaluation, split: str) -> Figure:
     """Draw spectra of one stream or global, one panel each, normalised per class."""
     names, labels = class_labels(evaluation)
-    train_labels = class_labels(evaluation.train)[1] if evaluation.train is not None else None
-    shown = _largest(labels, len(names))
-    rows = math.ceil(len(block) / COLUMNS)
-    columns = min(COLUMNS, len(block))
-    figure = Figure(figsize=(3.9 * columns, 3.1 * rows + 0.6))
+    train = evaluation.train
+    train_labels = class_labels(train)[1] if train is not None else None
+    shown = list(zip(COLOURS, _largest(labels, len(names)), strict=False))
+    rows, columns = math.ceil(len(block) / COLUMNS), min(COLUMNS, len(block))
+    figure = Figure(figsize=(3.7 * columns + 0.2, 2.9 * rows + 0.5))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, spectrum in zip(grid.flat, block, strict=False):
-        for colour, index in zip(COLOURS, shown, strict=False):
-            keep = labels[spectrum.rows] == index
-            draw_histogram(
-                axes,
-                _inside(spectrum.values[keep], spectrum.edges),
-                spectrum.edges,
-                evaluation.weight[spectrum.rows[keep]],
-                colour=colour,
-                density=True,
-                filled=True,
-            )
-            if evaluation.train is not None and train_labels is not None:
-                keep = train_labels[spectrum.train_rows] == index
-                draw_histogram(
-                    axes,
-                    _inside(spectrum.train_values[keep], spectrum.edges),
-                    spectrum.edges,
-                    evaluation.train.weight[spectrum.train_rows[keep]],
-                    colour=colour,
-                    density=True,
-                    points=True,
+        lowest = 0.0
+        for colour, index in shown:
+            content, error = _content(spectrum, labels == index, evaluation.weight)
+            lowest = min(lowest, float(content.min()))
+            axes.stairs(content, spectrum.edges, fill=True, color=colour, alpha=0.13)
+            axes.stairs(content, spectrum.edges, color=colour, linewidth=1.3)
+            if train is not None and train_labels is not None:
+                content, error = _content(spectrum, train_labels == index, train.weight, train=True)
+                lowest = min(lowest, float(content.min()))
+                centres = (spectrum.edges[1:] + spectrum.edges[:-1]) / 2
+                axes.errorbar(
+                    centres, content, error, fmt="o", color=colour, markersize=3, linewidth=1
                 )
-        axes.set_xlabel(spectrum.axis)
-        axes.set_ylabel("normalised")
+        axes.set_xlabel(spectrum.axis, fontsize=11)
+        axes.set_ylabel("share per unit", fontsize=11)
+        axes.tick_params(labelsize=10)
         axes.set_xlim(spectrum.edges[0], spectrum.edges[-1])
         if spectrum.logarithmic:
             axes.set_yscale("log")
         else:
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            axes.set_ylim(bottom=lowest)
     for axes in list(grid.flat)[len(block) :]:
         axes.set_axis_off()
     handles: list[Patch | Line2D] = []
-    for colour, index in zip(COLOURS, shown, strict=False):
+    for colour, index in shown:
         label = names[index] or "all events"
-        handles.append(Patch(facecolor=colour, alpha=0.3, label=f"{label}, {split}"))
-        if evaluation.train is not None:
-            handles.append(
-                Line2D([], [], color=colour, marker="o", linestyle="", label=f"{label}, train")
-            )
+        handles.append(Patch(facecolor=(colour, 0.13), edgecolor=colour, label=f"{label}, {split}"))
+        if train is not None:
+            handles.append(Line2D([], [], color=colour, marker="o", ls="", label=f"{label}, train"))
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False
+        handles=handles,
+        loc="outside upper left",
+        ncols=2 * columns,
+        fontsize=10,
+        handlelength=1.6,
+        columnspacing=1.4,
     )
     return figure
+
+
+def _content(
+    spectrum: Spectrum, chosen: Array, weight: Array, *, train: bool = False
+) -> tuple[Array, Array]:
+    """Content and error of every bin for the chosen events, scaled to unit area."""
+    values = spectrum.train_values if train else spectrum.values
+    rows = spectrum.train_rows if train else spectrum.rows
+    keep = chosen[rows]
+    inside = _inside(values[keep], spectrum.edges)
+    return histogram(inside, spectrum.edges, weight[rows[keep]], density=True)
 
 
 def compare(block: Sequence[Spectrum], evaluation: Evaluation) -> Iterator[Compatibility]:
