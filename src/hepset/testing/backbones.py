@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
 from hepset.interfaces.component import parse_options
-from hepset.testing.conditions import check_options, require
+from hepset.testing.conditions import check_options, require, require_subclass
 from hepset.testing.modules import (
     check_export,
     reload,
@@ -73,10 +73,7 @@ def check_backbone(
     Raises:
         AssertionError: Naming the layout, the property and the reason.
     """
-    require(
-        isinstance(cls, type) and issubclass(cls, Backbone),
-        f"{cls!r} is not derived from hepset.Backbone",
-    )
+    require_subclass(cls, Backbone)
     check_options(cls, cls.Config, BackboneConfig)
     require(layouts, "check_backbone needs at least one layout")
     for layout in layouts:
@@ -148,9 +145,10 @@ class _Check:
         config = parse_options(self.cls.Config, self.options, "options")
         with seeded(seed):
             backbone = self.cls(config)
+            width: object = backbone.width
             require(
-                isinstance(backbone.width, int) and backbone.width > 0,
-                f"{self.what}: width is {backbone.width!r}; it has to be known before build, heads "
+                isinstance(width, int) and width > 0,
+                f"{self.what}: width is {width!r}; it has to be known before build, heads "
                 "are made for it",
             )
             try:

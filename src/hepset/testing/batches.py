@@ -6,7 +6,7 @@ without objects, absent globals, missing targets, gaps in no particular place).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,11 @@ Array = NDArray[Any]
 _DEFAULT_SLOTS = (7, 4, 5, 3)
 """Slots of streams whose number is not resolved, in turn: different, so that axes are not mixed."""
 _DEFAULT_CLASSES = 2
-_STEPS = {"log1p": np.log1p, "log": np.log, "asinh": lambda x: np.arcsinh(x / 2)}
+_STEPS: dict[str, Callable[[Array], Array]] = {
+    "log1p": np.log1p,
+    "log": np.log,
+    "asinh": lambda x: np.arcsinh(x / 2),
+}
 
 
 def make_event_info(

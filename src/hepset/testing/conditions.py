@@ -11,7 +11,13 @@ from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError, HepsetError
 from hepset.interfaces.component import ComponentConfig
 
-__all__ = ["check_options", "require", "require_same", "require_same_batch"]
+__all__ = [
+    "check_options",
+    "require",
+    "require_same",
+    "require_same_batch",
+    "require_subclass",
+]
 
 Array = NDArray[Any]
 
@@ -24,6 +30,17 @@ def require(condition: object, message: str) -> None:
     """
     if not condition:
         raise AssertionError(message)
+
+
+def require_subclass(found: object, base: type, message: str = "") -> None:
+    """Fail where something is no class derived from another.
+
+    Raises:
+        AssertionError: Naming both.
+    """
+    if not (isinstance(found, type) and issubclass(found, base)):
+        text = message or f"{found!r} is not derived from hepset's {base.__name__}"
+        raise AssertionError(text)  # noqa: TRY004  it is what checks raise
 
 
 def require_same(
@@ -98,8 +115,9 @@ def check_options(
             silence, or has a field that is not described.
     """
     label = f"{component.__name__}.Config"
-    require(
-        isinstance(options, type) and issubclass(options, base),
+    require_subclass(
+        options,
+        base,
         f"{label} is no subclass of {base.__name__}, whose options every such component has",
     )
     require(options.model_config.get("frozen"), f"{label} is not frozen: options would change")

@@ -12,7 +12,7 @@ import yaml
 from hepset.dialects import HepsetDialect
 from hepset.errors import EventInfoError
 from hepset.interfaces.dialect import Description, Dialect
-from hepset.run.config import RunConfig
+from hepset.schema.config import RunConfig
 from hepset.schema.event import EventInfo
 from hepset.testing.batches import make_event_info
 from hepset.testing.conditions import require
@@ -38,14 +38,14 @@ def check_dialect(dialect: Dialect, documents: Sequence[Mapping[str, Any]]) -> N
         AssertionError: Naming the document, the property and the reason.
     """
     require(isinstance(dialect, Dialect), f"{type(dialect).__name__} is not derived from Dialect")
-    require(isinstance(dialect.name, str) and dialect.name, "the dialect has no name")
+    require(dialect.name, "the dialect has no name")
     require(documents, "check_dialect needs at least one document")
     require(not dialect.recognises({}), f"{dialect.name} recognises an empty document as its own")
     own = HepsetDialect()
     if dialect.name != own.name:
-        document = make_event_info().model_dump(mode="json", exclude_none=True)
+        hepsets = make_event_info().model_dump(mode="json", exclude_none=True)
         require(
-            not dialect.recognises(document),
+            not dialect.recognises(hepsets),
             f"{dialect.name} recognises hepset's own event file: no user could load one any more",
         )
     for number, document in enumerate(documents):

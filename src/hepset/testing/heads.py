@@ -32,7 +32,7 @@ from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.tensors import Index
 from hepset.testing.batches import make_batch, make_event_info, make_statistics, resolved
-from hepset.testing.conditions import check_options, require
+from hepset.testing.conditions import check_options, require, require_subclass
 from hepset.testing.modules import (
     check_export,
     reload,
@@ -100,9 +100,7 @@ def check_head(
     Raises:
         AssertionError: Naming the property, the tensor and the reason.
     """
-    require(
-        isinstance(cls, type) and issubclass(cls, Head), f"{cls!r} is not derived from hepset.Head"
-    )
+    require_subclass(cls, Head)
     check_options(cls, cls.Config, HeadConfig)
     check = _Check(cls, options or {}, event or make_event_info(), backbone, tolerance, seed)
     check.run(onnx=onnx)
@@ -296,7 +294,8 @@ class _Check:
 
     def _finite(self, value: object, label: str) -> None:
         if not isinstance(value, Tensor):
-            raise AssertionError(f"{self.what}: {label} is a {type(value).__name__}, not a tensor")
+            found = type(value).__name__
+            raise AssertionError(f"{self.what}: {label} is a {found}, not a tensor")  # noqa: TRY004
         require(
             value.ndim > 0 and value.shape[0] == _EVENTS,
             f"{self.what}: {label} has the shape {tuple(value.shape)}: the first axis is the event "
@@ -311,9 +310,7 @@ class _Check:
             )
 
     def check_losses(self) -> None:
-        require(
-            isinstance(self.losses, dict) and self.losses, f"{self.what}: loss gives no named term"
-        )
+        require(self.losses, f"{self.what}: loss gives no named term")
         for name, term in self.losses.items():
             require(
                 isinstance(term, LossTerm),
@@ -322,15 +319,16 @@ class _Check:
             for part, value in (("value", term.value), ("valid", term.valid)):
                 require(
                     tuple(value.shape) == (_EVENTS,),
-                    f"{self.what}: loss {name!r}: {part} has the shape {tuple(value.shape)} instead "
-                    f"of ({_EVENTS},): losses come back per event, so that weights can be applied",
+                    f"{self.what}: loss {name!r}: {part} has the shape {tuple(value.shape)} "
+                    f"instead of ({_EVENTS},): losses come back per event, so that weights can be "
+                    "applied",
                 )
             require(term.valid.dtype == torch.bool, f"{self.what}: loss {name!r}: valid is no bool")
             require(
                 bool(torch.isfinite(term.value).all()),
                 f"{self.what}: loss {name!r} is not finite in "
-                f"{int((~torch.isfinite(term.value)).sum())} events; where a target is missing give "
-                "0 and valid = False",
+                f"{int((~torch.isfinite(term.value)).sum())} events; where a target is missing "
+                "give 0 and valid = False",
             )
             require(
                 bool(term.valid.any()), f"{self.what}: loss {name!r} is valid for no event at all"
@@ -481,8 +479,6 @@ class _Check:
 
     def check_judgement(self) -> None:
         plain = self.evaluation(weighted=False)
-        weighted = self.evaluation(weighted=True)
-        train = replace(plain, train=self.evaluation(weighted=False, seed=self.seed + 8))
         order = np.random.default_rng(self.seed).permutation(len(plain))
         values = self._judge(plain, "events")
         moved = self._judge(_rows(plain, order), "the same events in another order")
@@ -491,17 +487,24 @@ class _Check:
             require(
                 math.isclose(value, have, rel_tol=1e-6, abs_tol=1e-9)
                 or (math.isnan(value) and math.isnan(have)),
-                f"{self.what}: metric {key} is {value} for events in one order, {have} in another",
+                f"{self.what}: metric {key!r} is {value} for events in one order, {have} in "
+                "another",
             )
-        self._judge(weighted, "weighted events")
-        self._judge(train, "events with others of the training split")
+        train = self.evaluation(weighted=True, seed=self.seed + 8)
+        both = replace(self.evaluation(weighted=True), train=train)
+        self._judge(both, "weighted events with others of the training split")
+        self._draw(both, "weighted events with others of the training split", save=True)
         nothing = {
             name: np.full_like(array, self.contract[name].fill) if name in self.targets else array
             for name, array in plain.targets.items()
         }
-        self._judge(replace(plain, targets=nothing), "events without targets")
-        self._judge(_rows(plain, order[:1]), "a single event")
-        self._judge(_rows(plain, order[:0]), "no event")
+        for which, few in (
+            ("events without targets", replace(plain, targets=nothing)),
+            ("a single event", _rows(plain, order[:1])),
+            ("no event", _rows(plain, order[:0])),
+        ):
+            self._judge(few, which)
+            self._draw(few, which, save=False)
 
     def evaluation(self, *, weighted: bool, seed: int | None = None) -> Evaluation:
         batch = make_batch(self.contract, 3 * _EVENTS, self.seed + 7 if seed is None else seed)
@@ -562,7 +565,6 @@ class _Check:
             _numbers(metrics) == _numbers(again),
             f"{where} metrics differ from call to call: seed the bootstrap",
         )
-        self._draw(evaluation, where)
         return {metric.name: metric.value for metric in metrics}
 
     def _metric(self, metric: Metric, where: str) -> None:
@@ -583,10 +585,11 @@ class _Check:
             f"{where} metric {metric.name!r}: better is {metric.better!r}",
         )
 
-    def _draw(self, evaluation: Evaluation, where: str) -> None:
+    def _draw(self, evaluation: Evaluation, which: str, *, save: bool) -> None:
         import matplotlib.pyplot as plt  # noqa: PLC0415  heads without figures need none
         from matplotlib.figure import Figure  # noqa: PLC0415
 
+        where = f"{self.what}: on {which}"
         before = set(plt.get_fignums())
         try:
             drawings = self.whole.head.figures(evaluation)
@@ -612,6 +615,8 @@ class _Check:
                     isinstance(drawing.figure, Figure),
                     f"{where} figure {drawing.name!r} is a {type(drawing.figure).__name__}",
                 )
+                if not save:
+                    continue
                 try:
                     drawing.figure.savefig(io.BytesIO(), format="svg")
                 except Exception as problem:
@@ -627,8 +632,8 @@ class _Check:
                 plt.close(number)
         require(
             not left,
-            f"{where} figures leaves {len(left)} figures open that it does not return: memory would "
-            "grow with every report",
+            f"{where} figures leaves {len(left)} figures open that it does not return: memory "
+            "would grow with every report",
         )
 
     def check_onnx(self) -> None:

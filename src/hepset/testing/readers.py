@@ -94,10 +94,7 @@ def _check_sources(reader: Reader) -> list[Source]:
     sources = reader.sources()
     require(sources, "sources() is empty: there is nothing to check; give a small sample")
     for source in sources:
-        require(
-            isinstance(source, Source) and isinstance(source.key, str) and source.key,
-            f"sources() holds {source!r}, not a Source with a key",
-        )
+        require(source.key, f"sources() holds {source!r} without a key")
         require(source.entries >= 0, f"source {source.key!r} has {source.entries} entries")
         require(
             not source.is_file or "://" in source.key or Path(source.key).exists(),
@@ -118,7 +115,7 @@ def _check_chunks(reader: Reader, sources: list[Source]) -> list[Chunk]:
     require(reader.chunks() == chunks, "chunks() differs from call to call")
     require(_copied(reader).chunks() == chunks, "chunks() of a pickled copy differ")
     require(
-        pickle.loads(pickle.dumps(chunks)) == chunks,  # noqa: S301  just pickled
+        pickle.loads(pickle.dumps(chunks)) == chunks,
         "chunks do not survive pickling: they are what is sent to workers",
     )
     _check_cover(reader, sources, chunks, reader.config.max_events)
@@ -131,7 +128,6 @@ def _check_cover(
     covered = [np.zeros(source.entries, int) for source in sources]
     last: tuple[int, int] = (0, 0)
     for chunk in chunks:
-        require(isinstance(chunk, Chunk), f"chunks() holds {chunk!r}, not a Chunk")
         require(0 <= chunk.source < len(sources), f"{chunk}: there are {len(sources)} sources")
         size = sources[chunk.source].entries
         require(
@@ -174,7 +170,7 @@ def _check_batch(
     require(isinstance(batch, EventBatch), f"read({chunk}) gives a {type(batch).__name__}")
     require(
         batch.ids.dtype == ID_DTYPE,
-        f"read({chunk}): ids have the dtype {batch.ids.dtype}; make them with hepset.batch.make_ids",
+        f"read({chunk}): ids have the dtype {batch.ids.dtype}; hepset.batch.make_ids makes them",
     )
     wrong = np.flatnonzero(batch.ids["source"] != chunk.source)
     require(
@@ -233,7 +229,7 @@ def _check_agreement(chunks: list[Chunk], batches: list[EventBatch]) -> None:
 
 
 def _layout(batch: EventBatch) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for name, data in batch.streams.items():
         found |= {f"{name}.{column}": str(values.dtype) for column, values in data.columns.items()}
         found |= {column: str(values.dtype) for column, values in data.attached.items()}
@@ -344,7 +340,7 @@ def _check_options_of_chunks(
     require(other.event_info() == reader.event_info(), "event_info() depends on chunk_size")
     chunks = other.chunks()
     _check_cover(other, other.sources(), chunks, None)
-    read = [batch for batch in other]
+    read = list(other)
     for chunk, batch in zip(chunks, read, strict=True):
         _require_rows(batch, everything, chunk, f"chunk_size: {other.config.chunk_size}")
 
@@ -414,7 +410,7 @@ def _with(reader: Reader, **options: object) -> Reader:
 
 def _copied(reader: Reader) -> Reader:
     try:
-        return cast("Reader", pickle.loads(pickle.dumps(reader)))  # noqa: S301  just pickled
+        return cast("Reader", pickle.loads(pickle.dumps(reader)))
     except Exception as problem:
         raise AssertionError(
             f"the reader cannot be pickled ({problem}), so no worker can read; keep open files "
