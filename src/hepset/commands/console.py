@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich import progress
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-ProgressCallback = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+from hepset.prepare.convert import Progress, ProgressCallback
+
+_PHASES = {"count": "counting objects", "read": "reading events", "write": "writing events"}
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def stage_log(console: Console, directory: Path) -> Iterator[None]:
 @contextmanager
 def show_progress(console: Console) -> Iterator[ProgressCallback]:
     """Show bars with the time left, one per step; nothing where the output is not a terminal."""
-    bars = Progress(
+    bars = progress.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -58,14 +59,15 @@ def show_progress(console: Console) -> Iterator[ProgressCallback]:
         transient=True,
         disable=not console.is_terminal,
     )
-    tasks: dict[str, int] = {}
+    tasks: dict[str, progress.TaskID] = {}
 
-    def update(what: str, done: int, total: int) -> None:
+    def update(state: Progress) -> None:
+        what = _PHASES.get(state.phase, state.phase)
         if not bars.live.is_started and not bars.disable:
             bars.start()
         if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+            tasks[what] = bars.add_task(what, total=state.total)
+        bars.update(tasks[what], completed=state.done, total=state.total)
         if all(task.finished for task in bars.tasks):
             bars.stop()
 

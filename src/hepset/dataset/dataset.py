@@ -16,7 +16,7 @@ from hepset.batch import ID_DTYPE, EventBatch
 from hepset.dataset.batches import assemble, with_masks
 from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, part, widen
 from hepset.dataset.export import export_shard
-from hepset.dataset.manifest import CutflowStep, Manifest, SampleRecord
+from hepset.dataset.manifest import MANIFEST, CutflowStep, Manifest, SampleRecord
 from hepset.dataset.shards import ShardFile, ShardRecord, check_size, digest_file
 from hepset.errors import DatasetError, did_you_mean
 from hepset.schema.contract import Contract
@@ -183,6 +183,11 @@ class Dataset:
     def cutflow(self) -> tuple[CutflowStep, ...]:
         """Events before any cut and after each."""
         return self.manifest.cutflow
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of ``dataset.json``, which holds the digests of all shards."""
+        return digest_file(self.path / MANIFEST)
 
     @cached_property
     def layouts(self) -> dict[str, ColumnLayout]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hepset.prepare.convert import prepare_dataset as prepare_dataset
     from hepset.prepare.derive import derived_event as derived_event
     from hepset.prepare.derive import input_event as input_event
+    from hepset.prepare.derive import restored_event as restored_event
 
 _MODULE_OF = {
     "Progress": "hepset.prepare.convert",
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "plan_inputs": "hepset.prepare.convert",
     "plan_key": "hepset.prepare.convert",
     "prepare_dataset": "hepset.prepare.convert",
+    "restored_event": "hepset.prepare.derive",
 }
 
 __all__ = list(_MODULE_OF)

@@ -74,3 +74,25 @@ def derived_contract(contract: Contract, event: EventInfo) -> Contract:
             update = {} if known is None else {"wanted_by": known.wanted_by}
             tensors[name] = spec.model_copy(update=update)
     return contract.model_copy(update={"tensors": tensors})
+
+
+def restored_event(found: EventInfo, declared: EventInfo, derive: Mapping[str, str]) -> EventInfo:
+    """Return a reader's description with the declared features that it was not asked for.
+
+    Args:
+        found: What a reader says of its files, which may refine `declared`.
+        declared: As described by the user.
+        derive: ``prepare.derive``.
+    """
+    streams, globals_ = dict(found.streams), dict(found.globals)
+    for name, features in _derived(declared, derive).items():
+        place: dict[str, Any] = streams if name in declared.streams else globals_
+        full = declared.streams.get(name) or declared.globals[name]
+        known = place[name].features if name in place else {}
+        completed = {
+            feature: known.get(feature, spec)
+            for feature, spec in full.features.items()
+            if feature in known or feature in features
+        }
+        place[name] = place.get(name, full).model_copy(update={"features": completed})
+    return found.model_copy(update={"streams": streams, "globals": globals_})

@@ -16,6 +16,7 @@ from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
 from hepset.interfaces import Description, Reader, parse_options
 from hepset.plugins import registry
+from hepset.prepare import input_event
 from hepset.schema.config import EventConfig, RunConfig
 from hepset.schema.event import EventInfo
 
@@ -83,8 +84,8 @@ def load_config(
 def open_readers(resolved: Resolved) -> list[Reader]:
     """Build the readers of a run, one per entry of ``read``.
 
-    Where the configuration does not describe the event, the first reader's description holds for
-    all of them.
+    Readers do not see the features that prepare derives. Where the configuration does not describe
+    the event, the first reader's description holds for all of them.
 
     Raises:
         ConfigurationError: If no reader is named or its options do not fit.
@@ -102,9 +103,10 @@ def open_readers(resolved: Resolved) -> list[Reader]:
             )
         cls = plugins.load("readers", name)
         config = parse_options(cls.Config, options, f"{resolved.where}: {place}")
-        event = resolved.event
-        if event is None:
-            event = readers[0].event if readers else cls(config).event_info()
+        if resolved.event is not None:
+            event = input_event(resolved.event, resolved.config.prepare.derive)
+        else:
+            event = readers[0].event_info() if readers else cls(config).event_info()
         readers.append(cls(config, event))
     return readers
 
@@ -125,9 +127,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _set(document: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigurationError(
-            f"--set {override!r}: expected key=value, such as train.epochs=5"
-        )
+        raise ConfigurationError(f"--set {override!r}: expected key=value, such as train.epochs=5")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as problem:

@@ -6,17 +6,19 @@ import html
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hepset.dataset import Dataset, open_dataset
+from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError
 from hepset.plugins import registry
-from hepset.dataset.shards import file_digest
+from hepset.prepare import plan_inputs, prepare_dataset, restored_event
 from hepset.run.config import Resolved, dump_config, load_config, open_readers
 from hepset.run.stages import StageRecords
 from hepset.schema.config import STAGES, Stage
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 
 if TYPE_CHECKING:
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
 
     from hepset.interfaces import Reader
     from hepset.model import Model
+    from hepset.prepare.convert import ProgressCallback
 
 _LOG = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 class Run:
@@ -45,7 +46,7 @@ class Run:
         self.config = resolved.config
         self.output = Path(resolved.config.output)
         self._readers: list[Reader] | None = None
-        self._event = resolved.event
+        self._event: EventInfo | None = None
 
     @classmethod
     def from_yaml(
@@ -83,13 +84,20 @@ class Run:
             if self.config.dataset is not None:
                 self._event = open_dataset(self.config.dataset).event
             elif self.config.read:
-                self._event = self.readers[0].event_info()
+                self._event = self._described_by_reader()
             else:
                 raise ConfigurationError(
                     f"{self.resolved.where}: give 'read' (files to read) or 'dataset' (one that "
                     "exists)"
                 )
         return self._event
+
+    def _described_by_reader(self) -> EventInfo:
+        """Let the first reader describe or refine the event: it has seen the files."""
+        found = self.readers[0].event_info()
+        if self.resolved.event is None:
+            return found
+        return restored_event(found, self.resolved.event, self.config.prepare.derive)
 
     @property
     def readers(self) -> list[Reader]:
@@ -141,7 +149,7 @@ class Run:
         self,
         first: Stage | None = None,
         last: Stage | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         """Do the stages up to `last`, those from `first` on in any case.
 
@@ -165,43 +173,54 @@ class Run:
             elif self.config.export.onnx:
                 self.export(force=force)
 
-    def prepare(self, *, force: bool = False, progress: Progress | None = None) -> Dataset:
+    def prepare(self, *, force: bool = False, progress: ProgressCallback | None = None) -> Dataset:
         """Read, check, select, split and write the dataset.
 
         Raises:
             ContractError: If the data do not obey the contract.
             ReadError: If a file cannot be read.
         """
-        from hepset.schema.contract import compile_contract  # noqa: PLC0415
-
         if self.config.dataset is not None:
-            _LOG.info("prepare: %s is used as it is", self.config.dataset)
             dataset = open_dataset(self.config.dataset)
+            _LOG.info("prepare: %s is used as it is", self.config.dataset)
             self._write_config()
             return dataset
-        from hepset.prepare import plan_conversion, prepare_dataset  # noqa: PLC0415
-
+        if not self.config.read:
+            raise ConfigurationError(
+                f"{self.resolved.where}: give 'read' (files to read) or 'dataset' (one that exists)"
+            )
         contract = compile_contract(self.event, self.config.model.heads)
-        plan = plan_conversion(
+        inputs = plan_inputs(
             self.readers,
             event=self.event,
             contract=contract,
             config=self.config.prepare,
             seed=self.config.seed,
-            progress=progress,
         )
-        inputs = plan.inputs
         reason = self._reason("prepare", inputs, [self.dataset_path / "dataset.json"], force)
         if reason is None:
             return self.dataset
         self._begin("prepare", reason)
         engine = self._engine()
         try:
-            dataset = prepare_dataset(plan, self.dataset_path, engine=engine, progress=progress)
+            dataset = prepare_dataset(
+                self.readers,
+                event=self.event,
+                contract=contract,
+                config=self.config.prepare,
+                seed=self.config.seed,
+                output=self.dataset_path,
+                engine=engine,
+                provenance={"name": self.config.name, "readers": self._provenance()},
+                progress=progress,
+            )
         finally:
             engine.close()
         self._finish("prepare", inputs)
         return dataset
+
+    def _provenance(self) -> list[dict[str, object]]:
+        return [reader.provenance() for reader in self.readers]
 
     def train(self, *, force: bool = False) -> Path:
         """Train the model; continue where an interrupted training stopped.
@@ -251,7 +270,7 @@ class Run:
 
         self._need_heads("evaluate")
         inputs = {
-            "checkpoint": file_digest(self.checkpoint),
+            "checkpoint": digest_file(self.checkpoint),
             "dataset": self.dataset.digest,
             "evaluate": self.config.evaluate.model_dump(mode="json"),
         }
@@ -286,7 +305,7 @@ class Run:
         self._need_heads("export")
         path = Path(target) if target is not None else self.output / "model.onnx"
         inputs = {
-            "checkpoint": file_digest(self.checkpoint),
+            "checkpoint": digest_file(self.checkpoint),
             "export": self.config.export.model_dump(mode="json"),
         }
         if target is None:

@@ -1,0 +1,147 @@
+"""What can be wrong with a configuration and its files, found before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hepset.errors import ConfigurationError, DatasetError
+from hepset.interfaces import Chunk, Reader, parse_options
+from hepset.plugins import registry
+from hepset.prepare.plan import make_plan
+from hepset.prepare.select import derive, select
+from hepset.schema.contract import Contract, compile_contract
+from hepset.schema.report import Report
+
+if TYPE_CHECKING:
+    from hepset.run.run import Run
+
+FIRST_EVENTS = 1000
+"""Events of each source that the quick check looks at."""
+
+
+@dataclass(frozen=True)
+class SourceCheck:
+    """What a check has seen of one source.
+
+    Attributes:
+        key: The file or generator.
+        sample: Label of its sample.
+        entries: How many it holds.
+        checked: How many were looked at.
+        selected: How many of those pass the selection.
+    """
+
+    key: str
+    sample: str
+    entries: int
+    checked: int
+    selected: int
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    """The result of a check.
+
+    Attributes:
+        contract: What the arrays have to obey.
+        report: Every violation in the events that were looked at.
+        sources: What was looked at.
+        full: Whether that was everything.
+    """
+
+    contract: Contract
+    report: Report
+    sources: tuple[SourceCheck, ...]
+    full: bool
+
+
+def check_run(run: Run, *, full: bool = False) -> RunCheck:
+    """Check a run: the options of all components, the headers, and events of every source.
+
+    Generators are asked for a handful of events only, because making them is the work itself.
+
+    Args:
+        run: The run; nothing is written.
+        full: Look at every event instead of the first ones of each source.
+
+    Raises:
+        ConfigurationError: If the configuration does not fit together.
+        ReadError: If a file cannot be read.
+        DatasetError: If the configuration names a dataset that is not whole.
+    """
+    contract = compile_contract(run.event, run.config.model.heads)
+    if run.config.model.heads:
+        _check_model(run)
+    if run.config.dataset is not None:
+        return _check_dataset(run, contract, full=full)
+    plan = make_plan(
+        run.readers,
+        event=run.event,
+        contract=contract,
+        config=run.config.prepare,
+        seed=run.config.seed,
+    )
+    reports: list[Report] = []
+    seen: list[SourceCheck] = []
+    for reader, offset in zip(plan.readers, plan.offsets, strict=True):
+        for index, source in enumerate(reader.sources()):
+            record = plan.sources[offset + index]
+            checked = selected = 0
+            for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
+                batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
+                batch = derive(batch, plan.event, plan.config.derive)
+                passing, _ = select(batch, plan.event, plan.config.select)
+                reports.append(plan.contract.check(passing, raw=True))
+                checked += len(batch)
+                selected += len(passing)
+            label = reader.config.sample.label or "–"
+            seen.append(SourceCheck(record.key, label, source.entries, checked, selected))
+    for skipped in plan.skipped:
+        seen.append(SourceCheck(f"{skipped.key} (skipped)", "–", 0, 0, 0))
+    return RunCheck(plan.contract, Report.collect(reports), tuple(seen), full)
+
+
+def _chunks(reader: Reader, source: int, *, is_file: bool, full: bool) -> Iterator[Chunk]:
+    own = [chunk for chunk in reader.chunks() if chunk.source == source]
+    if full or not own:
+        yield from own
+        return
+    first = own[0]
+    limit = FIRST_EVENTS if is_file else FIRST_EVENTS // 10
+    yield Chunk(source, first.start, min(first.stop, first.start + limit))
+
+
+def _check_model(run: Run) -> None:
+    """Hold the backbone's options against its own model; the heads' contracts did that for them."""
+    options = run.config.model.backbone
+    name = options.get("name")
+    if not isinstance(name, str):
+        known = ", ".join(registry().names("backbones"))
+        raise ConfigurationError(f"model.backbone: 'name' says which one; available: {known}")
+    cls = registry().load("backbones", name)
+    parse_options(cls.Config, options, "model.backbone")
+
+
+def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:
+    dataset = run.dataset
+    contract.require_same_inputs(
+        dataset.contract, here="the configuration", there=str(dataset.path)
+    )
+    missing = [
+        spec.name
+        for spec in contract.of_kind("target", "index")
+        if spec.required and spec.name not in dataset.layouts
+    ]
+    if missing:
+        raise DatasetError(
+            f"{dataset.path}: the heads need {', '.join(missing)}, which this dataset does not hold"
+        )
+    if full:
+        dataset.verify()
+    seen = tuple(
+        SourceCheck(s.key, dataset.samples[s.sample].label or "–", s.entries, 0, 0)
+        for s in dataset.manifest.sources
+    )
+    return RunCheck(dataset.contract, Report(events=len(dataset)), seen, full)
