@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hepset.batch import EventBatch as EventBatch
     from hepset.dataset import open_dataset as open_dataset
+    from hepset.dialects import load_event as load_event
     from hepset.errors import ConfigurationError as ConfigurationError
     from hepset.errors import ContractError as ContractError
     from hepset.errors import DatasetError as DatasetError
@@ -26,17 +27,16 @@ if TYPE_CHECKING:
     from hepset.errors import TrainingError as TrainingError
     from hepset.errors import UnknownComponentError as UnknownComponentError
     from hepset.inference import load_model as load_model
-    from hepset.interfaces.backbone import Backbone as Backbone
     from hepset.interfaces import Chunk as Chunk
-    from hepset.interfaces.head import Head as Head
     from hepset.interfaces import Reader as Reader
     from hepset.interfaces import Writer as Writer
+    from hepset.interfaces.backbone import Backbone as Backbone
+    from hepset.interfaces.head import Head as Head
     from hepset.plugins.hookspecs import hookimpl as hookimpl
     from hepset.readers import open_reader as open_reader
     from hepset.run import Run as Run
     from hepset.schema.contract import Contract as Contract
     from hepset.schema.contract import compile_contract as compile_contract
-    from hepset.dialects import load_event as load_event
     from hepset.schema.event import EventInfo as EventInfo
     from hepset.schema.tensors import TensorSpec as TensorSpec
 

@@ -98,8 +98,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
                 selected += len(passing)
             label = reader.config.sample.label or "–"
             seen.append(SourceCheck(record.key, label, source.entries, checked, selected))
-    for skipped in plan.skipped:
-        seen.append(SourceCheck(f"{skipped.key} (skipped)", "–", 0, 0, 0))
+    seen += [SourceCheck(f"{skipped.key} (skipped)", "–", 0, 0, 0) for skipped in plan.skipped]
     return RunCheck(plan.contract, Report.collect(reports), tuple(seen), full)
 
 
