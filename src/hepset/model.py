@@ -232,9 +232,9 @@ class Model(nn.Module):
 
     def _events(self, batch: EventBatch | Mapping[str, Array], inputs: Contract) -> EventBatch:
         """The inputs alone, columns in the contract's order, streams at the contract's slots."""
-        slots = {name: size for name, size in inputs.slots.items() if size is not None}
         if not isinstance(batch, EventBatch):
-            return _from_arrays(batch, inputs, slots)
+            return _from_arrays(batch, inputs)
+        slots = {name: size for name, size in inputs.slots.items() if size is not None}
         streams: dict[str, StreamData] = {}
         for spec in inputs.of_kind("stream"):
             data = batch.streams.get(spec.name)
@@ -317,9 +317,7 @@ def build_model(
     return model
 
 
-def _from_arrays(
-    arrays: Mapping[str, Array], inputs: Contract, slots: Mapping[str, int]
-) -> EventBatch:
+def _from_arrays(arrays: Mapping[str, Array], inputs: Contract) -> EventBatch:
     """Input arrays as a batch; what has a wrong shape is left as it is, for the check to say so."""
     given = {name: np.asarray(array) for name, array in arrays.items()}
     lengths = {len(array) for name, array in given.items() if array.ndim and name in inputs}
@@ -329,13 +327,13 @@ def _from_arrays(
         if values is None or mask is None or values.ndim != 3 or mask.dtype != np.bool_:
             continue
         expected = (mask.shape[1], len(spec.columns)) if mask.ndim == 2 else None
-        if values.shape[1:] != expected or slots.get(spec.name, mask.shape[1]) != mask.shape[1]:
+        if values.shape[1:] != expected:
             continue
         columns = {name: values[:, :, i] for i, name in enumerate(spec.columns)}
         streams[spec.name] = PaddedStream(columns, mask)
         del given[spec.name], given[f"{spec.name}.mask"]
     ids = make_ids(0, range(max(lengths, default=0)))
-    return EventBatch(ids, streams, given, dict(slots), ("the arrays given to predict",))
+    return EventBatch(ids, streams, given, {}, ("the arrays given to predict",))
 
 
 def _tensors(batch: EventBatch, inputs: Contract, device: torch.device) -> dict[str, Tensor]:

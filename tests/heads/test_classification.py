@@ -164,8 +164,9 @@ def test_a_class_that_is_absent_gives_nan_not_an_error(
     assert head.metrics(nothing) == head.baselines(nothing) == head.figures(nothing) == []
 
 
-@pytest.mark.parametrize("target", ["signal", "kind", "flavour"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("target", "weighted"), [("signal", True), ("kind", False), ("flavour", False)]
+)
 def test_figures_are_drawn(
     build: Build, arrays: Arrays, evaluate: Evaluate, target: str, weighted: bool
 ) -> None:

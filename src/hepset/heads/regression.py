@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -490,22 +490,21 @@ def _best(
 
     An angle is taken as it is, whichever lies nearest on average.
     """
-    least, chosen = math.inf, None
+    least = math.inf
+    chosen: tuple[int, Callable[[Array], Array], str] | None = None
     for position, variable in enumerate(training):
         x = known.of(variable.values)
         if angle:
             there = np.isfinite(x)
             if np.count_nonzero(there) < FEWEST:
                 continue
-            error = float(np.abs(wrap_phi(np.where(there, x, 0.0) - known.truth)).mean())
-            apply, kind = _or_zero, "as it is"
-        else:
-            fitted = calibrate(x, known.truth)
-            if fitted is None:
-                continue
-            error, apply, kind = fitted.error, fitted.apply, fitted.kind
-        if error < least:
-            least, chosen = error, (position, apply, kind)
+            error = float(np.abs(wrap_phi(_or_zero(x) - known.truth)).mean())
+            if error < least:
+                least, chosen = error, (position, _or_zero, "as it is")
+            continue
+        fitted = calibrate(x, known.truth)
+        if fitted is not None and fitted.error < least:
+            least, chosen = fitted.error, (position, fitted.apply, fitted.kind)
     if chosen is None:
         return None
     position, apply, kind = chosen
