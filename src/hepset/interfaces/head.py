@@ -112,8 +112,6 @@ class HeadConfig(ComponentConfig):
 
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the head's losses in the sum."""
-    stages: tuple[str, ...] = ()
-    """Training stages in which the head's losses count; empty = all."""
     freeze: bool = False
     """Keep the head's parameters as they are."""
 

@@ -1,0 +1,200 @@
+"""From losses per event to one number: event weights, missing targets, weights of heads.
+
+The loss of a term is Σ w·value / n over the n valid events of a batch, linear in the weights. The
+weights are divided by their mean magnitude over the training split, a constant, so that the size
+of the loss and the best learning rate do not depend on their normalisation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hepset.dataset import Split
+from hepset.errors import TrainingError
+from hepset.interfaces.head import LossTerm
+from hepset.model import Model
+
+__all__ = ["LossSums", "WeightSummary", "WeightedLoss", "summarise_weights"]
+
+_LOG = logging.getLogger(__name__)
+
+NegativeWeights = Literal["keep", "abs", "drop", "error"]
+MANY_NEGATIVE = 0.05
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """Weights of a training split.
+
+    Attributes:
+        mean: Mean magnitude.
+        negative: Fraction of negative weights.
+        effective: Effective sample size, (Σw)² / Σw².
+        events: Number of events.
+    """
+
+    mean: float
+    negative: float
+    effective: float
+    events: int
+
+
+def summarise_weights(
+    split: Split, names: Sequence[str], policy: NegativeWeights
+) -> dict[str, WeightSummary]:
+    """Add up the weight tensors of a split that it has.
+
+    Args:
+        split: The training split.
+        names: Names of weight tensors.
+        policy: What negative weights do.
+
+    Raises:
+        TrainingError: If there are negative weights and the policy is ``error``, or a weight
+            vanishes for all events.
+    """
+    stored = [name for name in names if name in split.layouts]
+    if not stored or not len(split):
+        return {}
+    sums = {name: np.zeros(4) for name in stored}
+    for _, columns in split.groups(stored):
+        for name in stored:
+            w: NDArray[Any] = np.asarray(columns[name], np.float64)
+            sums[name] += (np.abs(w).sum(), (w < 0).sum(), w.sum(), (w * w).sum())
+    found = {}
+    for name, (magnitude, negative, total, squares) in sums.items():
+        if squares == 0:
+            raise TrainingError(f"{name}: the weights of all {len(split)} training events are 0")
+        summary = WeightSummary(
+            mean=float(magnitude / len(split)),
+            negative=float(negative / len(split)),
+            effective=float(total * total / squares),
+            events=len(split),
+        )
+        found[name] = summary
+        if not negative:
+            continue
+        said = (
+            f"{name}: {summary.negative:.1%} of {len(split)} training events have negative "
+            f"weights, effective sample size {summary.effective:.0f}"
+        )
+        if policy == "error":
+            raise TrainingError(
+                f"{said}; train.negative_weights: keep, abs or drop says what they do to the loss"
+            )
+        level = logging.WARNING if summary.negative > MANY_NEGATIVE else logging.INFO
+        _LOG.log(level, "%s; train.negative_weights: %s", said, policy)
+    return found
+
+
+class LossSums:
+    """Sums over the batches of an epoch: Σ w·value and the number of valid events per term."""
+
+    def __init__(self, terms: Mapping[str, Sequence[float]] | None = None) -> None:
+        self._sums: dict[str, Tensor] = {
+            name: torch.tensor(list(values), dtype=torch.float64)
+            for name, values in (terms or {}).items()
+        }
+
+    def add(self, name: str, total: Tensor, count: Tensor) -> None:
+        """Add what one batch gave for a term; nothing is copied off the device."""
+        wide = torch.float32 if total.device.type == "mps" else torch.float64
+        pair = torch.stack([total.detach().to(wide), count.to(wide)])
+        known = self._sums.get(name)
+        self._sums[name] = pair if known is None else known.to(pair.device) + pair
+
+    def stacked(self, names: Sequence[str], device: torch.device) -> Tensor:
+        """Return the sums of some terms, shape ``(term, 2)``; 0 where nothing was added."""
+        if not names:
+            return torch.zeros(0, 2, device=device)
+        zero = torch.zeros(2, dtype=torch.float64)
+        rows = [self._sums.get(name, zero) for name in names]
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        return torch.stack([row.to(device=device, dtype=kind) for row in rows])
+
+    @property
+    def names(self) -> list[str]:
+        """Terms that something was added for."""
+        return list(self._sums)
+
+
+class WeightedLoss:
+    """Combines the losses of all heads.
+
+    Args:
+        model: Its heads say their factors and their targets.
+        summaries: Weight tensors that batches may hold, with their mean magnitudes.
+        policy: What negative weights do: ``keep`` counts them as they are, ``abs`` as positive,
+            ``drop`` leaves the events out (also of the number n).
+    """
+
+    def __init__(
+        self, model: Model, summaries: Mapping[str, WeightSummary], policy: NegativeWeights
+    ) -> None:
+        self.policy = policy
+        self.scales = {name: 1 / summary.mean for name, summary in summaries.items()}
+        self.factors: dict[str, float] = {}
+        self.targets: dict[str, list[str]] = {}
+        for name in model.config.heads:
+            head = model.head(name)
+            self.factors[name] = head.config.loss_weight
+            wanted = head.contract(model.event).of_kind("target", "index")
+            self.targets[name] = [spec.name.removeprefix("target/") for spec in wanted]
+
+    def __call__(
+        self, terms: Mapping[str, LossTerm], batch: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Combine the terms of a batch.
+
+        Args:
+            terms: ``<head>/<term>`` → value and valid per event.
+            batch: Holds the weights.
+
+        Returns:
+            The loss, and of every term Σ w·value and the number of valid events. A term without
+            any valid event contributes 0.
+        """
+        total: Tensor | None = None
+        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, term in terms.items():
+            head, _, short = name.partition("/")
+            weight = self._weight(head, short, batch)
+            valid = term.valid
+            if weight is not None and self.policy == "drop":
+                valid = valid & (weight >= 0)
+            value = torch.where(valid, term.value.float(), 0.0)
+            if weight is not None:
+                weight = weight.abs() if self.policy == "abs" else weight
+                value = value * weight.float()
+            summed, count = value.sum(), valid.sum()
+            sums[name] = summed, count
+            part = self.factors[head] * summed / count.clamp(min=1)
+            total = part if total is None else total + part
+        if total is None:
+            raise TrainingError("no head gives a loss; there is nothing to train")
+        return total, sums
+
+    def mean(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+        """Return the mean of every term and their sum ``loss``, from summed batches."""
+        means = {name: total / max(count, 1) for name, (total, count) in sums.items()}
+        loss = sum(self.factors[name.partition("/")[0]] * value for name, value in means.items())
+        return {"loss": loss, **means}
+
+    def _weight(self, head: str, term: str, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The event's weight times that of the target, or of all targets of the head."""
+        targets = self.targets[head]
+        chosen = [term] if term in targets else targets
+        found: Tensor | None = None
+        for name in ("weight", *(f"weight/{target}" for target in chosen)):
+            if name in self.scales and name in batch:
+                part = batch[name] * self.scales[name]
+                found = part if found is None else found * part
+        return found
