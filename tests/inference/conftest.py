@@ -16,7 +16,6 @@ from hepset.interfaces.head import (
     EncoderHandle,
     Evaluation,
     Head,
-    HeadConfig,
     LossTerm,
     Metric,
 )

@@ -97,4 +97,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Model:
             f"{found}: a file of torch, but not a checkpoint of hepset: it lacks the description "
             "of the model"
         )
-    return Model.from_record(record, weights, where=str(found)).eval()
+    # Lightning keeps the model as the part "model" of the training module.
+    own = {
+        name.removeprefix("model."): value
+        for name, value in weights.items()
+        if name.startswith("model.")
+    }
+    return Model.from_record(record, own or weights, where=str(found)).eval()

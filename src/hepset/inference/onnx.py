@@ -293,7 +293,9 @@ def describe_graph(model: Model, contract: Contract, layout: str) -> GraphMetada
     }
     if len(model.event.processes) > 1:
         classes["process"] = model.event.process_names
+    classes |= model.provenance.get("class_names") or {}
     prepare = model.provenance.get("prepare") or {}
+    record = model.record()
     return GraphMetadata(
         contract=contract,
         event=model.event,
@@ -301,12 +303,12 @@ def describe_graph(model: Model, contract: Contract, layout: str) -> GraphMetada
         classes=classes,
         derive=prepare.get("derive") or {},
         select=prepare.get("select") or {},
-        provenance={"model": model.record()["config"], **_versions(model), **model.provenance},
+        provenance={
+            "model": record["config"],
+            "versions": record["versions"],
+            **model.provenance,
+        },
     )
-
-
-def _versions(model: Model) -> dict[str, Any]:
-    return {"versions": model.record()["versions"]}
 
 
 def _both(

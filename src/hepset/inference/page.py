@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,12 +25,10 @@ __all__ = [
     "escape",
     "figure",
     "note",
-    "number",
     "page",
     "paragraph",
     "pre",
     "table",
-    "with_error",
 ]
 
 PIXELS_PER_INCH: Final = 88
@@ -187,28 +184,6 @@ def pre(text: str) -> str:
 def details(summary: str, body: str) -> str:
     """Return something that is shown on request."""
     return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a number in few digits; a dash where it is not known."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}".replace(",", " ")
-    return f"{value:.{digits}g}".replace("-", "−")
-
-
-def with_error(value: float | None, error: float | None, unit: str = "") -> str:
-    """Return value ± error with two digits of the error, and the unit."""
-    if value is None or not math.isfinite(value):
-        return "not defined"
-    suffix = f" {unit}" if unit else ""
-    if error is None or not math.isfinite(error) or error <= 0:
-        return f"{value:.4g}{suffix}".replace("-", "−")
-    places = max(0, 1 - math.floor(math.log10(error)))
-    if places > 8:
-        return f"{value:.4g} ± {error:.1e}{suffix}".replace("-", "−")
-    return f"{value:.{places}f} ± {error:.{places}f}{suffix}".replace("-", "−")
 
 
 STYLE: Final = """

@@ -15,6 +15,7 @@ from hepset.dataset import Dataset
 from hepset.errors import ContractError
 from hepset.inference.membership import TrainingMembership
 from hepset.inference.predictions import SELECTED, TRAINED_ON, ParquetWriter
+from hepset.prepare.convert import Progress
 from hepset.prepare.select import derive as add_derived
 from hepset.prepare.select import passes
 from hepset.prepare.slots import conform
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from hepset.interfaces.writer import Writer
 
 __all__ = ["PredictionCounts", "Predictor", "predict_files", "predict_split", "preparation"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 class Predictor(Protocol):
@@ -147,7 +145,7 @@ def predict_files(
     derive: Mapping[str, str] | None = None,
     select: Mapping[str, str] | None = None,
     dataset: Dataset | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> PredictionCounts:
     """Predict files chunk by chunk, with the derived features and the cuts of the training.
 
@@ -165,7 +163,7 @@ def predict_files(
         select: Cut → expression; as the model says where None.
         dataset: What the model was trained on, to mark those events; None leaves the column
             ``trained_on`` out.
-        progress: Called after each chunk.
+        progress: Called after each chunk, in units of chunks.
 
     Returns:
         How many events there were.
@@ -195,7 +193,7 @@ def predict_files(
             used.write(judged)
             counts = _count(counts, judged, cut)
             if progress is not None:
-                progress("predict", number + 1, len(chunks))
+                progress(Progress("predict", number + 1, len(chunks)))
     return counts
 
 

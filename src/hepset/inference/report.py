@@ -6,10 +6,10 @@ The page needs no other file and no network: figures are inside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
@@ -17,9 +17,11 @@ from hepset.dataset import Dataset
 from hepset.dataset.manifest import Manifest
 from hepset.dataset.shards import atomic_file
 from hepset.inference import page
+from hepset.inference.headline import best_baseline, compare_metric, headline
 from hepset.inference.history import draw_history, losses_of, read_history
 from hepset.inference.judgement import Judgement, effective_events
-from hepset.inference.page import Markup, Section, number, table, with_error
+from hepset.inference.numbers import number, with_error
+from hepset.inference.page import Markup, Section, table
 from hepset.inference.spectra import (
     Compatibility,
     axis_label,
@@ -34,7 +36,7 @@ from hepset.interfaces.head import Metric
 if TYPE_CHECKING:
     from hepset.model import Model
 
-__all__ = ["compare_metric", "headline", "write_report"]
+__all__ = ["write_report"]
 
 SUSPICIOUS: Final = 0.001
 """p-value below which a difference between training and judged split is pointed out."""
@@ -83,7 +85,9 @@ def write_report(
             if baseline is None
             else f"{with_error(baseline.value, baseline.error, baseline.unit)} ({baseline.of})",
         )
-        for head, metric, baseline in headline(judgement)
+        for head, metric, baseline in headline(
+            {head: (r.metrics, r.baselines) for head, r in judgement.heads.items()}
+        )
     )
     document = page.page(
         name, subtitle, lead, [section for section in sections if section is not None]
@@ -91,42 +95,6 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(document.encode())
-
-
-def headline(judgement: Judgement, count: int = 3) -> list[tuple[str, Metric, Metric | None]]:
-    """Return up to three numbers worth seeing, the first metric of every head first.
-
-    Metrics with a baseline come before those without.
-    """
-    found: list[tuple[int, int, str, Metric, Metric | None]] = []
-    for head, result in judgement.heads.items():
-        for place, metric in enumerate(result.metrics):
-            if math.isfinite(metric.value):
-                best = best_baseline(metric, result.baselines)
-                found.append((int(best is None), place, head, metric, best))
-    # A bias says little by itself: it is shown where there is nothing else.
-    found.sort(key=lambda item: ("bias" in item[3].name, *item[:2]))
-    return [(head, metric, best) for _, _, head, metric, best in found[:count]]
-
-
-def best_baseline(metric: Metric, baselines: list[Metric]) -> Metric | None:
-    """Return the best baseline of the same name; None where there is none."""
-    same = [b for b in baselines if b.name == metric.name and math.isfinite(b.value)]
-    if not same:
-        return None
-    sign = 1 if metric.better == "higher" else -1
-    return max(same, key=lambda baseline: sign * baseline.value)
-
-
-def compare_metric(metric: Metric, baseline: Metric) -> float:
-    """Return by how many standard deviations a metric is better than a baseline.
-
-    The errors are added in quadrature, as if they were independent.
-    """
-    sign = 1 if metric.better == "higher" else -1
-    errors = [error for error in (metric.error, baseline.error) if math.isfinite(error)]
-    error = math.hypot(*errors) if errors else math.nan
-    return sign * (metric.value - baseline.value) / error if error else math.nan
 
 
 def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
@@ -430,7 +398,7 @@ def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tup
                 kind = "good" if sigma > 1 else "bad" if sigma < -1 else "soft"
                 text = "better" if sigma > 0 else "worse"
                 verdict = Markup(f'<span class="{kind}">{abs(sigma):.1f} σ {text}</span>')
-        arrow = "↑" if metric.better == "higher" else "↓"
+        arrow = "→ 0" if "bias" in metric.name else "↑" if metric.better == "higher" else "↓"
         yield (
             f"{metric.name} {arrow}",
             with_error(metric.value, metric.error, metric.unit),
@@ -478,18 +446,6 @@ def _notes(judgement: Judgement, dataset: Dataset) -> Section:
             "shower, one smearing model, no pile-up and no detector simulation, unless the sample "
             "says otherwise."
         )
-    arrows = "↑ larger is better, ↓ smaller is better."
+    arrows = "↑ larger is better, ↓ smaller is better, → 0 nearer to zero is better."
     items = "".join(f"<li>{page.escape(line)}</li>" for line in [*lines, arrows])
     return Section("Notes", f"<ul>{items}</ul>")
-
-
-def metric_of(document: Mapping[str, Any]) -> Metric:
-    """Read a metric of ``metrics.json``; null becomes NaN."""
-    return Metric(
-        document["name"],
-        math.nan if document["value"] is None else document["value"],
-        math.nan if document["error"] is None else document["error"],
-        document.get("unit", ""),
-        document.get("better", "higher"),
-        document.get("of", ""),
-    )

@@ -1,0 +1,455 @@
+"""``hepset inspect``: what is in a data set, a run, an ONNX file, a checkpoint or an input file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hepset.batch import Array, EventBatch
+from hepset.dataset import Dataset, open_dataset
+from hepset.errors import ConfigurationError, HepsetError, ReadError
+from hepset.inference.numbers import number, with_error
+from hepset.schema.contract import Contract, compile_contract
+from hepset.schema.event import EventInfo
+from hepset.schema.report import Report
+from hepset.schema.statistics import ColumnStatistics
+
+if TYPE_CHECKING:
+    from hepset.inference.runtime import OnnxModel
+    from hepset.interfaces import Reader
+    from hepset.model import Model
+
+_READER_OF = {
+    ".root": "root",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".h5": "spanet-hdf5",
+    ".hdf5": "spanet-hdf5",
+}
+_SHOWN_ROWS = 60
+
+
+@click.command(short_help="Show a dataset, a run, an ONNX file or an input file.")
+@click.argument("path", type=click.Path(exists=True))
+@click.option(
+    "--event", type=click.Path(exists=True, dir_okay=False), help="What an event is, for a file."
+)
+@click.option("--reader", help="Format of an input file; guessed from its name where not given.")
+def inspect(path: str, *, event: str | None, reader: str | None) -> None:
+    """Show what PATH holds: contract, counts, ranges, cutflow, samples, four-momenta.
+
+    PATH is a data set, a run directory, a checkpoint, an ONNX file, predictions, or an input file.
+    With --event an input file is read as events and checked; without, its columns are listed.
+    """
+    console = Console(soft_wrap=False)
+    place = Path(path)
+    if place.is_dir():
+        _directory(place, console)
+    elif place.suffix == ".onnx":
+        from hepset.inference import OnnxModel  # noqa: PLC0415
+
+        _onnx(OnnxModel(place), console)
+    elif place.suffix in {".ckpt", ".pt"}:
+        from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+
+        _model(load_checkpoint(place), console)
+    elif event is not None:
+        _events(_reader(place, reader, event), console)
+    else:
+        _columns(place, console)
+
+
+def _directory(place: Path, console: Console) -> None:
+    if (place / "dataset.json").is_file():
+        show_dataset(open_dataset(place), console)
+        return
+    if not (place / "config.yaml").is_file():
+        raise ConfigurationError(
+            f"{place}: neither a data set (no dataset.json) nor a run (no config.yaml)"
+        )
+    from hepset.run import Run  # noqa: PLC0415
+
+    run = Run.open(place)
+    rows = [
+        ("name", run.config.name),
+        ("seed", str(run.config.seed)),
+        ("backbone", str(run.config.model.backbone.get("name"))),
+        ("heads", ", ".join(f"{k} ({v['name']})" for k, v in run.config.model.heads.items())),
+    ]
+    for what, file in (
+        ("checkpoint", run.checkpoint),
+        ("metrics", place / "metrics.json"),
+        ("report", place / "report.html"),
+        ("graph", place / "model.onnx"),
+    ):
+        rows.append((what, str(file) if file.is_file() else "not yet"))
+    _print(console, "run", ("", ""), rows)
+    try:
+        dataset = open_dataset(run.dataset_path)
+    except HepsetError as problem:
+        console.print(f"dataset: {problem}", markup=False)
+    else:
+        show_dataset(dataset, console)
+    run.show(console)
+
+
+def show_dataset(dataset: Dataset, console: Console) -> None:
+    """Print everything that a data set says of itself."""
+    manifest = dataset.manifest
+    console.print(f"[b]{escape(str(dataset.path))}[/b]: {len(dataset)} events")
+    _print(
+        console,
+        "splits",
+        ("split", "events", "shards", "size"),
+        [
+            (k, number(r.rows), len(r.shards), f"{sum(s.bytes for s in r.shards) / 1e6:.1f} MB")
+            for k, r in manifest.splits.items()
+        ],
+    )
+    _print(
+        console,
+        "samples",
+        ("sample", "reader", "read", "selected", "cross section", "Σw"),
+        [
+            (
+                s.label or "–",
+                s.reader,
+                number(s.events),
+                number(s.selected),
+                "–" if s.cross_section is None else f"{s.cross_section:g} {s.unit}",
+                number(s.sum_of_weights, 6),
+            )
+            for s in manifest.samples
+        ],
+    )
+    _print(
+        console,
+        "sources",
+        ("source", "entries", "in train", "group"),
+        [
+            (s.key, number(s.entries), number(s.rows.get("train", 0)), s.group or "–")
+            for s in manifest.sources[:_SHOWN_ROWS]
+        ],
+        left_out=len(manifest.sources) - _SHOWN_ROWS,
+    )
+    labels = [s.label or f"sample {i}" for i, s in enumerate(manifest.samples)]
+    _print(
+        console,
+        "cutflow: events, and their weights with errors √Σw²",
+        ("cut", "expression", *labels),
+        [
+            (
+                step.name,
+                step.expression or "–",
+                *(
+                    f"{number(c.events)} ({with_error(c.sum_of_weights, c.sum_of_squares**0.5)})"
+                    for c in step.samples
+                ),
+            )
+            for step in manifest.cutflow
+        ],
+    )
+    _contract(dataset.contract, console)
+    _momenta(dataset.event, console)
+    ranges = []
+    for tensor, found in manifest.statistics.tensors.items():
+        spec = manifest.contract.tensors.get(tensor)
+        if found.multiplicity is not None:
+            ranges.append(_range(f"number of {tensor}", "", found.multiplicity))
+        for column, part in found.columns.items():
+            feature = spec.features.get(column) if spec is not None else None
+            unit = (feature.unit or "") if feature is not None else ""
+            ranges.append(_range(f"{tensor}.{column}".rstrip("."), unit, part))
+    _print(console, "ranges of the training split", _RANGE_HEAD, ranges)
+    _print(
+        console,
+        "classes in the training split",
+        ("target", "class", "events", "Σw"),
+        [
+            (tensor, name, number(events), number(weights, 6))
+            for tensor, counts in manifest.statistics.labels.items()
+            for name, events, weights in zip(
+                _names(manifest.class_names.get(tensor, ()), len(counts.events)),
+                counts.events,
+                counts.weights,
+                strict=True,
+            )
+        ],
+    )
+    _report(manifest.report, console)
+
+
+def _onnx(model: OnnxModel, console: Console) -> None:
+    metadata = model.metadata
+    rows = [
+        ("layout", metadata.layout),
+        ("versions", ", ".join(f"{k} {v}" for k, v in _mapping(metadata.provenance, "versions"))),
+        ("dataset", str(metadata.provenance.get("dataset", "–"))),
+        ("seed", str(metadata.provenance.get("seed", "–"))),
+        *((f"derive {k}", v) for k, v in metadata.derive.items()),
+        *((f"select {k}", v) for k, v in metadata.select.items()),
+        *((f"classes of {k}", ", ".join(v)) for k, v in metadata.classes.items()),
+    ]
+    _print(console, f"ONNX file {model.path}", ("", ""), rows)
+    _contract(metadata.contract, console)
+    _momenta(metadata.event, console)
+
+
+def _model(model: Model, console: Console) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = [
+        ("backbone", ", ".join(f"{k}: {v}" for k, v in model.config.backbone.items())),
+        *((f"head {k}", ", ".join(f"{a}: {b}" for a, b in v.items())) for k, v in _heads(model)),
+        ("parameters", number(parameters)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in _mapping(model.record(), "versions"))),
+        ("dataset", str(model.provenance.get("dataset", "–"))),
+    ]
+    _print(console, "checkpoint", ("", ""), rows)
+    _contract(model.contract, console)
+    _momenta(model.event, console)
+
+
+def _heads(model: Model) -> Iterable[tuple[str, dict[str, Any]]]:
+    return model.config.heads.items()
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
+    found = document.get(key)
+    return found.items() if isinstance(found, Mapping) else ()
+
+
+def _reader(place: Path, name: str | None, event: str) -> Reader:
+    from hepset.readers import open_reader  # noqa: PLC0415
+
+    chosen = name or _READER_OF.get(place.suffix)
+    if chosen is None:
+        raise ConfigurationError(
+            f"{place}: nothing says how to read {place.suffix or 'this file'!r}; name the format "
+            "with --reader"
+        )
+    return open_reader(chosen, files=place, event=event)
+
+
+def _events(reader: Reader, console: Console) -> None:
+    """Read the first chunk as events, check it, show counts and ranges."""
+    event = reader.event_info()
+    entries = sum(source.entries for source in reader.sources())
+    chunks = reader.chunks()
+    if not chunks:
+        console.print("no events")
+        return
+    batch = reader.read(chunks[0])
+    console.print(
+        f"{number(entries)} events, the first {number(len(batch))} of them are shown",
+        highlight=False,
+    )
+    contract = compile_contract(event)
+    _contract(contract, console)
+    _momenta(event, console)
+    _print(console, "ranges of the first events", _RANGE_HEAD, list(_batch_ranges(batch, contract)))
+    from hepset.check import check_batch  # noqa: PLC0415
+
+    _report(check_batch(contract, batch, training=False, raw=True), console)
+
+
+def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[str]]:
+    for name in batch.streams:
+        flat = batch.flat(name)
+        yield _range(f"number of {name}", "", _describe(flat.counts))
+        spec = contract.tensors.get(name)
+        for column, values in flat.columns.items():
+            feature = spec.features.get(column) if spec is not None else None
+            unit = (feature.unit or "") if feature is not None else ""
+            yield _range(f"{name}.{column}", unit, _describe(values))
+    for name, array in batch.arrays.items():
+        if array.dtype.kind not in "biuf":
+            continue
+        spec = contract.tensors.get(name)
+        columns = list(spec.features) if spec is not None else []
+        if array.ndim == 2 and len(columns) == array.shape[1]:
+            for index, column in enumerate(columns):
+                unit = spec.features[column].unit or "" if spec is not None else ""
+                yield _range(f"{name}.{column}", unit, _describe(array[:, index]))
+        else:
+            yield _range(name, "", _describe(array))
+
+
+def _describe(values: Array) -> ColumnStatistics:
+    flat = np.asarray(values, np.float64).ravel()
+    finite = flat[np.isfinite(flat)]
+    if not finite.size:
+        return ColumnStatistics(non_finite=flat.size)
+    return ColumnStatistics(
+        count=finite.size,
+        mean=float(finite.mean()),
+        m2=float(((finite - finite.mean()) ** 2).sum()),
+        minimum=float(finite.min()),
+        maximum=float(finite.max()),
+        non_finite=flat.size - finite.size,
+    )
+
+
+def _columns(place: Path, console: Console) -> None:
+    """List what a file holds, without knowing what an event is."""
+    if place.suffix in {".parquet", ".pq"}:
+        _parquet(place, console)
+    elif place.suffix == ".root":
+        _root(place, console)
+    elif place.suffix in {".h5", ".hdf5"}:
+        _hdf5(place, console)
+    elif place.suffix in {".yaml", ".yml"}:
+        raise ConfigurationError(f"{place}: a text file; hepset check shows what it leads to")
+    else:
+        raise ConfigurationError(
+            f"{place}: neither a directory nor a file that hepset can list; known are .onnx, "
+            f".ckpt and {', '.join(_READER_OF)}"
+        )
+    console.print("give --event EVENT_FILE to read the file as events and check it")
+
+
+def _parquet(place: Path, console: Console) -> None:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        file = pq.ParquetFile(place)
+    except (pa.ArrowException, OSError) as problem:
+        raise ReadError(f"{place}: not a Parquet file: {problem}") from None
+    stored = file.metadata.metadata or {}
+    if b"hepset.provenance" in stored:
+        provenance = json.loads(stored[b"hepset.provenance"])
+        rows = [(k, v) for k, v in provenance.items() if isinstance(v, str | int | float)]
+        _print(console, "predictions", ("", ""), rows)
+    title = f"{place}: {number(file.metadata.num_rows)} rows"
+    _print(console, title, ("column", "type"), [(f.name, f.type) for f in file.schema_arrow])
+
+
+def _root(place: Path, console: Console) -> None:
+    import uproot  # noqa: PLC0415
+
+    try:
+        with uproot.open(place) as file:
+            for key, kind in file.classnames(recursive=True, cycle=False).items():
+                if kind not in {"TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"}:
+                    continue
+                tree = file[key]
+                names = tree.typenames() if hasattr(tree, "typenames") else dict.fromkeys(tree)
+                _print(
+                    console,
+                    f"{place}: {kind} {key}, {number(tree.num_entries)} entries",
+                    ("column", "type"),
+                    [(name, text or "–") for name, text in names.items()],
+                )
+    except (OSError, ValueError) as problem:
+        raise ReadError(f"{place}: not a ROOT file: {problem}") from None
+
+
+def _hdf5(place: Path, console: Console) -> None:
+    try:
+        import h5py  # noqa: PLC0415  comes with the plugins that read HDF5
+    except ImportError:
+        raise ConfigurationError(
+            f"{place}: listing HDF5 needs h5py: pip install hepset-spanet"
+        ) from None
+    rows: list[tuple[str, str, str]] = []
+
+    def visit(name: str, found: object) -> None:
+        if isinstance(found, h5py.Dataset):
+            rows.append((name, str(found.shape), str(found.dtype)))
+
+    try:
+        with h5py.File(place) as file:
+            file.visititems(visit)
+    except OSError as problem:
+        raise ReadError(f"{place}: not an HDF5 file: {problem}") from None
+    _print(console, str(place), ("dataset", "shape", "dtype"), rows)
+
+
+def _contract(contract: Contract, console: Console) -> None:
+    _print(
+        console,
+        "contract",
+        ("tensor", "axes", "dtype", "kind", "features", "required", "rules"),
+        [
+            (
+                spec.name,
+                spec.describe().removeprefix(spec.name).removesuffix(spec.dtype).strip(" ()"),
+                spec.dtype,
+                spec.kind,
+                ", ".join(spec.columns),
+                "yes" if spec.required else "no",
+                ", ".join(rule.rule for rule in spec.rules),
+            )
+            for spec in contract.tensors.values()
+        ],
+    )
+
+
+def _momenta(event: EventInfo, console: Console) -> None:
+    rows = []
+    for name, stream in event.streams.items():
+        found = stream.momentum
+        text = "none" if found is None else ", ".join(f"{r} = {f}" for r, f in found.items())
+        how = "" if found is None else "declared" if stream.p4 is not None else "guessed from names"
+        rows.append((name, text, how))
+    _print(console, "four-momenta", ("stream", "features", ""), rows)
+
+
+def _report(report: Report, console: Console) -> None:
+    if not report.violations:
+        console.print(f"contract: {report.events} events checked, every rule holds")
+        return
+    console.print(f"contract: {report.events} events checked")
+    for violation in report.violations:
+        colour = {"error": "red", "warning": "yellow"}.get(violation.severity, "dim")
+        console.print(f"[{colour}]{violation.severity}[/]: {escape(str(violation))}")
+
+
+_RANGE_HEAD = ("quantity", "unit", "values", "minimum", "mean", "std. dev.", "maximum", "missing")
+
+
+def _range(name: str, unit: str, found: ColumnStatistics) -> Sequence[str]:
+    return (
+        name,
+        unit,
+        number(found.count),
+        number(found.minimum),
+        number(found.mean if found.count else math.nan),
+        number(found.std if found.count else math.nan),
+        number(found.maximum),
+        number(found.non_finite) if found.non_finite else "",
+    )
+
+
+def _names(known: Sequence[str], count: int) -> list[str]:
+    return [*known[:count], *(str(index) for index in range(len(known), count))]
+
+
+def _print(
+    console: Console,
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    left_out: int = 0,
+) -> None:
+    """Print a table; nothing where it has no rows."""
+    if not rows:
+        return
+    table = Table(title=escape(title), title_justify="left", show_header=any(head))
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console.print(table)
+    if left_out > 0:
+        console.print(f"… and {left_out} more")

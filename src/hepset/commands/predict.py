@@ -1,0 +1,151 @@
+"""``hepset predict``: a trained model on files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from hepset.commands.console import show_progress
+from hepset.dataset import Dataset, open_dataset
+from hepset.errors import ConfigurationError, DatasetError
+from hepset.interfaces import Reader, parse_options
+from hepset.plugins import registry
+
+if TYPE_CHECKING:
+    from hepset.inference.predict import Predictor
+
+_BOOKKEEPING = {"files", "sample", "max_events"}
+"""Options of a reader that belong to the training files, not to others."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the run that a model comes from.
+
+    Attributes:
+        read: The readers of the training with their options.
+        dataset: The data set; None where it is gone or unknown.
+    """
+
+    read: tuple[dict[str, Any], ...] = ()
+    dataset: Dataset | None = None
+
+
+@click.command(short_help="Apply a trained model to files.")
+@click.argument("model", type=click.Path(exists=True))
+@click.argument("files", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="FILE")
+@click.option("--writer", default="parquet", show_default=True, help="Format of the output.")
+@click.option("--reader", help="Format of the files; as in the training where not given.")
+@click.option("--max-events", type=click.IntRange(min=1), help="Read at most so many events.")
+def predict(
+    model: str,
+    files: Sequence[str],
+    *,
+    output: str,
+    writer: str,
+    reader: str | None,
+    max_events: int | None,
+) -> None:
+    """Apply MODEL (a run, a checkpoint or an ONNX file) to FILES.
+
+    Derived features and cuts of the training are applied; events that fail a cut are kept and
+    marked. Events that the model was trained on are marked too, where the data set is at hand.
+    """
+    from hepset.inference import load_model, predict_files  # noqa: PLC0415  torch, unless ONNX
+
+    console = Console(soft_wrap=True)
+    trained = load_model(model)
+    origin = find_origin(Path(model))
+    source = open_files(trained, origin, files, reader, max_events)
+    cls = registry().load("writers", writer)
+    with show_progress(console) as progress:
+        counts = predict_files(
+            trained, source, Path(output), writer=cls(), dataset=origin.dataset, progress=progress
+        )
+    console.print(
+        f"{output}: {counts.events} events, {counts.selected} pass the selection and have "
+        "predictions",
+        highlight=False,
+    )
+    if counts.trained_on is None:
+        console.print(
+            "the data set of the training is not at hand: nothing says which events it used",
+            highlight=False,
+        )
+    elif counts.trained_on:
+        console.print(
+            f"{counts.trained_on} events were trained on (column trained_on): leave them out of "
+            "any judgement",
+            highlight=False,
+        )
+    for stream, objects in (counts.cut or {}).items():
+        console.print(
+            f"{objects} objects of {stream} were beyond the model's slots and not looked at",
+            highlight=False,
+        )
+
+
+def find_origin(path: Path) -> Origin:
+    """Find the run that a model belongs to: its directory, or one around the file."""
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    folder = next((each for each in folders if (each / "config.yaml").is_file()), None)
+    if folder is None:
+        return Origin()
+    from hepset.run import Run  # noqa: PLC0415
+
+    run = Run.open(folder)
+    try:
+        dataset = open_dataset(run.dataset_path)
+    except DatasetError:
+        return Origin(run.config.read)
+    return Origin(run.config.read, dataset)
+
+
+def open_files(
+    model: Predictor,
+    origin: Origin,
+    files: Sequence[str],
+    name: str | None,
+    max_events: int | None = None,
+) -> Reader:
+    """Build the reader of some files as the training read its own.
+
+    Args:
+        model: Says what an event is, and which features are derived.
+        origin: The run of the model.
+        files: Paths or patterns.
+        name: Short name of the reader; that of the training where None.
+        max_events: Read at most so many.
+
+    Raises:
+        ConfigurationError: If neither the run nor the user says how to read.
+    """
+    from hepset.inference.predict import preparation  # noqa: PLC0415  only after the model
+    from hepset.prepare import input_event  # noqa: PLC0415
+
+    known = [options for options in origin.read if name in (None, options.get("reader"))]
+    options = dict(known[0]) if known else {}
+    reader = name if name is not None else options.get("reader")
+    if not isinstance(reader, str):
+        raise ConfigurationError(
+            "the model does not say how its files were read; name the format with --reader, one "
+            f"of {', '.join(registry().names('readers'))}"
+        )
+    kept = {key: value for key, value in options.items() if key not in {*_BOOKKEEPING, "reader"}}
+    kept["files"] = list(files)
+    if max_events is not None:
+        kept["max_events"] = max_events
+    cls = registry().load("readers", reader)
+    if "files" not in cls.Config.model_fields:
+        raise ConfigurationError(f"the reader {reader!r} generates events and reads no files")
+    derive, _ = preparation(model)
+    source: Reader = cls(
+        parse_options(cls.Config, kept, f"reader {reader!r}"), input_event(model.event, derive)
+    )
+    return source

@@ -1,0 +1,71 @@
+"""Which numbers of an evaluation are worth seeing first, and whether they beat their baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hepset.interfaces.head import Metric
+
+__all__ = ["best_baseline", "compare_metric", "headline", "metric_of", "quality"]
+
+
+def headline(
+    heads: Mapping[str, tuple[list[Metric], list[Metric]]], count: int = 3
+) -> list[tuple[str, Metric, Metric | None]]:
+    """Return up to three numbers worth seeing, the first metric of every head first.
+
+    Metrics with a baseline come before those without.
+
+    Args:
+        heads: Head name → its metrics and its baselines.
+        count: How many.
+
+    Returns:
+        Head, metric, and its best baseline.
+    """
+    found: list[tuple[int, int, str, Metric, Metric | None]] = []
+    for head, (metrics, baselines) in heads.items():
+        for place, metric in enumerate(metrics):
+            if math.isfinite(metric.value):
+                best = best_baseline(metric, baselines)
+                found.append((int(best is None), place, head, metric, best))
+    # A bias says little by itself: it is shown where there is nothing else.
+    found.sort(key=lambda item: ("bias" in item[3].name, *item[:2]))
+    return [(head, metric, best) for _, _, head, metric, best in found[:count]]
+
+
+def best_baseline(metric: Metric, baselines: list[Metric]) -> Metric | None:
+    """Return the best baseline of the same name; None where there is none."""
+    same = [b for b in baselines if b.name == metric.name and math.isfinite(b.value)]
+    return max(same, key=quality, default=None)
+
+
+def quality(metric: Metric) -> float:
+    """Return a number that is larger for a better value; a bias is best at zero."""
+    if "bias" in metric.name:
+        return -abs(metric.value)
+    return metric.value if metric.better == "higher" else -metric.value
+
+
+def compare_metric(metric: Metric, baseline: Metric) -> float:
+    """Return by how many standard deviations a metric is better than a baseline.
+
+    The errors are added in quadrature, as if they were independent.
+    """
+    errors = [error for error in (metric.error, baseline.error) if math.isfinite(error)]
+    error = math.hypot(*errors)
+    return (quality(metric) - quality(baseline)) / error if error else math.nan
+
+
+def metric_of(document: Mapping[str, Any]) -> Metric:
+    """Read a metric of ``metrics.json``; null becomes NaN."""
+    return Metric(
+        document["name"],
+        math.nan if document["value"] is None else document["value"],
+        math.nan if document["error"] is None else document["error"],
+        document.get("unit", ""),
+        document.get("better", "higher"),
+        document.get("of", ""),
+    )

@@ -1,0 +1,79 @@
+"""What a run says on the terminal when it is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from hepset.inference.numbers import with_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hepset.run.run import Run
+
+__all__ = ["print_summary"]
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """Print up to three numbers, each beside its baseline, and where the results are.
+
+    Args:
+        run: A run, finished or not.
+        console: Where to.
+    """
+    if run.metrics.get("heads"):
+        console.print(_table(run.config.name, run.metrics))
+    places = [
+        ("dataset", run.dataset_path / "dataset.json", run.dataset_path),
+        ("report", run.output / "report.html", run.output / "report.html"),
+        ("model", run.output / "model.onnx", run.output / "model.onnx"),
+    ]
+    for what, mark, path in places:
+        if mark.exists():
+            console.print(f"{what}: {escape(str(path))}", highlight=False)
+
+
+def _table(name: str, metrics: Mapping[str, Any]) -> Table:
+    """The headline of ``metrics.json``."""
+    from hepset.inference.headline import (  # noqa: PLC0415  imports torch
+        compare_metric,
+        headline,
+        metric_of,
+    )
+
+    heads = {
+        head: (
+            [metric_of(part) for part in found.get("metrics", [])],
+            [metric_of(part) for part in found.get("baselines", [])],
+        )
+        for head, found in metrics["heads"].items()
+    }
+    table = Table(
+        title=f"{escape(name)}: {metrics.get('events', 0)} events of the split "
+        f"{metrics.get('split', '?')!r}",
+        title_justify="left",
+    )
+    for title in ("head", "metric", "model", "baseline", ""):
+        table.add_column(title)
+    for head, metric, baseline in headline(heads):
+        beside, verdict = "none", ""
+        if baseline is not None:
+            beside = with_error(baseline.value, baseline.error, baseline.unit)
+            beside += f" ({baseline.of})" if baseline.of else ""
+            sigma = compare_metric(metric, baseline)
+            if math.isfinite(sigma):
+                verdict = f"{abs(sigma):.1f} σ {'better' if sigma > 0 else 'worse'}"
+        cells = (
+            head,
+            metric.name,
+            with_error(metric.value, metric.error, metric.unit),
+            beside,
+            verdict,
+        )
+        table.add_row(*map(escape, cells))
+    return table
