@@ -214,7 +214,7 @@ class Manifest(Model):
         path = directory / MANIFEST
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(_why_no_manifest(directory)) from None
         except (OSError, UnicodeDecodeError) as problem:
             raise DatasetError(f"{path}: cannot be read: {problem}") from None

@@ -392,18 +392,14 @@ class _Conversion:
     def _report(self, results: Iterable[ChunkResult]) -> Report:
         """Merge the reports so that they say the same for any chunk size."""
         merged = Report.collect(result.report for result in results)
-        position = {name: i for i, name in enumerate(self.plan.contract.tensors)}
+        order: dict[str, int] = {}
+        for spec in self.plan.contract.tensors.values():
+            for label in (spec.name, *(f"{spec.name}.{name}" for name in spec.columns)):
+                order.setdefault(label, len(order))
 
         def place(violation: Violation) -> tuple[int, str, str, str]:
-            owner = violation.tensor
-            while owner and owner not in position and "." in owner:
-                owner = owner.rpartition(".")[0]
-            return (
-                position.get(owner, len(position)),
-                violation.tensor,
-                violation.rule,
-                violation.expected,
-            )
+            position = order.get(violation.tensor, len(order))
+            return position, violation.tensor, violation.rule, violation.expected
 
         kept = []
         for violation in sorted(merged.violations, key=place):
