@@ -234,7 +234,7 @@ class Model(nn.Module):
         """The inputs alone, columns in the contract's order, streams at the contract's slots."""
         if not isinstance(batch, EventBatch):
             return _from_arrays(batch, inputs)
-        slots = {name: size for name, size in inputs.slots.items() if size is not None}
+        slots = {n: size for n, size in inputs.slots.items() if size and n in batch.streams}
         streams: dict[str, StreamData] = {}
         for spec in inputs.of_kind("stream"):
             data = batch.streams.get(spec.name)

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.heads.entries import Entries, entries_with_label
+from hepset.heads.entries import Entries, entries_with_label, first_events
 from hepset.heads.variables import Variable, event_variables, object_variables
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
@@ -42,6 +42,8 @@ Array = NDArray[Any]
 
 _FLOOR = 1e-12
 """Smallest probability under the logarithm of the log-loss."""
+_FIT_EVENTS = 20_000
+"""Events on which the best single variable is chosen."""
 
 
 class ClassificationConfig(HeadConfig):
@@ -275,6 +277,7 @@ class ClassificationHead(Head):
             score of the class; None where there is nothing to choose from.
         """
         chosen_on = evaluation.train if evaluation.train is not None else evaluation
+        chosen_on = first_events(chosen_on, _FIT_EVENTS)
         known = entries_with_label(chosen_on, self.config.target)
         positive = known.truth == c
         if positive.all() or not positive.any():

@@ -311,15 +311,15 @@ class RegressionHead(Head):
         found = []
         if name in self.config.baselines:
             expression = self._baseline(evaluation.event, name)
-            text = f"{expression.text}"
             values = [_evaluated(expression, part) for part in (source, evaluation)]
-            pair = [Variable(text, value) for value in values]
+            pair = [Variable(expression.text, value) for value in values]
             best = _best([pair[0]], [pair[1]], known, entries, angle=angle)
             if best is not None:
                 found.append(Prediction(f"{best.of}{note}", best.values))
         options = [self._variables(part, name, angle=angle) for part in (source, evaluation)]
         best = _best(options[0], options[1], known, entries, angle=angle)
-        if best is not None:
+        # The expression may be that very variable.
+        if best is not None and not any(np.allclose(best.values, p.values) for p in found):
             found.append(Prediction(f"{best.of}{note}", best.values))
         if not angle:
             middle = float(np.median(known.truth))

@@ -93,7 +93,7 @@ def profile(shown: Shown) -> Drawing:
         f"{shown.name}: bias and resolution",
         "Median residual and half the width of its central 68.3 % in bins of the truth with equal "
         f"numbers of entries, on {shown.about}; errors are bootstrapped."
-        + (f" Open points: {shown.baseline[0]}." if shown.baseline else ""),
+        + (f" Grey squares: {shown.baseline[0]}." if shown.baseline else ""),
         _profile(shown),
     )
 
@@ -197,6 +197,7 @@ def _profile(shown: Shown) -> Figure:
             x, bias, bias_error, width, width_error = np.asarray(rows).T
             draw_points(upper, x, bias, bias_error, colour=colour, marker=marker, label=label)
             draw_points(lower, x, width, width_error, colour=colour, marker=marker)
+    upper.margins(x=0.05)
     upper.axhline(0, color="0.6", linestyle=":")
     upper.set_ylabel(shown.axis("Median residual"))
     lower.set_ylabel(shown.axis("Half 68 % width"))
