@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hepset.batch import EventBatch, FlatStream, make_ids
+from hepset.dataset import Dataset
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
     Drawing,
@@ -110,7 +113,7 @@ class _Plugin:
         return {"toy": ToyHead}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def toy_plugin() -> Iterator[None]:
     torch.set_num_threads(1)
     registry().register(_Plugin(), name="toys", distribution="hepset", version="0")
@@ -118,7 +121,7 @@ def toy_plugin() -> Iterator[None]:
     registry().unregister("toys")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def event() -> EventInfo:
     return EventInfo.parse(EVENT, "event")
 
@@ -181,7 +184,33 @@ def toy_statistics(batch: EventBatch) -> Statistics:
     )
 
 
+@pytest.fixture(scope="module")
+def batch_of() -> Callable[..., EventBatch]:
+    return make_batch
+
+
 @pytest.fixture
+def dataset(event: EventInfo, write_dataset: Any) -> Dataset:
+    """Splits of 300, 40 and 90 events; every event has a weight."""
+    splits = {}
+    for seed, (name, events) in enumerate({"train": 300, "val": 40, "test": 90}.items()):
+        batch = make_batch(events, seed)
+        splits[name] = {tensor: batch[tensor] for tensor in batch.names()}
+    found: Dataset = write_dataset(event, splits)
+    return found
+
+
+@pytest.fixture
+def checkpoint(model: Model, tmp_path: Path) -> Path:
+    """A checkpoint as Lightning's Trainer writes it."""
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    path.parent.mkdir(parents=True)
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"model": model.record(), "state_dict": weights, "epoch": 3}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def model(event: EventInfo) -> Model:
     torch.manual_seed(7)
     config = ModelConfig.parse(

@@ -301,7 +301,8 @@ def _describe(values: Array) -> ColumnStatistics:
 def _columns(place: Path, console: Console) -> None:
     """List what a file holds, without knowing what an event is."""
     if place.suffix in {".parquet", ".pq"}:
-        _parquet(place, console)
+        if _parquet(place, console):
+            return
     elif place.suffix == ".root":
         _root(place, console)
     elif place.suffix in {".h5", ".hdf5"}:
@@ -316,7 +317,8 @@ def _columns(place: Path, console: Console) -> None:
     console.print("give --event EVENT_FILE to read the file as events and check it")
 
 
-def _parquet(place: Path, console: Console) -> None:
+def _parquet(place: Path, console: Console) -> bool:
+    """List the columns of a file; say whether they are predictions."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -325,12 +327,14 @@ def _parquet(place: Path, console: Console) -> None:
     except (pa.ArrowException, OSError) as problem:
         raise ReadError(f"{place}: not a Parquet file: {problem}") from None
     stored = file.metadata.metadata or {}
-    if b"hepset.provenance" in stored:
+    predicted = b"hepset.provenance" in stored
+    if predicted:
         provenance = json.loads(stored[b"hepset.provenance"])
         rows = [(k, v) for k, v in provenance.items() if isinstance(v, str | int | float)]
         _print(console, "predictions", ("", ""), rows)
     title = f"{place}: {number(file.metadata.num_rows)} rows"
     _print(console, title, ("column", "type"), [(f.name, f.type) for f in file.schema_arrow])
+    return predicted
 
 
 def _root(place: Path, console: Console) -> None:
@@ -387,7 +391,7 @@ def _contract(contract: Contract, console: Console) -> None:
                 spec.kind,
                 ", ".join(spec.columns),
                 "yes" if spec.required else "no",
-                ", ".join(rule.rule for rule in spec.rules),
+                ", ".join(dict.fromkeys(rule.rule for rule in spec.rules)),
             )
             for spec in contract.tensors.values()
         ],

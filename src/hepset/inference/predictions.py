@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepset.batch import Array, EventBatch
+from hepset.batch import Array, EventBatch, make_ids
 from hepset.errors import ContractError
 from hepset.interfaces.writer import Writer, WriterConfig
 from hepset.schema.contract import Contract
@@ -79,10 +79,8 @@ class ParquetWriter(Writer):
         if self._temporary is None or self._target is None:
             return
         if self._file is None:
-            empty = pa.table(
-                {"source": pa.array([], pa.string()), "entry": pa.array([], pa.int64())}
-            )
-            self._file = pq.ParquetWriter(self._temporary, empty.schema)
+            self.write(EventBatch(make_ids(0, []), {}))
+            assert self._file is not None
         self._file.add_key_value_metadata(
             {
                 "hepset.format": PREDICTIONS_FORMAT,
@@ -122,8 +120,9 @@ def _columns(batch: EventBatch) -> dict[str, pa.Array]:
     """Ids, bookkeeping, targets and predictions as Arrow columns."""
     ids = batch.ids
     keys = pa.array([*batch.sources, *_unnamed(batch)], pa.string())
+    # Plain text: Parquet stores it as a dictionary anyway, and awkward cannot join dictionaries.
     columns: dict[str, pa.Array] = {
-        "source": pa.DictionaryArray.from_arrays(pa.array(ids["source"].astype(np.int32)), keys),
+        "source": keys.take(pa.array(ids["source"])),
         "source_index": pa.array(ids["source"]),
         "entry": pa.array(ids["entry"]),
         "sample": pa.array(ids["sample"]),
