@@ -14,8 +14,10 @@ import torch
 from hepset.errors import ConfigurationError
 from hepset.figures import save
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import EncoderHandle, Evaluation, Head, Metric
+from hepset.interfaces.head import EncoderHandle, Evaluation, Head, Metric, create_head
+from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
+from hepset.schema.statistics import LabelCounts, Statistics
 
 Build = Callable[..., Head]
 Evaluate = Callable[..., Evaluation]
@@ -88,6 +90,27 @@ def test_class_balance(build: Build, encoded: Encoded, handle: EncoderHandle) ->
     few = build(name="classification", target="kind", class_balance="effective",
                 effective_beta=0.001)  # fmt: skip
     np.testing.assert_allclose(few.class_weights.numpy(), 1, rtol=1e-5)
+
+
+def test_the_balance_counts_weights_where_events_have_them(
+    contract: Contract, event: EventInfo
+) -> None:
+    def factors(**options: Any) -> Any:
+        head = create_head("h", {"name": "classification", "target": "kind", **options})
+        counts = LabelCounts(events=[10, 1000, 0], weights=[30.0, 10.0, 0.0])
+        labels = Statistics(events=1010, labels={"target/kind": counts})
+        head.build(contract.merge(head.contract(event)), labels, 4)
+        np.testing.assert_allclose(head.prior.numpy(), [0.75, 0.25, 0.0])
+        return head.class_weights.numpy()
+
+    # 30 w0 = 10 w1 and (30 w0 + 10 w1) / 40 = 1; the class without events keeps 1.
+    np.testing.assert_allclose(factors(class_balance="inverse"), [2 / 3, 2.0, 1.0], rtol=1e-6)
+    # (1 - b) / (1 - b^n) for n = 10 and 1000, scaled alike.
+    raw = [0.1 / (1 - 0.9**10), 0.1]
+    scale = 40 / (30 * raw[0] + 10 * raw[1])
+    found = factors(class_balance="effective", effective_beta=0.9)
+    np.testing.assert_allclose(found, [raw[0] * scale, raw[1] * scale, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(factors(), 1.0)
 
 
 def perfect(truth: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:

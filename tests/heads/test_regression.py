@@ -94,6 +94,21 @@ def test_decoding_inverts_what_the_loss_compares(
     assert float(head.loss({"event": unit}, truth)["angle"].value.abs().max()) < 1e-8
 
 
+def test_objects_are_averaged_per_event(
+    build: Build, encoded: Encoded, handle: EncoderHandle
+) -> None:
+    head = build(name="regression", target="jet_pt", loss="mse")
+    outputs = head(encoded, handle)
+    truth = torch.full((3, 5), math.nan)
+    truth[0, 0], truth[0, 3] = 40.0, 90.0
+    term = head.loss(outputs, {"target/jet_pt": truth})["jet_pt"]
+    transform, raw = head.transforms["jets_objects"], outputs["jets_objects"][0, :, 0, 0]
+    model_space = (truth[0] - transform.mean) / transform.width
+    expected = ((raw[0] - model_space[0]) ** 2 + (raw[3] - model_space[3]) ** 2) / 2
+    torch.testing.assert_close(term.value[0], expected)
+    assert term.valid.tolist() == [True, False, False]
+
+
 def test_sigma_is_half_of_the_central_68_percent(build: Build) -> None:
     level = stats.norm.cdf(1) - stats.norm.cdf(-1)
     half = {"gaussian": 1.0, "laplace": stats.laplace.ppf(0.5 + level / 2)}
