@@ -365,19 +365,19 @@ class _Check:
         generator = torch.Generator().manual_seed(self.seed + 4)
         self.backbone.train()
         try:
-            for with_empty in (True, False):
+            for with_objects in (False, True):
                 self.backbone.zero_grad()
-                rows = torch.tensor([0, 1, 2, 3, 4] if with_empty else [_EMPTY, _EMPTY])
+                rows = torch.arange(self.events) if with_objects else torch.tensor([_EMPTY] * 2)
                 encoded = self.backbone(_take(self.x, rows))
                 total = (encoded.event * _like(encoded.event, generator)).sum()
                 for objects in encoded.objects.values():
                     total = total + (objects * _like(objects, generator)).sum()
                 total.backward()
-                which = "a batch" if with_empty else "events without objects"
+                which = "a batch" if with_objects else "events without objects"
                 require_gradients(
                     dict(self.backbone.named_parameters()),
                     f"{self.what}: {which}",
-                    all_used=with_empty,
+                    all_used=with_objects,
                 )
         finally:
             self.backbone.zero_grad()

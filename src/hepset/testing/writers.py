@@ -48,7 +48,8 @@ def check_writer(
         batch: Some events (four or more); with predictions where the writer is for predictions.
         contract: What they obey.
         read_back: Reads a written file, for the comparison.
-        tensors: Tensors that have to read back; all of the batch without.
+        tensors: Tensors, and ``<head>/<field>`` predictions, that have to read back; all of the
+            batch without. ``ids`` stands for the identity of the events.
         name: Name of the file, where the format asks for a suffix.
 
     Raises:
@@ -70,17 +71,14 @@ def check_writer(
             if read_back is not None:
                 how = f"written in {len(cut)} batches"
                 _require_written(read_back(target), batch, tensors, how)
+        empty = batch.take(np.zeros(0, np.int64))
+        for what, cut in (("no batch", []), ("one batch without events", [empty])):
+            _check_empty(make_writer, cut, contract, _new(folder / what, name), what, read_back)
         if read_back is not None:
-            empty = batch.take(np.zeros(0, np.int64))
             target = _new(folder / "mixed", name)
             _write(make_writer(), target, contract, [parts[1][0], empty, *parts[1][1:]])
             how = "written with an empty batch in between"
             _require_written(read_back(target), batch, tensors, how)
-        for what, cut in (
-            ("no batch", []),
-            ("one batch without events", [batch.take(np.zeros(0, np.int64))]),
-        ):
-            _check_empty(make_writer, cut, contract, _new(folder / what, name), what, read_back)
 
 
 def _check_nothing_before_close(
@@ -201,6 +199,9 @@ def _require_written(
     )
     names = [*expected.names(), *expected.predictions] if tensors is None else list(tensors)
     for name in names:
+        if name == "ids":
+            require_same(found.ids, expected.ids, f"{how}: ids")
+            continue
         have, want = _values(found, name), _values(expected, name)
         if want is None:
             raise AssertionError(f"tensors names {name!r}, which the batch does not hold")
