@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -156,17 +157,28 @@ class TensorType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow publishes n
     @classmethod
     def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> TensorType:
         """Make the type again from its JSON."""
-        layout = ColumnLayout.model_validate_json(serialized)
-        if _storage(layout) != storage_type:
+        kind = _deserialized(serialized)
+        if kind.storage_type != storage_type:
             raise DatasetError(
-                f"column {layout.name!r}: stored as {storage_type}, but its metadata describe "
-                f"{_storage(layout)}; the file is damaged"
+                f"column {kind.layout.name!r}: stored as {storage_type}, but its metadata describe "
+                f"{kind.storage_type}; the file is damaged"
             )
-        return cls(layout)
+        return kind
 
     def __arrow_ext_class__(self) -> type[TensorArray]:
         """Return the class of the arrays."""
         return TensorArray
+
+
+# Arrow asks for the type whenever a column is touched: parsing it each time costs more than reading.
+@lru_cache(maxsize=4096)
+def _deserialized(serialized: bytes) -> TensorType:
+    return TensorType(ColumnLayout.model_validate_json(serialized))
+
+
+@lru_cache(maxsize=4096)
+def _tensor_type(layout: ColumnLayout) -> TensorType:
+    return TensorType(layout)
 
 
 def _storage(layout: ColumnLayout) -> pa.DataType:
@@ -188,7 +200,7 @@ def arrow_schema(layouts: Mapping[str, ColumnLayout]) -> pa.Schema:
         pa.field(column, _ARROW_IDS[name], nullable=False) for column, name in ID_COLUMNS.items()
     ]
     fields += [
-        pa.field(name, TensorType(layout), nullable=False)
+        pa.field(name, _tensor_type(layout), nullable=False)
         for name, layout in layouts.items()
         if layout.layout != "empty"
     ]
@@ -220,7 +232,7 @@ def encode(layout: ColumnLayout, column: Column) -> pa.ExtensionArray:
     Raises:
         ContractError: If the shape is another one or a value does not fit the stored type.
     """
-    kind = TensorType(layout)
+    kind = _tensor_type(layout)
     if isinstance(column, Jagged):
         if layout.layout != "jagged" or column.values.shape[1:] != layout.shape[1:]:
             raise ContractError(
