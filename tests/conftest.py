@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,7 +105,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
             total = len(next(iter(tensors.values())))
             edges = np.linspace(0, total, shards + 1).astype(int)
             files = []
-            for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+            for number, (low, high) in enumerate(pairwise(edges)):
                 blocks = []
                 for start in range(low, high, group):
                     stop = min(start + group, high)

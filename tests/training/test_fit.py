@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,59 @@ def test_a_loss_that_is_not_finite_is_explained(
     assert "head 'signal', term" in message
     assert "1 of 50 events, first made.h5, entry 17: inf" in message
     assert "learning_rate" in message
+
+
+def test_missing_targets_and_events_are_named(
+    write_dataset: Any,
+    event: Any,
+    tensors: Any,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    train = tensors(30, 0)
+    del train["target/nu_py"]
+    dataset = write_dataset(event, {"train": train})
+    with pytest.raises(TrainingError, match=r"lacks target/nu_py \(head neutrino\)"):
+        fit(model_config, dataset, config, seed=1, directory=tmp_path)
+    only = model_config.model_copy(
+        update={"heads": {"nu": {"name": "regression", "targets": ["nu_px"]}}}
+    )
+    turning = TrainConfig.model_validate({"augment": {"rotate_phi": True}})
+    with pytest.raises(TrainingError, match=r"lacks target/nu_py, without which"):
+        fit(only, dataset, turning, seed=1, directory=tmp_path)
+
+
+def test_an_empty_training_split_is_refused(
+    write_dataset: Any,
+    event: Any,
+    tensors: Any,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    dataset = write_dataset(event, {"train": tensors(0, 0), "val": tensors(9, 0)})
+    heads = {"signal": {"name": "classification", "target": "signal"}}
+    model = model_config.model_copy(update={"heads": heads})
+    with pytest.raises(TrainingError, match="the training split has no events"):
+        fit(model, dataset, config, seed=1, directory=tmp_path)
+
+
+def test_the_progress_bar_runs_on_a_terminal(
+    dataset: Dataset,
+    model_config: ModelConfig,
+    execution: TrainExecution,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    config = TrainConfig(epochs=1, batch_size=50)
+    fit(model_config, dataset, config, execution=execution, seed=1, directory=tmp_path)
+    shown = capsys.readouterr().out
+    assert "Epoch" in shown
+    assert "loss:" in shown
 
 
 def test_half_precision_needs_a_gpu(

@@ -122,6 +122,17 @@ def test_the_weight_of_a_target_acts_on_its_own_term() -> None:
     }  # fmt: skip
 
 
+def test_processes_with_unequal_targets_give_the_gradient_of_one_large_batch() -> None:
+    parts = [
+        {"a/ce": term(1.0, 3.0, 5.0), "b/y": term(1.0, valid=[False])},
+        {"a/ce": term(7.0, 0.0, 0.0, valid=[True, False, False]), "b/y": term(2.0)},
+    ]
+    counts = [torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0])]
+    mean = (counts[0] + counts[1]) / 2
+    losses = [combine()(part, {}, lambda _: mean)[0].item() for part in parts]
+    assert sum(losses) / 2 == pytest.approx((1 + 3 + 5 + 7) / 4 + 0.5 * 2)
+
+
 def test_sums_of_batches_give_the_mean_over_events() -> None:
     sums, loss = LossSums(), combine()
     for part in ({"a/ce": term(1.0, 2.0, 6.0)}, {"a/ce": term(11.0)}):

@@ -19,7 +19,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from hepset.dataset import Dataset
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, TrainingError
+from hepset.interfaces.head import create_head
 from hepset.model import build_model
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
@@ -69,6 +70,7 @@ def fit(
         TrainingError: If there is nothing to train, or a loss is not finite.
     """
     execution = execution or TrainExecution()
+    check_dataset(model_config, dataset)
     checkpoints, logs = directory / "checkpoints", directory / "logs"
     key = training_key(model_config, dataset, config, seed)
     resume = _resume_from(checkpoints / LAST, key, restart=restart)
@@ -101,6 +103,32 @@ def fit(
         finally:
             module.close()
     return checkpoints / BEST
+
+
+def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
+    """Make sure that a data set holds events and what the heads learn.
+
+    Raises:
+        TrainingError: If it does not.
+    """
+    if not len(dataset.split("train")):
+        raise TrainingError(
+            f"{dataset.path}: the training split has no events; give prepare.split.train a larger "
+            "fraction or loosen the selection"
+        )
+    if not model_config.heads:
+        raise TrainingError("model.heads: no head is named; there is nothing to train")
+    lacking = [
+        f"{spec.name} (head {name})"
+        for name, options in model_config.heads.items()
+        for spec in create_head(name, options).contract(dataset.event).tensors.values()
+        if spec.required and spec.name not in dataset.layouts
+    ]
+    if lacking:
+        raise TrainingError(
+            f"{dataset.path}: lacks {', '.join(lacking)}; the files that it was made of do not "
+            "have these targets"
+        )
 
 
 def training_key(
@@ -196,15 +224,18 @@ def _remove_old(checkpoints: Path, logs: Path) -> None:
 def _announce(module: TrainingModule, resume: Path | None) -> None:
     trainable = [p for p in module.model.parameters() if p.requires_grad]
     split, config = module.dataset.split("train"), module.config
+    size = config.batch_size
     _LOG.info(
-        "training %d parameters on %d events, %d for validation; batches of %d, %d epochs, "
-        "up to %d incomplete events left out per epoch and device%s",
+        "training %d parameters on %d events, %d for validation; %d epochs of %d batches of %d%s%s",
         sum(p.numel() for p in trainable),
         len(split),
         len(module.dataset.split("val")) if module.validates else 0,
-        config.batch_size,
         config.epochs,
-        0 if len(split) < config.batch_size else len(split) % config.batch_size,
+        max(1, len(split) // size),
+        min(size, len(split)),
+        f", {len(split) % size} other events left out of each"
+        if len(split) > size and len(split) % size
+        else "",
         f"; continues {resume}" if resume is not None else "",
     )
 

@@ -8,7 +8,7 @@ of the loss and the best learning rate do not depend on their normalisation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,19 +150,26 @@ class WeightedLoss:
             self.targets[name] = [spec.name.removeprefix("target/") for spec in wanted]
 
     def __call__(
-        self, terms: Mapping[str, LossTerm], batch: Mapping[str, Tensor]
+        self,
+        terms: Mapping[str, LossTerm],
+        batch: Mapping[str, Tensor],
+        mean_over_processes: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Combine the terms of a batch.
 
         Args:
             terms: ``<head>/<term>`` → value and valid per event.
             batch: Holds the weights.
+            mean_over_processes: Averages a tensor over processes whose gradients will be averaged
+                too. The loss is then divided by their mean number of valid events, so that the
+                gradient is that of all their batches taken as one.
 
         Returns:
             The loss, and of every term Σ w·value and the number of valid events. A term without
             any valid event contributes 0.
         """
-        total: Tensor | None = None
+        if not terms:
+            raise TrainingError("no head gives a loss; there is nothing to train")
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         for name, term in terms.items():
             head, _, short = name.partition("/")
@@ -174,13 +181,15 @@ class WeightedLoss:
             if weight is not None:
                 weight = weight.abs() if self.policy == "abs" else weight
                 value = value * weight.float()
-            summed, count = value.sum(), valid.sum()
-            sums[name] = summed, count
-            part = self.factors[head] * summed / count.clamp(min=1)
-            total = part if total is None else total + part
-        if total is None:
-            raise TrainingError("no head gives a loss; there is nothing to train")
-        return total, sums
+            sums[name] = value.sum(), valid.sum()
+        totals = torch.stack([total for total, _ in sums.values()])
+        counts = torch.stack([count for _, count in sums.values()]).to(totals.dtype)
+        if mean_over_processes is not None:
+            counts = mean_over_processes(counts)
+        # Where no event is valid the sum is 0, whatever it is divided by.
+        means = totals / torch.where(counts > 0, counts, 1.0)
+        factors = means.new_tensor([self.factors[name.partition("/")[0]] for name in terms])
+        return (means * factors).sum(), sums
 
     def mean(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Return the mean of every term and their sum ``loss``, from summed batches."""

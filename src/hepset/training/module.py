@@ -56,7 +56,7 @@ class TrainingModule(LightningModule):
         score: Loss that decides which checkpoint is the best, of the last epoch.
 
     Raises:
-        TrainingError: If the training split is empty, or its weights are refused.
+        TrainingError: If the weights of the training split are refused.
         ConfigurationError: If an option does not fit.
     """
 
@@ -81,11 +81,6 @@ class TrainingModule(LightningModule):
             if model.head(name).config.freeze:
                 model.head(name).requires_grad_(False)
         split = dataset.split("train")
-        if not len(split):
-            raise TrainingError(
-                f"{dataset.path}: the training split has no events; give prepare.split.train a "
-                "larger fraction or loosen the selection"
-            )
         self.validates = "val" in dataset.splits and len(dataset.split("val")) > 0
         columns = self._columns()
         self.augmentation: Augmentation | None = None
@@ -129,17 +124,8 @@ class TrainingModule(LightningModule):
         """Tensors that the model and its heads look at, as far as they are stored."""
         layouts = self.dataset.layouts
         wanted = list(self.model.contract.inputs().tensors)
-        lacking = []
         for name in self.model.config.heads:
-            for spec in self.model.head(name).contract(self.model.event).tensors.values():
-                wanted.append(spec.name)
-                if spec.required and spec.name not in layouts:
-                    lacking.append(f"{spec.name} (head {name})")
-        if lacking:
-            raise TrainingError(
-                f"{self.dataset.path}: lacks {', '.join(lacking)}; the files that it was made of "
-                "do not have these targets"
-            )
+            wanted += self.model.head(name).contract(self.model.event).tensors
         return [name for name in dict.fromkeys(wanted) if name in layouts]
 
     # Weights are stored under the model's own names, so that a checkpoint opens without Lightning.
@@ -327,7 +313,8 @@ class TrainingModule(LightningModule):
     def _loss(self, batch: Batch, batch_idx: int, sums: LossSums, part: str) -> Tensor:
         outputs = self.model(batch)
         terms = self.model.losses(batch, outputs)
-        loss, found = self.combine(terms, batch)
+        together = part == "training" and self.trainer.world_size > 1
+        loss, found = self.combine(terms, batch, self._process_mean if together else None)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(self._what_is_not_finite(terms, batch, batch_idx, part))
         for name, (total, count) in found.items():
@@ -371,6 +358,9 @@ class TrainingModule(LightningModule):
         if self.trainer.world_size > 1:
             stacked = cast(Tensor, self.trainer.strategy.reduce(stacked, reduce_op="sum"))
         return stacked
+
+    def _process_mean(self, values: Tensor) -> Tensor:
+        return cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="mean"))
 
     def _means(self, sums: LossSums) -> dict[str, float]:
         names = sums.names
