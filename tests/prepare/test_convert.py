@@ -480,3 +480,19 @@ def test_progress_ends_with_everything(tmp_path: Path) -> None:
     assert [(p.phase, p.done, p.total) for p in last.values()] == [
         ("count", 200, 200), ("read", 200, 200), ("write", 200, 200),
     ]  # fmt: skip
+
+
+class Unnumbered(SyntheticReader):
+    def read(self, chunk: Chunk) -> EventBatch:
+        batch = super().read(chunk)
+        return batch.with_arrays({"extra/event": np.zeros(len(batch), np.int64)})
+
+
+def test_event_numbers_that_are_none_are_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / "d", reader=Unnumbered)
+    assert "'test' is empty although 120 events were expected" in caplog.text
+    caplog.clear()
+    make(tmp_path / "e", reader=Unnumbered, prepare={"split": {"key": "entry"}})
+    assert "is empty" not in caplog.text

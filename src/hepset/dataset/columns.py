@@ -170,7 +170,7 @@ class TensorType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow publishes n
         return TensorArray
 
 
-# Arrow asks for the type whenever a column is touched: parsing it each time costs more than reading.
+# Arrow asks for the type at every touch of a column: parsing it anew costs more than reading.
 @lru_cache(maxsize=4096)
 def _deserialized(serialized: bytes) -> TensorType:
     return TensorType(ColumnLayout.model_validate_json(serialized))

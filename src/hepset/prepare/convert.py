@@ -237,6 +237,7 @@ class _Conversion:
                 logger.warning("%s", violation)
         cutflow = self._cutflow(results)
         self._refuse_nothing(results, cutflow)
+        self._warn_of_unused_splits(results)
         contract, names = self._resolve_classes(results)
         found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]
         extremes = _extremes(results)
@@ -460,6 +461,23 @@ class _Conversion:
         raise DatasetError(
             f"none of {read} events passes prepare.select; events left after each cut:\n{lines}"
         )
+
+    def _warn_of_unused_splits(self, results: Sequence[ChunkResult]) -> None:
+        """Warn where event numbers are no numbers of events: all the same, for example."""
+        events = sum(sum(result.rows.values()) for result in results)
+        config = self.plan.config.split
+        fractions = {name: getattr(config, name, None) for name in self.plan.splitter().names}
+        for name, fraction in fractions.items():
+            rows = sum(result.rows.get(name, 0) for result in results)
+            wanted = events * fraction if isinstance(fraction, float) else 0.0
+            # 20 is out of reach of chance: exp(−20) for an empty split.
+            if not rows and wanted > 20:
+                logger.warning(
+                    "the split %r is empty although %.0f events were expected; extra/run and "
+                    "extra/event do not tell events apart: set prepare.split.key: entry",
+                    name,
+                    wanted,
+                )
 
     def _resolve_classes(
         self, results: Iterable[ChunkResult]
