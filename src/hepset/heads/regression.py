@@ -40,8 +40,8 @@ from hepset.nn.losses import (
 )
 from hepset.nn.mlp import MLP
 from hepset.nn.transforms import TargetTransform
-from hepset.plugins import registry
 from hepset.prepare.expressions import EVENT, Expression, Scope, compile_expression
+from hepset.prepare.select import plugin_functions
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
@@ -412,9 +412,9 @@ class RegressionHead(Head):
             streams={stream: list(block.features) for stream, block in event.streams.items()},
             events=[f"{g}.{f}" for g, block in event.globals.items() for f in block.features],
         )
-        known = registry()
-        functions = {f: known.load("functions", f) for f in known.names("functions")}
-        expression = compile_expression(self.config.baselines[name], scope, functions, where=where)
+        expression = compile_expression(
+            self.config.baselines[name], scope, plugin_functions(), where=where
+        )
         stream = event.targets[name].stream
         if expression.kind not in {EVENT, stream}:
             raise ConfigurationError(
