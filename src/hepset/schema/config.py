@@ -228,8 +228,6 @@ class EvaluateConfig(Model):
     """Events per batch."""
     max_events: PositiveInt | None = None
     """Judge at most so many events; null = all."""
-    bootstrap: PositiveInt = 200
-    """Resamplings for statistical errors that have no formula."""
 
 
 class ExportConfig(Model):
