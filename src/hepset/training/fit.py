@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,7 @@ def fit(
             dataset.contract,
             dataset.statistics,
             provenance={
-                "dataset": dataset.manifest.plan,
+                "dataset": dataset.digest,
                 "prepare": dataset.manifest.prepare,
                 "class_names": {k: list(v) for k, v in dataset.manifest.class_names.items()},
                 "prior": {k: list(v) for k, v in dataset.manifest.prior.items()},
@@ -137,7 +138,7 @@ def training_key(
     """Return the digest of everything that the trained weights depend on."""
     document = {
         "model": model_config.model_dump(mode="json"),
-        "dataset": dataset.manifest.plan,
+        "dataset": dataset.digest,
         "train": config.model_dump(mode="json", exclude=NO_INFLUENCE),
         "seed": seed,
     }
@@ -253,7 +254,10 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Leave the announcements of devices and tips out of the log; warnings stay."""
+    """Leave the announcements of devices and tips out of the log; warnings stay.
+
+    One does not: torch deprecates a check that Lightning 2.6 makes at every batch.
+    """
     loggers = [
         logging.getLogger(name)
         for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero",
@@ -263,7 +267,11 @@ def _quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
+            )
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
