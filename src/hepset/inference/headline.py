@@ -25,14 +25,19 @@ def headline(
     Returns:
         Head, metric, and its best baseline.
     """
-    found: list[tuple[int, int, str, Metric, Metric | None]] = []
+    found: list[tuple[bool, int, str, Metric, Metric | None]] = []
     for head, (metrics, baselines) in heads.items():
-        for place, metric in enumerate(metrics):
-            if math.isfinite(metric.value):
-                best = best_baseline(metric, baselines)
-                found.append((int(best is None), place, head, metric, best))
-    # A bias says little by itself: it is shown where there is nothing else.
-    found.sort(key=lambda item: ("bias" in item[3].name, *item[:2]))
+        known = [
+            (metric, best_baseline(metric, baselines))
+            for metric in metrics
+            if math.isfinite(metric.value)
+        ]
+        # A bias says little by itself: it is shown where there is nothing else.
+        known.sort(key=lambda item: ("bias" in item[0].name, item[1] is None))
+        found += [
+            (best is None, place, head, metric, best) for place, (metric, best) in enumerate(known)
+        ]
+    found.sort(key=lambda item: item[:2])
     return [(head, metric, best) for _, _, head, metric, best in found[:count]]
 
 

@@ -55,7 +55,7 @@ def losses_of(curves: Curves, heads: list[str]) -> list[str]:
 @styled
 def draw_history(name: str, curve: dict[str, list[tuple[float, float]]]) -> Figure:
     """Draw one loss of the training and of the validation split against the epoch."""
-    figure = Figure(figsize=(5.6, 3.8))
+    figure = Figure(figsize=(5.6, 3.8), dpi=72)
     axes = figure.add_subplot()
     for part, colour, marker in (("train", COLOURS[0], "o"), ("val", COLOURS[1], "s")):
         points = curve.get(part, [])
@@ -73,6 +73,7 @@ def draw_history(name: str, curve: dict[str, list[tuple[float, float]]]) -> Figu
         axes.axvline(best[0] + 1, color="0.6", linestyle="--", linewidth=1, label="best epoch")
     axes.set_xlabel("epoch")
     axes.set_ylabel("total loss" if name == "loss" else f"{name} loss")
+    axes.ticklabel_format(useMathText=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -137,10 +137,12 @@ def figure(drawing: Figure, title: str, caption: str) -> str:
 
 
 def embed(drawing: Figure) -> str:
-    """Return a figure as a data address: SVG, or PNG where that would be too large.
+    """Return a figure that has been laid out as a data address: SVG, or PNG where that is large.
 
     The bytes depend on the figure alone.
     """
+    # `styled` has laid the figure out; doing it again for every format is most of the time.
+    drawing.set_layout_engine("none")
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "hepset", "svg.fonttype": "path"}):
         save(drawing, buffer, format="svg", metadata={"Date": None, "Creator": None})

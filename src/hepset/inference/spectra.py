@@ -81,7 +81,8 @@ def class_labels(evaluation: Evaluation) -> tuple[list[str], Array]:
         if target.kind != "classification" or target.stream is not None or labels is None:
             continue
         known = int(labels.max(initial=-1)) + 1
-        names = list(target.classes or (f"{name} = {i}" for i in range(known)))
+        classes = target.classes or tuple(str(i) for i in range(known))
+        names = [f"{name} = {label}" if label.isdigit() else label for label in classes]
         if (labels >= 0).any() and names:
             return names, labels.astype(np.int64)
     process = evaluation.targets.get("process")
@@ -113,7 +114,7 @@ def draw_spectra(block: Sequence[Spectrum], evaluation: Evaluation, split: str) 
     train_labels = class_labels(train)[1] if train is not None else None
     shown = list(zip(COLOURS, _largest(labels, len(names)), strict=False))
     rows, columns = math.ceil(len(block) / COLUMNS), min(COLUMNS, len(block))
-    figure = Figure(figsize=(3.7 * columns + 0.2, 2.9 * rows + 0.5))
+    figure = Figure(figsize=(3.7 * columns + 0.2, 2.9 * rows + 0.5), dpi=72)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, spectrum in zip(grid.flat, block, strict=False):
         lowest = 0.0
@@ -133,6 +134,8 @@ def draw_spectra(block: Sequence[Spectrum], evaluation: Evaluation, split: str) 
         axes.set_ylabel("share per unit", fontsize=11)
         axes.tick_params(labelsize=10)
         axes.set_xlim(spectrum.edges[0], spectrum.edges[-1])
+        # Plain tick labels: formulas take most of the time of drawing.
+        axes.ticklabel_format(useMathText=False)
         if spectrum.logarithmic:
             axes.set_yscale("log")
         else:
