@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, HepsetError, ReadError
 from hepset.inference.numbers import number, with_error
+from hepset.inference.units import unit_of
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report
@@ -50,7 +52,8 @@ def inspect(path: str, *, event: str | None, reader: str | None) -> None:
     PATH is a data set, a run directory, a checkpoint, an ONNX file, predictions, or an input file.
     With --event an input file is read as events and checked; without, its columns are listed.
     """
-    console = Console(soft_wrap=False)
+    # Without a terminal there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     place = Path(path)
     if place.is_dir():
         _directory(place, console)
@@ -167,7 +170,7 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
             ranges.append(_range(f"number of {tensor}", "", found.multiplicity))
         for column, part in found.columns.items():
             feature = spec.features.get(column) if spec is not None else None
-            unit = (feature.unit or "") if feature is not None else ""
+            unit = unit_of(column, feature) if feature is not None else ""
             ranges.append(_range(f"{tensor}.{column}".rstrip("."), unit, part))
     _print(console, "ranges of the training split", _RANGE_HEAD, ranges)
     _print(
@@ -268,7 +271,7 @@ def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[st
         spec = contract.tensors.get(name)
         for column, values in flat.columns.items():
             feature = spec.features.get(column) if spec is not None else None
-            unit = (feature.unit or "") if feature is not None else ""
+            unit = unit_of(column, feature) if feature is not None else ""
             yield _range(f"{name}.{column}", unit, _describe(values))
     for name, array in batch.arrays.items():
         if array.dtype.kind not in "biuf":
@@ -277,7 +280,7 @@ def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[st
         columns = list(spec.features) if spec is not None else []
         if array.ndim == 2 and len(columns) == array.shape[1]:
             for index, column in enumerate(columns):
-                unit = spec.features[column].unit or "" if spec is not None else ""
+                unit = unit_of(column, spec.features[column]) if spec is not None else ""
                 yield _range(f"{name}.{column}", unit, _describe(array[:, index]))
         else:
             yield _range(name, "", _describe(array))
@@ -450,8 +453,8 @@ def _print(
     if not rows:
         return
     table = Table(title=escape(title), title_justify="left", show_header=any(head))
-    for name in head:
-        table.add_column(name, overflow="fold")
+    for index, name in enumerate(head):
+        table.add_column(name, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)

@@ -12,7 +12,7 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}".replace(",", " ")
+        return f"{int(value):,}".replace(",", " ").replace("-", "−")
     return f"{value:.{digits}g}".replace("-", "−")
 
 

@@ -24,13 +24,13 @@ from hepset.inference.numbers import number, with_error
 from hepset.inference.page import Markup, Section, table
 from hepset.inference.spectra import (
     Compatibility,
-    axis_label,
     class_labels,
     compare,
     draw_spectra,
     momentum_guess,
     spectra,
 )
+from hepset.inference.units import unit_of
 from hepset.interfaces.head import Metric
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ def _ranges(manifest: Manifest) -> str:
         for column, found in stored.columns.items():
             feature = spec.features.get(column) if spec is not None else None
             label = f"{tensor} {column}".strip()
-            unit = "" if feature is None else axis_label(column, feature)
-            unit = unit[unit.index("[") + 1 : -1] if "[" in unit else ""
+            name = column or tensor.removeprefix("target/")
+            unit = "" if feature is None else unit_of(name, feature)
             rows.append(
                 (
                     label,

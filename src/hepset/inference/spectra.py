@@ -14,8 +14,9 @@ from matplotlib.patches import Patch
 
 from hepset.batch import Array
 from hepset.figures import COLOURS, histogram, styled
+from hepset.inference.units import axis_label
 from hepset.interfaces.head import Evaluation
-from hepset.schema.event import EventInfo, Feature, guess_role
+from hepset.schema.event import EventInfo, Feature
 
 __all__ = ["Compatibility", "Spectrum", "class_labels", "compare", "draw_spectra", "spectra"]
 
@@ -23,7 +24,6 @@ BINS: Final = 30
 COLUMNS: Final = 3
 LARGEST_CLASSES: Final = 4
 """Classes that are drawn: the largest ones."""
-_DIMENSIONAL: Final = {"pt", "mass", "energy", "px", "py", "pz"}
 
 
 @dataclass(frozen=True)
@@ -223,15 +223,6 @@ def survival(chi2: float, ndf: int) -> float:
     return float(torch.special.gammaincc(half[0], half[1]))
 
 
-def axis_label(name: str, feature: Feature) -> str:
-    """Return the label of an axis with the unit; ``file units`` where none is declared."""
-    if feature.unit:
-        return f"{name} [{feature.unit}]"
-    guessed = guess_role(name)
-    role = feature.role or (guessed[1] if guessed else None)
-    return f"{name} [file units]" if role in _DIMENSIONAL else name
-
-
 def binning(values: Array) -> Array:
     """Return edges for a quantity: one bin per integer where it is one, else 30 equal bins.
 
@@ -284,7 +275,7 @@ def _spectrum(
     else:
         train_values, train_rows = np.zeros(0), np.zeros(0, np.int64)
     edges = binning(np.concatenate([values, train_values]))
-    label = axis_label(f"{tensor} {name}", feature)
+    label = axis_label(f"{tensor} {name}", name, feature)
     steep = bool({"log1p", "log"} & set(feature.transform))
     return Spectrum(f"{tensor}.{name}", label, edges, values, rows, train_values, train_rows, steep)
 

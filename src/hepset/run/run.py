@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hepset.dataset import Dataset, open_dataset
 from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError
+from hepset.inference.numbers import with_error
 from hepset.plugins import registry
 from hepset.prepare import plan_inputs, prepare_dataset, restored_event
 from hepset.run.config import Resolved, dump_config, load_config, open_readers
@@ -338,7 +339,7 @@ class Run:
         ]
         for head, found in self.metrics.get("heads", {}).items():
             for metric in found["metrics"]:
-                value = f"{metric['value']:.4g} ± {metric['error']:.2g} {metric['unit']}"
+                value = with_error(metric["value"], metric["error"], metric["unit"])
                 rows.append((f"{head}: {metric['name']}", value))
         cells = "".join(
             f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
