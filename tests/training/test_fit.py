@@ -35,6 +35,7 @@ def test_trains_and_leaves_everything_behind(
     with caplog.at_level(logging.INFO):
         best = fit(model_config, dataset, config, execution=execution, seed=1, directory=tmp_path)
     assert best == tmp_path / "checkpoints" / "best.ckpt"
+    assert {path.name for path in best.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
     stored = content(best)
     model = Model.from_record(stored["model"], stored["state_dict"])
     assert list(model.heads) == ["signal", "neutrino"]

@@ -86,7 +86,11 @@ class Checkpoints(Checkpoint):
         self._save(trainer, LAST)
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        trainer.save_checkpoint(self.directory / name)
+        # Lightning writes elsewhere and moves, which is one step only on one file system.
+        temporary = self.directory / f".{name}.tmp"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.directory / name)
         self._saved_at = time.monotonic()
 
 

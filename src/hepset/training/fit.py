@@ -214,7 +214,13 @@ def _resume_from(path: Path, key: str, *, restart: bool) -> Path | None:
 
 
 def _remove_old(checkpoints: Path, logs: Path) -> None:
-    for path in (checkpoints / BEST, checkpoints / LAST, logs / History.CSV, logs / History.JSON):
+    for path in (
+        *checkpoints.glob(".*.tmp"),
+        checkpoints / BEST,
+        checkpoints / LAST,
+        logs / History.CSV,
+        logs / History.JSON,
+    ):
         path.unlink(missing_ok=True)
     for path in logs.glob("events.out.tfevents.*"):
         path.unlink(missing_ok=True)
