@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +139,8 @@ def open_files(
         )
     kept = {key: value for key, value in options.items() if key not in {*_BOOKKEEPING, "reader"}}
     kept["files"] = list(files)
+    if isinstance(kept.get("columns"), Mapping):
+        kept["columns"] = {key: c for key, c in kept["columns"].items() if not _by_group(c)}
     if max_events is not None:
         kept["max_events"] = max_events
     cls = registry().load("readers", reader)
@@ -149,3 +151,8 @@ def open_files(
         parse_options(cls.Config, kept, f"reader {reader!r}"), input_event(model.event, derive)
     )
     return source
+
+
+def _by_group(column: object) -> bool:
+    """Whether a column's value follows from the group of the file, which new files do not have."""
+    return isinstance(column, Mapping) and column.get("group") is not None
