@@ -46,6 +46,8 @@ STYLE: Final[dict[str, Any]] = {
     "ytick.minor.size": 3,
     "mathtext.fontset": "dejavusans",
     "axes.unicode_minus": True,
+    # Plain tick labels: parsing formulas was most of the time of a drawing.
+    "axes.formatter.use_mathtext": False,
 }
 """Settings of matplotlib for every figure of hepset."""
 

@@ -61,7 +61,7 @@ def predict(
 
     console = Console(soft_wrap=True)
     trained = load_model(model)
-    origin = find_origin(Path(model))
+    origin = find_origin(Path(model), trained.provenance)
     source = open_files(trained, origin, files, reader, max_events)
     cls = registry().load("writers", writer)
     with show_progress(console) as progress:
@@ -91,12 +91,15 @@ def predict(
         )
 
 
-def find_origin(path: Path) -> Origin:
-    """Find the run that a model belongs to: its directory, or one around the file."""
+def find_origin(path: Path, provenance: Mapping[str, Any]) -> Origin:
+    """Find the run that a model belongs to: its directory, or one around the file.
+
+    A model that has left its run still knows how its files were read.
+    """
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
     folder = next((each for each in folders if (each / "config.yaml").is_file()), None)
     if folder is None:
-        return Origin()
+        return Origin(tuple(provenance.get("data", {}).get("read", ())))
     from hepset.run import Run  # noqa: PLC0415
 
     run = Run.open(folder)

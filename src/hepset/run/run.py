@@ -212,7 +212,7 @@ class Run:
                 seed=self.config.seed,
                 output=self.dataset_path,
                 engine=engine,
-                provenance={"name": self.config.name, "readers": self._provenance()},
+                provenance=self._provenance(),
                 progress=progress,
             )
         finally:
@@ -220,8 +220,17 @@ class Run:
         self._finish("prepare", inputs)
         return dataset
 
-    def _provenance(self) -> list[dict[str, object]]:
-        return [reader.provenance() for reader in self.readers]
+    def _provenance(self) -> dict[str, object]:
+        """Say how the files were read, so that a model alone knows how to read others.
+
+        Where they were is left out: copies of the same files give the same bytes.
+        """
+        apart = {"files", "chunk_size"}
+        return {
+            "name": self.config.name,
+            "read": [{k: v for k, v in r.items() if k not in apart} for r in self.config.read],
+            "readers": [reader.provenance() for reader in self.readers],
+        }
 
     def train(self, *, force: bool = False) -> Path:
         """Train the model; continue where an interrupted training stopped.
