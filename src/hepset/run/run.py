@@ -17,6 +17,7 @@ from hepset.inference.numbers import with_error
 from hepset.plugins import registry
 from hepset.prepare import plan_inputs, prepare_dataset, restored_event
 from hepset.run.config import Resolved, dump_config, load_config, open_readers
+from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
 from hepset.schema.config import STAGES, Stage
 from hepset.schema.contract import compile_contract
@@ -163,6 +164,8 @@ class Run:
             raise ConfigurationError(f"--from {first} comes after --to {last}")
         for index, stage in enumerate(STAGES[: stop + 1]):
             force = start is not None and index >= start
+            if process_rank() and stage in {"evaluate", "export"}:
+                return
             if stage == "prepare":
                 self.prepare(force=force, progress=progress)
             elif not self.config.model.heads:
@@ -184,7 +187,8 @@ class Run:
         if self.config.dataset is not None:
             dataset = open_dataset(self.config.dataset)
             _LOG.info("prepare: %s is used as it is", self.config.dataset)
-            self._write_config()
+            if not process_rank():
+                self._write_config()
             return dataset
         if not self.config.read:
             raise ConfigurationError(
@@ -198,7 +202,11 @@ class Run:
             config=self.config.prepare,
             seed=self.config.seed,
         )
-        reason = self._reason("prepare", inputs, [self.dataset_path / "dataset.json"], force)
+        outputs = [self.dataset_path / "dataset.json"]
+        if process_rank():
+            wait_until(lambda: not StageRecords(self.output).why_not("prepare", inputs, outputs))
+            return self.dataset
+        reason = self._reason("prepare", inputs, outputs, force)
         if reason is None:
             return self.dataset
         self._begin("prepare", reason)
@@ -382,12 +390,16 @@ class Run:
         return reason
 
     def _begin(self, stage: Stage, reason: str) -> None:
+        if process_rank():
+            return
         self.output.mkdir(parents=True, exist_ok=True)
         self._write_config()
         StageRecords(self.output).started(stage)
         _LOG.info("%s: %s", stage, reason)
 
     def _finish(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
+        if process_rank():
+            return
         StageRecords(self.output).finished(stage, inputs)
 
     def _write_config(self) -> None:
