@@ -191,11 +191,11 @@ def parse_options_file(document: Mapping[str, Any], *, where: str) -> SpanetOpti
     Raises:
         ConfigurationError: If an option is unknown or given twice, or a value does not fit.
     """
-    known = {_folded(name): name for name in SpanetOptions.model_fields}
+    known = {folded(name): name for name in SpanetOptions.model_fields}
     plain: dict[str, Any] = {}
     problems = []
     for key, value in document.items():
-        name = known.get(_folded(key))
+        name = known.get(folded(key))
         if name is None:
             hint = did_you_mean(str(key), SpanetOptions.model_fields)
             problems.append(f"{where}: {key}: SPANet has no such option{hint}")
@@ -323,5 +323,6 @@ def _log_the_rest(options: SpanetOptions) -> None:
         )
 
 
-def _folded(name: object) -> str:
+def folded(name: object) -> str:
+    """Return a name as SPANet compares it: lower case, without ``_`` and spaces."""
     return str(name).lower().replace("_", "").replace(" ", "")
