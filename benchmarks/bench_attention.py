@@ -1,25 +1,20 @@
 """Benchmark 8: what padding costs in attention, and what trimming, bucketing and packing give back.
 
-    python benchmarks/bench_attention.py [--repeats 3] [--events 256]
-
 Two pre-norm layers of width 128 with 8 heads, one training step and one inference of a batch of
 events whose number of objects follows the physics: 18 slots (7.5 real on average), 50 (24) and 128
-(48). The contenders take turns in shuffled order; the least CPU time and the least wall time of
-each are reported as ratios to plain padding.
+(48).
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import resource
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.harness import Cell, Floor, Options, Report, cost_table, interleave
 from hepset.nn.attention import TransformerEncoder, attention_logit_bias
 from hepset.nn.buckets import run_in_buckets
 
@@ -71,78 +66,63 @@ def encode_packed(encoder: TransformerEncoder, mask: Tensor, x: Tensor) -> Tenso
     return unpack(encoder.norm(tokens))
 
 
-def measure(
-    contenders: dict[str, Callable[[], None]], repeats: int
-) -> dict[str, tuple[float, float]]:
-    """Least CPU and wall seconds of each contender, taking turns in shuffled order."""
-    order = random.Random(0)
-    best = dict.fromkeys(contenders, (float("inf"), float("inf")))
-    for turn in range(repeats + 1):
-        names = list(contenders)
-        order.shuffle(names)
-        for name in names:
-            wall, cpu = time.perf_counter(), time.process_time()
-            contenders[name]()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            if turn:  # the first turn warms up
-                best[name] = (min(best[name][0], cpu), min(best[name][1], wall))
-    return best
-
-
-def main() -> None:
-    """Run all cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--events", type=int, default=256, help="events of a batch at 18 slots")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    encoder = TransformerEncoder(128, 2, 8)
+def run_mode(encoder: TransformerEncoder, buckets: int, mask: Tensor, x: Tensor) -> Tensor:
+    """Encode a batch in one of the ways of `CONTENDERS`."""
 
     def encode(mask: Tensor, x: Tensor) -> tuple[Tensor]:
         return (encoder(x, mask).objects,)
 
-    def run(buckets: int, mask: Tensor, x: Tensor) -> Tensor:
-        if buckets == PACKED:
-            return encode_packed(encoder, mask, x)
-        return run_in_buckets(encode, mask, [x], buckets=buckets)[0]
+    if buckets == PACKED:
+        return encode_packed(encoder, mask, x)
+    return run_in_buckets(encode, mask, [x], buckets=buckets)[0]
 
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {options.repeats} repeats")
-    header = f"{'slots':>5} {'real':>5} {'mode':>6} {'contender':>11} {'CPU us/event':>13}"
-    print(f"{header} {'CPU ratio':>10} {'wall ratio':>10} {'largest difference':>19}")
+
+def step(encoder: TransformerEncoder, mode: str, buckets: int, mask: Tensor, x: Tensor) -> None:
+    """Infer once, or train one step."""
+    with torch.set_grad_enabled(mode == "train"):
+        out = run_mode(encoder, buckets, mask, x)
+    if mode == "train":
+        encoder.zero_grad()
+        out.square().mean().backward()
+
+
+def run(options: Options) -> Iterator[Report]:
+    torch.manual_seed(0)
+    encoder = TransformerEncoder(128, 2, 8)
+    report = Report(8, "attention over padded events")
+    worst = 0.0
     for slots, mean in CASES.items():
-        batch = max(options.events * 18 // slots, 32)
+        batch = max(options.events(256) * 18 // slots, 32)
         x, mask = make_events(batch, slots, mean, 128)
+        difference: dict[str, Cell] = {}
         with torch.no_grad():
-            reference = run(0, mask, x)
+            reference = run_mode(encoder, 0, mask, x)
+            for name, buckets in CONTENDERS.items():
+                found = run_mode(encoder, buckets, mask, x)
+                largest = float((found - reference)[mask].abs().max())
+                difference[name], worst = largest, max(worst, largest)
         for mode in ("train", "infer"):
-
-            def step(buckets: int, mode: str = mode, x: Tensor = x, mask: Tensor = mask) -> None:
-                with torch.set_grad_enabled(mode == "train"):
-                    out = run(buckets, mask, x)
-                if mode == "train":
-                    encoder.zero_grad()
-                    out.square().mean().backward()
-
-            contenders = {
-                name: lambda buckets=buckets, step=step: step(buckets)
+            tasks = {
+                name: partial(step, encoder, mode, buckets, mask, x)
                 for name, buckets in CONTENDERS.items()
             }
-            best = measure(contenders, options.repeats)
-            base = best["padded"]
-            for name, (cpu, wall) in best.items():
-                with torch.no_grad():
-                    out = run(CONTENDERS[name], mask, x)
-                difference = float((out - reference).abs().max())
-                print(
-                    f"{slots:5d} {float(mask.sum()) / batch:5.1f} {mode:>6} {name:>11} "
-                    f"{1e6 * cpu / batch:13.1f} {cpu / base[0]:10.2f} {wall / base[1]:10.2f} "
-                    f"{difference:19.1e}"
+            costs = interleave(tasks, options.repeats, warm_up=True)
+            title = f"{slots} slots, {float(mask.sum()) / batch:.1f} real, {mode}"
+            report.tables.append(
+                cost_table(
+                    title,
+                    {name: cost.per(batch) for name, cost in costs.items()},
+                    "padded",
+                    more={"difference": difference},
                 )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of all contenders together: {peak:.0f} MB")
-
-
-if __name__ == "__main__":
-    main()
+            )
+            report.floors.append(
+                Floor(
+                    f"{slots} slots, {mode}: bucketed 4 / padded, CPU",
+                    costs["bucketed 4"].over(costs["padded"]).cpu,
+                    1.0,
+                    at_least=False,
+                )
+            )
+    report.floors.append(Floor("largest difference on real slots", worst, 1e-4, at_least=False))
+    yield report

@@ -1,21 +1,14 @@
-"""Loader throughput: ours in process, batches through DataLoader workers, events one by one.
+"""Benchmark 2: loader throughput, in process, through DataLoader workers, event by event.
 
 The *event table*: 18×7 particles with a mask, 10 conditions, 56×3 assignment indices, segmentation
-targets, 2×5 invisible; about 45 % of the slots are real. Contenders run interleaved in a random
-order in one process; the best of the repeats is reported, with the ratio to copying the same bytes
+targets, 2×5 invisible; about 45 % of the slots are real. The reference is copying the same bytes
 from one batch buffer to another.
-
-    python benchmarks/bench_loader.py [--events 200000] [--batch 1024] [--repeats 3]
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import resource
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.harness import (
+    Cell,
+    Cost,
+    Floor,
+    Options,
+    Report,
+    Task,
+    cost_table,
+    interleave,
+    peak_memory,
+)
 from hepset.batch import make_ids
 from hepset.dataset import Dataset as Shards
 from hepset.dataset import Manifest, open_dataset
@@ -34,6 +38,22 @@ from hepset.schema.config import SplitConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.tensors import TensorSpec
+
+BATCH = 1024
+WORKERS = 2
+MEMCPY = "memcpy of a batch"
+SHUFFLED = "hepset, shuffled"
+MAPPED = "hepset, mmap, shuffled"
+SINGLE = "DataLoader, event by event"
+PROCESSES = f"hepset in {WORKERS} DataLoader workers"
+OURS: dict[str, dict[str, Any]] = {
+    "hepset, in order": {"shuffle": False},
+    SHUFFLED: {},
+    "hepset, shuffled, no thread": {"threads": 0},
+    "hepset, shuffled, 2 threads": {"threads": 2},
+    "hepset, shuffled, fresh memory": {"copy": True},
+    MAPPED: {"cache": "mmap"},
+}
 
 SHAPES = {
     "particles": ((18, 7), "<f4", "<f4"),
@@ -121,89 +141,19 @@ class Events(Dataset[dict[str, Tensor]]):
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
 
-def copies(loader: Any) -> Iterator[dict[str, Tensor]]:
-    """Copy one batch again and again: what moving the same bytes costs alone."""
-    batch = {name: tensor.clone() for name, tensor in next(iter(loader)).items()}
-    target = {name: torch.empty_like(tensor) for name, tensor in batch.items()}
-    for _ in range(len(loader)):
-        for name, tensor in batch.items():
-            target[name].copy_(tensor)
-        yield target
+class Copies:
+    """Copies one batch again and again: what moving the same bytes costs alone."""
 
+    def __init__(self, loader: Any) -> None:
+        self.batch = {name: tensor.clone() for name, tensor in next(iter(loader)).items()}
+        self.target = {name: torch.empty_like(tensor) for name, tensor in self.batch.items()}
+        self.times = len(loader)
 
-def cpu() -> float:
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--single", type=int, default=20_000, help="events of the per-event one")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--codec", choices=("lz4", "zstd", "none"), default="lz4")
-    parser.add_argument("--directory", type=Path, default=None)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=options.directory) as folder:
-        shards = make_shards(Path(folder), options.events, 4, options.codec)
-        split = shards.split("train")
-
-        def ours(**more: Any) -> Any:
-            chosen = {"copy": False, "shuffle": False, "threads": 1, **more}
-            return shards.loader("train", batch_size=options.batch, **chosen)
-
-        def workers() -> Any:
-            # Every worker reads its own part: the usual pattern of sharded streams.
-            loader = ours(shuffle=True, threads=0, copy=True)
-            return DataLoader(WorkerParts(loader), batch_size=None, num_workers=options.workers)
-
-        part = {name: array[: options.single] for name, array in split.read(list(SHAPES)).items()}
-        single = Events(part)
-        contenders: dict[str, tuple[int, Callable[[], Any]]] = {
-            "memcpy of a batch": (len(ours()) * options.batch, lambda: copies(ours(threads=0))),
-            "ours, in order": (len(split), ours),
-            "ours, shuffled": (len(split), lambda: ours(shuffle=True)),
-            "ours, shuffled, no thread": (len(split), lambda: ours(shuffle=True, threads=0)),
-            "ours, shuffled, 2 threads": (len(split), lambda: ours(shuffle=True, threads=2)),
-            "ours, shuffled, fresh memory": (len(split), lambda: ours(shuffle=True, copy=True)),
-            "ours, mmap, shuffled": (len(split), lambda: ours(shuffle=True, cache="mmap")),
-            f"ours in {options.workers} DataLoader workers": (len(split), workers),
-            "DataLoader, event by event": (
-                len(single),
-                lambda: DataLoader(single, batch_size=options.batch, shuffle=True),
-            ),
-        }
-        for _ in ours(shuffle=True, cache="mmap"):
-            pass
-        best: dict[str, tuple[float, float]] = {}
-        for _ in range(options.repeats):
-            order = list(contenders)
-            random.shuffle(order)
-            for name in order:
-                events, make = contenders[name]
-                began, used = time.perf_counter(), cpu()
-                seen = sum(len(batch["weight"]) for batch in make())
-                wall, used = time.perf_counter() - began, cpu() - used
-                assert seen == events, (name, seen, events)
-                known = best.get(name, (np.inf, np.inf))
-                best[name] = min(known[0], wall / events), min(known[1], used / events)
-    limit = best["memcpy of a batch"]
-    print(f"{options.events} events, batches of {options.batch}, codec {options.codec}")
-    print(f"{'':34} {'wall us/event':>14} {'CPU us/event':>14} {'CPU / memcpy':>13}")
-    for name in contenders:
-        wall, used = best[name]
-        print(f"{name:34} {wall * 1e6:14.3f} {used * 1e6:14.3f} {used / limit[1]:13.1f}")
-    slow = best["DataLoader, event by event"][1] / best["ours, shuffled"][1]
-    print(f"event by event costs {slow:.0f} times the CPU of ours, shuffled")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(
-        f"peak memory of this process {peak:.0f} MB, the split decoded "
-        f"{options.events * sum(x.width for x in shards.layouts.values()) / 1e6:.0f} MB"
-    )
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for _ in range(self.times):
+            for name, tensor in self.batch.items():
+                self.target[name].copy_(tensor)
+            yield self.target
 
 
 class WorkerParts(torch.utils.data.IterableDataset[dict[str, Tensor]]):
@@ -227,5 +177,69 @@ class WorkerParts(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         )
 
 
-if __name__ == "__main__":
-    main()
+def ours(folder: str, way: dict[str, Any]) -> Any:
+    """A loader of the shards; without options shuffled, with one thread and buffers used again."""
+    chosen = {"copy": False, "shuffle": True, "threads": 1, **way}
+    return open_dataset(Path(folder)).loader("train", batch_size=BATCH, **chosen)
+
+
+def in_workers(folder: str) -> DataLoader[Any]:
+    """Every worker reads its own part: the usual pattern of sharded streams."""
+    loader = ours(folder, {"threads": 0, "copy": True})
+    return DataLoader(WorkerParts(loader), batch_size=None, num_workers=WORKERS)
+
+
+def count(batches: Iterable[dict[str, Tensor]]) -> int:
+    return sum(len(batch["weight"]) for batch in batches)
+
+
+def epoch(folder: str, way: dict[str, Any]) -> int:
+    """For `peak_memory`."""
+    return count(ours(folder, way))
+
+
+def run(options: Options) -> Iterator[Report]:
+    events, few = options.events(200_000), options.events(20_000)
+    events -= events % 4
+    folder = str(options.folder)
+    shards = make_shards(options.folder, events, 4, "lz4")
+    split = shards.split("train")
+    single = Events({n: array[:few] for n, array in split.read(list(SHAPES)).items()})
+    copied = Copies(ours(folder, {"shuffle": False, "threads": 0}))
+
+    makers: dict[str, Callable[[], Iterable[dict[str, Tensor]]]] = {MEMCPY: lambda: copied}
+    makers |= {name: partial(ours, folder, way) for name, way in OURS.items()}
+    makers[PROCESSES] = partial(in_workers, folder)
+    makers[SINGLE] = lambda: DataLoader(single, batch_size=BATCH, shuffle=True)
+    sizes = dict.fromkeys(makers, events) | {MEMCPY: copied.times * BATCH, SINGLE: few}
+
+    def task(name: str) -> Task:
+        def read() -> None:
+            seen = count(makers[name]())
+            assert seen == sizes[name], (name, seen, sizes[name])
+
+        return read
+
+    task(MAPPED)()
+    found = interleave({name: task(name) for name in makers}, options.repeats)
+    costs: dict[str, Cost] = {name: cost.per(sizes[name]) for name, cost in found.items()}
+    peaks: dict[str, Cell] = {
+        name: peak_memory("benchmarks.bench_loader:epoch", folder, OURS[name]).added
+        for name in (SHUFFLED, MAPPED)
+    }
+    width = sum(layout.width for layout in shards.layouts.values())
+
+    def ratio(name: str, base: str) -> float:
+        return costs[name].over(costs[base]).cpu
+
+    yield Report(
+        2,
+        f"loader, {events} events of {width} B, batches of {BATCH}, lz4",
+        [cost_table("one epoch", costs, MEMCPY, more={"peak MB": peaks})],
+        [
+            Floor(f"{SINGLE} / {SHUFFLED}, CPU", ratio(SINGLE, SHUFFLED), 10),
+            Floor(f"{PROCESSES} / {SHUFFLED}, CPU", ratio(PROCESSES, SHUFFLED), 1),
+            Floor(f"{MAPPED} / {MEMCPY}, CPU", ratio(MAPPED, MEMCPY), 10, at_least=False),
+        ],
+        [f"the split decoded has {events * width / 1e6:.0f} MB"],
+    )

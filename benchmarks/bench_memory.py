@@ -1,39 +1,36 @@
-"""Peak memory of converting and reading back the event table; it must not grow with the events.
+"""Benchmark 3: peak memory of converting and reading back the event table.
 
-Every step runs in a process of its own; the figure is the largest resident set of any process,
-worker processes included. The limit is 700 MB at a million events.
-
-Run: ``python benchmarks/bench_memory.py [--events 100000 1000000] [--workers 2]``
+It must not grow with the number of events. Every step runs in a process of its own; the figure is
+the largest resident set of any process, worker processes included.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks.harness import Cell, Cost, Floor, Options, Report, Table, now, peak_memory
+from hepset.dataset import open_dataset
+from hepset.prepare import prepare_dataset
+from hepset.prepare.engines import LocalEngine, LocalEngineConfig
+from hepset.schema.config import PrepareConfig
+from hepset.schema.contract import compile_contract
+from hepset.testing.events import SyntheticConfig, SyntheticReader
 
 LIMIT_MB = 700
 CHUNK = 10_000
+WORKERS = 2
 
 
-def convert(directory: Path, events: int, workers: int) -> int:
-    from hepset.prepare import prepare_dataset
-    from hepset.prepare.engines import LocalEngine, LocalEngineConfig
-    from hepset.schema.config import PrepareConfig
-    from hepset.schema.contract import compile_contract
-    from hepset.testing.events import SyntheticConfig, SyntheticReader
-
+def convert(directory: str, events: int) -> tuple[int, float, float]:
+    """For `peak_memory`: rows, and seconds of CPU and wall."""
+    start = now()
     config = SyntheticConfig(
         events=events // 2, chunk_size=CHUNK, table=True, rich=False, flat=False
     )
     reader = SyntheticReader(config)
     event = reader.event_info()
-    engine = LocalEngine(LocalEngineConfig(workers=workers))
+    engine = LocalEngine(LocalEngineConfig(workers=WORKERS))
     try:
         dataset = prepare_dataset(
             [reader],
@@ -41,80 +38,63 @@ def convert(directory: Path, events: int, workers: int) -> int:
             contract=compile_contract(event),
             config=PrepareConfig(),
             seed=1,
-            output=directory,
+            output=Path(directory),
             engine=engine,
         )
     finally:
         engine.close()
-    return len(dataset)
+    return len(dataset), *since(start)
 
 
-def read(directory: Path) -> int:
-    from hepset.dataset import open_dataset
-
-    dataset = open_dataset(directory)
+def read(directory: str, events: int) -> tuple[int, float, float]:
+    """For `peak_memory`: rows, and seconds of CPU and wall."""
+    start = now()
     rows = 0
-    for split in dataset.splits.values():
+    for split in open_dataset(Path(directory)).splits.values():
         for batch in split.batches(512):
             rows += len(batch)
             assert batch["jets"].shape[1:] == (18, 7)
-    return rows
+    assert rows == events
+    return rows, *since(start)
 
 
-def measure(step: str, directory: Path, events: int, workers: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--step", step, "--directory", str(directory)]
-    command += ["--events", str(events), "--workers", str(workers)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    return found
+def since(start: Cost) -> tuple[float, float]:
+    end = now()
+    return end.cpu - start.cpu, end.wall - start.wall
 
 
-def run_step(step: str, directory: Path, events: int, workers: int) -> None:
-    start, cpu = time.perf_counter(), time.process_time()
-    rows = convert(directory, events, workers) if step == "convert" else read(directory)
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(
-        json.dumps(
-            {
-                "rows": rows,
-                "parent_mb": own.ru_maxrss / 1024,
-                "worker_mb": children.ru_maxrss / 1024,
-                "wall_s": time.perf_counter() - start,
-                "cpu_s": time.process_time() - cpu + children.ru_utime + children.ru_stime,
-            }
-        )
+def run(options: Options) -> Iterator[Report]:
+    rows: dict[str, tuple[Cell, ...]] = {}
+    largest: dict[int, float] = {}
+    sizes = (options.events(100_000), options.events(1_000_000))
+    for events in sizes:
+        directory = options.folder / f"dataset{events}"
+        for step in ("convert", "read"):
+            peak = peak_memory(f"benchmarks.bench_memory:{step}", str(directory), events)
+            made, cpu, wall = peak.value
+            assert made == events
+            size = sum(path.stat().st_size for path in directory.iterdir()) / events
+            largest[events] = max(largest.get(events, 0.0), peak.total, peak.children)
+            rows[f"{step}, {events} events"] = (
+                peak.total,
+                peak.children or None,
+                1e6 * cpu / events,
+                1e6 * wall / events,
+                size,
+            )
+    headings = ("MB", "worker MB", "CPU µs/event", "wall µs/event", "B/event")
+    few, many = sizes
+    yield Report(
+        3,
+        f"peak memory of a conversion by {WORKERS} workers and of reading back",
+        [Table("event table", headings, rows)],
+        [
+            Floor("largest process, MB", largest[many], LIMIT_MB, at_least=False),
+            Floor(
+                f"memory: {many} events / {few} events",
+                largest[many] / largest[few],
+                1.25,
+                at_least=False,
+            ),
+        ],
     )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--step", choices=["convert", "read"])
-    parser.add_argument("--directory", type=Path)
-    arguments = parser.parse_args()
-    if arguments.step:
-        run_step(arguments.step, arguments.directory, arguments.events[0], arguments.workers)
-        return 0
-    worst = 0.0
-    for events in arguments.events:
-        with tempfile.TemporaryDirectory(prefix="hepset-memory-") as folder:
-            directory = Path(folder) / "dataset"
-            for step in ("convert", "read"):
-                found = measure(step, directory, events, arguments.workers)
-                assert found["rows"] == events
-                size = sum(path.stat().st_size for path in directory.iterdir()) / events
-                worst = max(worst, found["parent_mb"], found["worker_mb"])
-                print(
-                    f"{events:>9} events  {step:<8} parent {found['parent_mb']:5.0f} MB  "
-                    f"worker {found['worker_mb']:5.0f} MB  wall {found['wall_s']:6.1f} s  "
-                    f"CPU {1e6 * found['cpu_s'] / events:6.1f} us/event  {size:6.0f} B/event",
-                    flush=True,
-                )
-    print(f"largest process: {worst:.0f} MB, limit {LIMIT_MB} MB")
-    return 0 if worst < LIMIT_MB else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

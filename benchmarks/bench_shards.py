@@ -1,25 +1,15 @@
 """Benchmarks 1, 3, 6 and 7: shards against other layouts, memory, statistics, shuffle.
 
-    python benchmarks/bench_shards.py [--events 32768] [--repeats 3]
-
 The event table: 18x7 particles with mask, 10 conditions, 56x3 assignment indices with mask,
 4x9, 4x18 and 4x4 segmentation targets, 2x5 invisibles; about 45 % of the particle slots and 10 % of
-the target slots hold something. Contenders take turns in shuffled order in one process; the least
-CPU and the least wall time of each are reported. Ratios are what to trust. Peak memory is that of
-reading in a process of its own, above one that has only imported the libraries.
+the target slots hold something. Peak memory is what reading adds to a process of its own that has
+imported the libraries.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import random
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +18,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.harness import (
+    Cell,
+    Cost,
+    Floor,
+    Options,
+    Report,
+    Table,
+    cost_table,
+    interleave,
+    peak_memory,
+)
 from hepset.batch import make_ids
+from hepset.dataset import open_dataset
 from hepset.dataset.columns import ColumnLayout
 from hepset.dataset.shards import ShardFile, ShardRecord, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
+from hepset.prepare import prepare_dataset
+from hepset.prepare.engines import LocalEngine, LocalEngineConfig
+from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
+from hepset.schema.statistics import ColumnStatistics
+from hepset.testing.events import SyntheticConfig, SyntheticReader
 
 Tensors = dict[str, np.ndarray]
 BATCH = 1024
@@ -264,117 +271,100 @@ CONTENDERS: dict[str, type[Layout]] = {
 }
 
 
-def measured(task: Callable[[], Any]) -> tuple[float, float]:
-    cpu, wall = time.process_time(), time.perf_counter()
-    task()
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def interleaved(
-    tasks: dict[str, Callable[[], Any]], repeats: int
-) -> dict[str, tuple[float, float]]:
-    best = dict.fromkeys(tasks, (np.inf, np.inf))
-    shuffle = random.Random(1)
-    for _ in range(repeats):
-        names = list(tasks)
-        shuffle.shuffle(names)
-        for name in names:
-            cpu, wall = measured(tasks[name])
-            best[name] = (min(best[name][0], cpu), min(best[name][1], wall))
-    return best
+def read_layout(kind: str, folder: str) -> int:
+    """For `peak_memory`."""
+    return CONTENDERS[kind](Path(folder)).read(False)
 
 
 def peak_of_reading(kind: str, folder: Path) -> float:
-    command = [sys.executable, __file__, "--peak", kind, "--folder", str(folder)]
-    result = subprocess.run(command, capture_output=True, check=True, text=True)
-    return float(json.loads(result.stdout)["mb"])
+    return peak_memory("benchmarks.bench_shards:read_layout", kind, str(folder)).added
 
 
-def print_peak(kind: str, folder: Path) -> None:
-    before = peak_kb()
-    CONTENDERS[kind](folder).read(False)
-    print(json.dumps({"mb": (peak_kb() - before) / 1024}))
+def run(options: Options) -> Iterator[Report]:
+    yield compare_layouts(options)
+    yield watch_row_groups(options)
+    yield check_statistics(options)
+    yield check_shuffle(options)
 
 
-def peak_kb() -> int:
-    """Largest resident set of this program; getrusage would count that of its parent too."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def bench_layouts(folder: Path, events: int, repeats: int) -> list[str]:
-    """Benchmark 1. Returns the floors that were missed."""
+def compare_layouts(options: Options) -> Report:
+    """Benchmark 1."""
+    events, folder = options.events(32_768), options.folder
     table = make_table(events)
     made = {name: kind(folder) for name, kind in CONTENDERS.items()}
 
-    def writer(layout: Layout) -> Callable[[], None]:
-        return lambda: layout.write(table)
+    def measured(**tasks: Any) -> dict[str, Cost]:
+        found = interleave(tasks, options.repeats)
+        return {name: cost.per(events) for name, cost in found.items()}
 
-    def reader(layout: Layout, shuffled: bool) -> Callable[[], int]:
-        return lambda: layout.read(shuffled)
-
-    writing = interleaved({name: writer(layout) for name, layout in made.items()}, repeats)
-    sequential = interleaved({n: reader(layout, False) for n, layout in made.items()}, repeats)
-    shuffled = interleaved({n: reader(layout, True) for n, layout in made.items()}, repeats)
+    writing = measured(**{name: partial(each.write, table) for name, each in made.items()})
+    in_order = measured(**{name: partial(each.read, False) for name, each in made.items()})
+    shuffled = measured(**{name: partial(each.read, True) for name, each in made.items()})
     for name, layout in made.items():
         assert layout.read(False) == events, name
-    print(f"1. {events} events of {RAW} B, us/event as CPU (wall), least of {repeats}")
-    print(f"{'':<24}{'write':>16}{'sequential':>16}{'shuffled':>16}{'size':>7}{'peak MB':>9}")
-    for name, layout in made.items():
-        cells = "".join(
-            f"{1e6 * part[name][0] / events:8.2f} ({1e6 * part[name][1] / events:5.2f})"
-            for part in (writing, sequential, shuffled)
-        )
-        peak = peak_of_reading(name, folder)
-        print(f"{name:<24}{cells}{layout.size / events / RAW:7.2f}{peak:9.0f}")
-
-    def ratio(part: dict[str, tuple[float, float]], slow: str, fast: str) -> float:
-        return part[slow][0] / part[fast][0]
-
-    floors = {
-        "scalar columns / hepset [lz4], read": (
-            ratio(sequential, "scalar columns [snappy]", "hepset [lz4]"), 3.0, True,
+    size: dict[str, Cell] = {n: each.size / events / RAW for n, each in made.items()}
+    peak: dict[str, Cell] = {name: peak_of_reading(name, folder) for name in made}
+    scalars, lz4, zstd = "scalar columns [snappy]", "hepset [lz4]", "hepset [zstd]"
+    report = Report(1, f"shard write and read, {events} events of {RAW} B")
+    report.tables = [
+        cost_table("write", writing, lz4, more={"size / raw": size}),
+        cost_table("read in order", in_order, lz4, more={"peak MB": peak}),
+        cost_table("read, rows shuffled", shuffled, lz4),
+    ]
+    report.floors = [
+        Floor("read: scalar columns / hepset [lz4]", in_order[scalars].over(in_order[lz4]).cpu, 3),
+        Floor(
+            "read: scalar columns / hepset [zstd]", in_order[scalars].over(in_order[zstd]).cpu, 1.8
         ),
-        "scalar columns / hepset [zstd], read": (
-            ratio(sequential, "scalar columns [snappy]", "hepset [zstd]"), 1.8, True,
+        Floor(
+            "shuffled: hepset [lz4] / memmap",
+            shuffled[lz4].over(shuffled["npy memmap"]).cpu,
+            2.5,
+            at_least=False,
         ),
-        "hepset [lz4] / memmap, shuffled": (
-            ratio(shuffled, "hepset [lz4]", "npy memmap"), 2.5, False,
-        ),
-    }  # fmt: skip
-    return report(floors)
+    ]
+    return report
 
 
-def report(floors: dict[str, tuple[float, float, bool]]) -> list[str]:
-    missed = []
-    for name, (found, limit, at_least) in floors.items():
-        good = found >= limit if at_least else found <= limit
-        print(f"   {name}: {found:.2f} (floor {'>=' if at_least else '<='} {limit:g})")
-        if not good:
-            missed.append(name)
-    return missed
-
-
-def bench_memory(folder: Path, events: int) -> None:
-    """Benchmark 3."""
-    print("3. peak memory of reading, MB, by rows per row group and number of events")
+def watch_row_groups(options: Options) -> Report:
+    """Benchmark 3: what reading takes, by the size of the row groups and of the file."""
+    few = options.events(32_768)
+    rows: dict[str, tuple[Cell, ...]] = {}
+    growth = []
     for group in (1024, 4096, 16_384, 65_536):
-        cells = []
-        for count in (events, 4 * events):
-            Ours.group = group
-            Ours(folder).write(make_table(count))
-            cells.append(f"{count} events {peak_of_reading('hepset [lz4]', folder):6.1f}")
-        print(f"   {group:>6} rows: " + "   ".join(cells))
-    Ours.group = None
+        peaks = []
+        for events in (few, 4 * few):
+            layout = Ours(options.folder)
+            layout.group = group
+            layout.write(make_table(events))
+            peaks.append(peak_of_reading("hepset [lz4]", options.folder))
+        rows[f"{group} rows per group"] = (*peaks, peaks[1] / peaks[0])
+        if group < few:
+            growth.append(peaks[1] / peaks[0])
+    headings = (f"MB, {few} events", f"MB, {4 * few} events", "ratio")
+    return Report(
+        3,
+        "peak memory of reading against row-group size",
+        [Table("hepset [lz4], read in order", headings, rows)],
+        [Floor("4 × the events / the events, worst", max(growth, default=1), 1.25, at_least=False)],
+        ["row groups larger than the smaller file are not in the floor"],
+    )
 
 
-def bench_statistics(folder: Path, events: int, repeats: int) -> list[str]:
+def check_statistics(options: Options) -> Report:
     """Benchmark 6."""
+    events = options.events(32_768)
     table = make_table(events)
-    table["particles"][..., 0] += 1e4
-    names = [f"f{i}" for i in range(7)]
+    mask, particles = table["particles.mask"], table["particles"]
+    kinds = ("offset 1e4", "binary", "empty", "single entry", "normal", "normal, 2", "normal, 3")
+    particles[..., 0] += 1e4
+    particles[..., 1] = particles[..., 1] > 0
+    particles[..., 2] = np.nan
+    single = np.flatnonzero(mask.ravel())[:1]
+    entry = np.full(mask.size, np.nan, "f4")
+    entry[single] = 3.5
+    particles[..., 3] = entry.reshape(mask.shape)
+    names = [f"f{i}" for i in range(len(kinds))]
     features = {name: {"transform": "standardise"} for name in names}
     contract = compile_contract(
         EventInfo.model_validate({"streams": {"particles": {"slots": 18, "features": features}}})
@@ -386,39 +376,66 @@ def bench_statistics(folder: Path, events: int, repeats: int) -> list[str]:
         collector.add(columns, events)
         return collector
 
-    times = interleaved(
-        {"statistics": collect, "write": lambda: Ours(folder).write(table)}, repeats
+    layout = Ours(options.folder)
+    costs = interleave(
+        {"write of the event [lz4]": partial(layout.write, table), "statistics": collect},
+        options.repeats,
     )
-    real = table["particles"][table["particles.mask"]].astype(np.float64)
+    real = particles[mask].astype(np.float64)
     found = collect().result().tensors["particles"].columns
-    errors = [abs(found[name].std / real[:, i].std() - 1) for i, name in enumerate(names)]
-    print(
-        f"6. statistics of particles: {1e6 * times['statistics'][0] / events:.2f} us/event CPU; "
-        f"widths agree with two passes to {max(errors):.1e}"
-    )
-    share = times["statistics"][0] / times["write"][0]
-    return report({"statistics / write of the event [lz4]": (share, 1.0, False)})
-
-
-def bench_workers(folder: Path) -> list[str]:
-    """Benchmark 6: the same statistics for any number of workers."""
-    found = {
-        workers: (
-            prepare(folder / f"workers{workers}", workers, 2000) / "dataset.json"
-        ).read_bytes()
+    accuracy: dict[str, tuple[Cell, ...]] = {
+        kind: errors_of(found[name], real[:, i])
+        for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
+    }
+    documents = {
+        (prepare(options.folder / f"workers{workers}", workers, 2000) / "dataset.json").read_bytes()
         for workers in (1, 2, 7)
     }
-    same = len(set(found.values())) == 1
-    print(f"   dataset.json with statistics for 1, 2, 7 workers: {'same' if same else 'DIFFERENT'}")
-    return [] if same else ["statistics depend on the number of workers"]
+    return Report(
+        6,
+        f"statistics of 18×7 particles, {events} events",
+        [
+            cost_table(
+                "cost",
+                {name: cost.per(events) for name, cost in costs.items()},
+                "write of the event [lz4]",
+            ),
+            Table(
+                "relative difference from two passes in float64",
+                ("values", "mean", "width"),
+                accuracy,
+            ),
+        ],
+        [
+            Floor(
+                "statistics / write of the event [lz4], CPU",
+                costs["statistics"].over(costs["write of the event [lz4]"]).cpu,
+                1.0,
+                at_least=False,
+            ),
+            Floor(
+                "worst relative difference",
+                max(float(cell) for row in accuracy.values() for cell in row[1:] if cell),
+                1e-9,
+                at_least=False,
+            ),
+            Floor("different dataset.json of 1, 2, 7 workers", len(documents), 1, at_least=False),
+        ],
+    )
+
+
+def errors_of(found: ColumnStatistics, values: np.ndarray) -> tuple[Cell, ...]:
+    """Compare count, mean and width with those of the finite values."""
+    finite = values[np.isfinite(values)]
+    assert found.count == len(finite)
+    if not len(finite):
+        return "none", None, None
+    mean, width = float(finite.mean()), float(finite.std())
+    difference = abs(found.std - width) / (width or 1)
+    return f"{len(finite)}", abs(found.mean - mean) / (abs(mean) or 1), difference
 
 
 def prepare(output: Path, workers: int, events: int) -> Path:
-    from hepset.prepare import prepare_dataset
-    from hepset.prepare.engines import LocalEngine, LocalEngineConfig
-    from hepset.schema.config import PrepareConfig
-    from hepset.testing.events import SyntheticConfig, SyntheticReader
-
     reader = SyntheticReader(
         SyntheticConfig(events=events, chunk_size=events // 4, sorted_by_class=True, rich=False)
     )
@@ -437,43 +454,33 @@ def prepare(output: Path, workers: int, events: int) -> Path:
     return output
 
 
-def bench_shuffle(folder: Path) -> list[str]:
+def check_shuffle(options: Options) -> Report:
     """Benchmark 7."""
-    from hepset.dataset import open_dataset
-
-    dataset = open_dataset(prepare(folder / "shuffle", 1, 131_072))
+    dataset = open_dataset(prepare(options.folder / "shuffle", 1, options.events(131_072)))
     labels = dataset.split("train").read("target/signal")["target/signal"]
+    rows: dict[str, tuple[Cell, ...]] = {}
+    floors = []
     size = 256
-    fractions = labels[: len(labels) // size * size].reshape(-1, size).mean(axis=1)
-    spread = float(fractions.std() / (0.5 / np.sqrt(size)))
-    print(
-        f"7. class-sorted input: spread of the class fraction in {len(fractions)} batches of {size}"
+    ideal = 0.5 / np.sqrt(size)
+    loader = dataset.loader(
+        "train", batch_size=size, shuffle=True, seed=1, columns=["target/signal"]
     )
-    return report({"spread / ideal": (spread, 1.1, False)})
+    fractions = {
+        "files in order": fractions_of(
+            [labels[i : i + size] for i in range(0, len(labels) - size + 1, size)]
+        ),
+        "loader, shuffled": fractions_of(
+            [b["target/signal"].numpy() for b in loader if len(b["target/signal"]) == size]
+        ),
+    }
+    for name, found in fractions.items():
+        spread = float(found.std())
+        rows[name] = (float(len(found)), spread, ideal, spread / ideal)
+        floors.append(Floor(f"{name}: spread / ideal", spread / ideal, 1.1, at_least=False))
+    headings = ("batches", "spread", "ideal", "ratio")
+    title = f"fraction of signal in batches of {size}, input sorted by class"
+    return Report(7, "shuffle quality", [Table(title, headings, rows)], floors)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=32_768)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peak", choices=CONTENDERS)
-    parser.add_argument("--folder", type=Path)
-    options = parser.parse_args(arguments)
-    if options.peak:
-        print_peak(options.peak, options.folder)
-        return 0
-    pa.set_cpu_count(1)
-    with tempfile.TemporaryDirectory(prefix="hepset-shards-") as name:
-        folder = Path(name)
-        missed = bench_layouts(folder, options.events, options.repeats)
-        bench_memory(folder, options.events)
-        missed += bench_statistics(folder, options.events, options.repeats)
-        missed += bench_workers(folder)
-        missed += bench_shuffle(folder)
-    for line in missed:
-        print(f"missed: {line}")
-    return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def fractions_of(batches: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([batch.mean() for batch in batches])
