@@ -53,6 +53,16 @@ class _Networks(nn.Module):
         return {key: head(vectors[_source(key)]) for key, head in self.networks.items()}
 
 
+class _Regressions(_Networks):
+    """Regression heads by SPANet's key."""
+
+    def std(self, key: str) -> Tensor:
+        """Return the standard deviation of a target in the training data."""
+        head = self.networks[key]
+        assert isinstance(head, RegressionHead)
+        return head.std
+
+
 class SpanetNetwork(nn.Module):
     """Embedding, central encoder, one branch per particle, and the heads on vectors.
 
@@ -86,7 +96,7 @@ class SpanetNetwork(nn.Module):
             Branch(options, particle) for particle in topology.particles
         )
         self._check_targets()
-        self.regression_decoder = _Networks(
+        self.regression_decoder = _Regressions(
             {key: RegressionHead(options, kind) for key, kind in topology.regressions.items()}
         )
         self.classification_decoder = _Networks(
