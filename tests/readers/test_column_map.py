@@ -77,6 +77,25 @@ def test_targets_are_read_where_the_file_has_them() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("sigal", r"targets.signal: no column 'signal', but 'sigal'.*{targets.signal: sigal}"),
+        ("t_mas", r"targets.t/mass: no column 't/mass', but 't_mas'"),
+        ("weights", r"weight: no column 'weight', but 'weights'.*{weight: null}"),
+    ],
+)
+def test_a_misspelt_target_or_weight_is_refused(column: str, message: str) -> None:
+    with pytest.raises(ReadError, match=message):
+        summary([*INPUTS, column])
+
+
+def test_near_names_with_other_numbers_or_other_uses_are_not_misspelt() -> None:
+    assert "weight" not in summary([*INPUTS, "weight_1", "t2_mass"])
+    assert "weight" not in summary([*INPUTS, "weights"], extra__weights="weights")
+    assert "weight" not in summary([*INPUTS, "weights"], weight=None)
+
+
 def test_half_an_assignment_is_refused() -> None:
     with pytest.raises(ReadError, match=r"targets.assignment/ttbar/t: no column 'ttbar/t_q'"):
         summary([*INPUTS, "ttbar_t_b"])

@@ -8,6 +8,7 @@ What is not mapped is looked up by name: ``jets.pt`` (a list of structs), ``jets
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ from hepset.schema.event import EventInfo
 Kind = Literal[
     "stream", "global", "target", "assignment", "mask", "count", "weight", "process", "extra"
 ]
+
+
+_MISSPELT = 0.82
+"""Names at least this near are taken for one name and its misspelling."""
 
 
 class Column(Model):
@@ -181,14 +186,18 @@ def resolve(
         where: The file in messages.
 
     Raises:
-        ReadError: Naming an input that has no column or several, with the nearest names.
+        ReadError: Naming an input that has no column or several, with the nearest names; or a
+            target that has none while an unused column is called nearly the same.
     """
     finder = _Finder(names, event, where)
     entries: list[Entry] = []
+    absent: list[tuple[Kind, str]] = []
     left = dict(stated)
 
     def add(kind: Kind, owner: str, feature: str, found: Column | None) -> None:
         place = (kind, owner, feature)
+        if place not in left and found is None:
+            absent.append((kind, owner))
         column = left.pop(place) if place in left else found
         if column is not None:
             entry = Entry(kind, owner, feature, column)
@@ -217,6 +226,9 @@ def resolve(
     add("weight", "weight", "", finder.optional("weight", "genWeight"))
     for kind_, owner, feature in list(left):
         add(kind_, owner, feature, None)
+    used = {name for entry in entries for name in entry.names}
+    for kind_, owner in absent:
+        finder.refuse_misspelt(kind_, owner, used)
     return ColumnMap(entries)
 
 
@@ -274,6 +286,14 @@ def _fold(name: str) -> str:
     return re.sub(r"[./]+", "_", name).casefold()
 
 
+def _likeness(name: str, other: str) -> float:
+    """How near two names are, from 0 to 1; names with other numbers are other things."""
+    first, second = _fold(name), _fold(other)
+    if re.findall(r"\d+", first) != re.findall(r"\d+", second):
+        return 0.0
+    return difflib.SequenceMatcher(None, first, second).ratio()
+
+
 def _singular(name: str) -> str:
     return name[:-1] if name.endswith("s") and not name.endswith("ss") else name
 
@@ -326,6 +346,21 @@ class _Finder:
             if found is None:
                 raise self._missing(f"targets.{name}", f"{path}_{product}", guessed=True)
         return Column.model_validate({"from": each})
+
+    def refuse_misspelt(self, kind: Kind, owner: str, used: set[str]) -> None:
+        """Refuse a file that lacks something optional, but has a column of nearly that name."""
+        name = owner or kind
+        near = max(
+            ((_likeness(name, other), other) for other in self.names if other not in used),
+            default=(0.0, ""),
+        )
+        if near[0] >= _MISSPELT:
+            key = _key(kind, owner, "")
+            raise ReadError(
+                f"{self.where}: {key}: no column {name!r}, but {near[1]!r}, which nothing else "
+                f"reads; map it with columns: {{{key}: {near[1]}}}, or {{{key}: null}} if it is "
+                "something else"
+            )
 
     def _first(self, candidates: Iterable[str], key: str) -> str | None:
         """The first candidate that the file has, literally and then without regard to case."""
