@@ -23,3 +23,25 @@ def hepset_writers() -> dict[str, str]:
 def hepset_dialects() -> dict[str, str]:
     """Name the event-file dialects of this plugin."""
     return {"spanet": "hepset_spanet.dialect:SpanetDialect"}
+
+
+@hookimpl
+def hepset_backbones() -> dict[str, str]:
+    """Name the backbones of this plugin."""
+    return {"spanet": "hepset_spanet.backbone:SpanetBackbone"}
+
+
+@hookimpl
+def hepset_heads() -> dict[str, str]:
+    """Name the heads of this plugin."""
+    return {
+        "spanet-assignment": "hepset_spanet.network_heads:SpanetAssignmentHead",
+        "spanet-classification": "hepset_spanet.network_heads:SpanetClassificationHead",
+        "spanet-regression": "hepset_spanet.network_heads:SpanetRegressionHead",
+    }
+
+
+@hookimpl
+def hepset_commands() -> dict[str, str]:
+    """Name the commands of this plugin."""
+    return {"import-spanet": "hepset_spanet.commands:import_spanet_run"}

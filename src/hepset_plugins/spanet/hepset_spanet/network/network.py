@@ -27,6 +27,7 @@ class SpanetOutputs:
     """What the network gives for a batch.
 
     Attributes:
+        sequence: Central encoding of all inputs, ``(B, T, D)``.
         log_probabilities: Particle → log-probability of every ordered tuple of objects,
             ``(B, T, ..., T)`` with one axis per product; see `tuple_log_probability`.
         detections: Particle → logit that it can be found, ``(B,)``.
@@ -35,6 +36,7 @@ class SpanetOutputs:
         classifications: SPANet's key → logits, ``(B, C)``.
     """
 
+    sequence: Tensor
     log_probabilities: dict[str, Tensor] = field(default_factory=dict)
     detections: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
@@ -115,7 +117,7 @@ class SpanetNetwork(nn.Module):
         embedded = self.embedding(sources)
         sequence, event = self.encoder(embedded.sequence, embedded.mask, embedded.filled)
         encoded = embedded._replace(sequence=sequence)
-        out = SpanetOutputs(vectors={"EVENT": event})
+        out = SpanetOutputs(sequence, vectors={"EVENT": event})
         for particle, branch in zip(self.topology.particles, self.branch_decoders, strict=True):
             found = branch(encoded)
             out.log_probabilities[particle.name] = found.log_probability
@@ -126,6 +128,14 @@ class SpanetNetwork(nn.Module):
         out.regressions = self.regression_decoder(out.vectors)
         out.classifications = self.classification_decoder(out.vectors)
         return out
+
+    def tables(self) -> dict[str, list[float]]:
+        """Return the constants of the balanced losses, by their name in a checkpoint."""
+        return {
+            name: value.tolist()
+            for name, value in self.state_dict().items()
+            if name in TABLES or name.startswith(CLASS_WEIGHTS)
+        }
 
     def _keep_tables(self, tables: Mapping[str, Tensor]) -> None:
         def constant(value: Tensor) -> nn.Parameter:
