@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import click
@@ -17,11 +17,17 @@ from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-_PLAIN = {str: "text", bool: "true or false", int: "whole number", float: "number", Any: "any"}
+_PLAIN: dict[object, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    Any: "any",
+}
 _LIMITS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
-def find(path: str) -> Any:
+def find(path: str) -> Any:  # noqa: ANN401  whatever has that name
     """Import what ``module:name`` says."""
     module, _, name = path.rpartition(":")
     return getattr(importlib.import_module(module), name)
@@ -89,7 +95,7 @@ def value_of(field: FieldInfo) -> str:
     return ", ".join([type_name(field.annotation), *_limits(field.metadata)])
 
 
-def type_name(annotation: Any) -> str:
+def type_name(annotation: object) -> str:
     """Say in words what a type annotation allows in YAML."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is None or annotation is type(None):
@@ -106,10 +112,12 @@ def type_name(annotation: Any) -> str:
         return f"list of {type_name(arguments[0])}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"mapping of {type_name(arguments[0])} to {type_name(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
     return f"`{getattr(annotation, '__name__', str(annotation))}`"
 
 
-def _limits(metadata: Any) -> list[str]:
+def _limits(metadata: Iterable[object]) -> list[str]:
     found = []
     for part in metadata:
         for attribute, text in _LIMITS.items():
