@@ -6,7 +6,10 @@ import pytest
 import yaml
 
 from hepset.errors import ConfigurationError
+from hepset.interfaces import parse_options
+from hepset.readers.root import RootReader
 from hepset.run.config import dump_config, load_config, open_readers
+from hepset.schema.config import GroupSplit
 
 EVENT = "streams: {jets: {slots: 4, features: [pt, eta, phi, mass]}}\n"
 
@@ -52,14 +55,38 @@ def test_overrides(folder: Path) -> None:
         ("train.epochs", "expected key=value"),
         ("train.epohcs=3", "train.epohcs: unknown key; did you mean 'epochs'"),
         ("train.epochs=x", "train.epochs: Input should be a valid integer"),
-        ("prepare.split={train: 0.5, val: 0.1, test: 0.1}", "train \\+ val \\+ test = 0.7"),
+        ("prepare.split={train: 0.5, val: 0.1, test: 0.1}", "add up to 0.7, expected 1"),
         ("event={file: a, inline: {}}", "either 'file' or 'inline'"),
         ("dataset=x", "either 'read' or 'dataset'"),
+        ("prepare.split={train: 0.9, val: 0.1}", r"test 0.1 \(the default, not given\)"),
+        ("prepare.split.train=x", "prepare.split.train"),
+        ("model.heads={my head: classification}", "'my head': the name of a head"),
+        ("train=fast", r"train: expected a mapping \(key: value\), found 'fast'"),
+        ("read.files={2018: null}", "read: files"),
     ],
 )
 def test_wrong_values_are_named(folder: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        load_config(folder / "config.yaml", [override])
+        open_readers(load_config(folder / "config.yaml", [override]))
+
+
+def test_an_empty_section_is_one_that_is_not_there(folder: Path) -> None:
+    sections = ["prepare=", "model=", "train=", "execution=", "export=", "evaluate=", "seed="]
+    config = load_config(folder / "config.yaml", sections).config
+    assert config.train.epochs == 20
+    assert config.seed == 0
+
+
+def test_groups_may_be_numbers_and_leave_out_a_split(folder: Path) -> None:
+    groups = [
+        "read.files={2017: a.root, 2018: [b.root]}",
+        "prepare.split={train: {groups: [2017]}, val: {groups: [2018]}}",
+    ]
+    config = load_config(folder / "config.yaml", groups).config
+    assert config.prepare.split.test == 0.0
+    assert config.prepare.split.train == GroupSplit(groups=("2017",))
+    reader = parse_options(RootReader.Config, config.read[0], "read")
+    assert reader.files == {"2017": [str(folder / "a.root")], "2018": [str(folder / "b.root")]}
 
 
 def test_an_option_of_a_reader_that_does_not_exist(folder: Path) -> None:

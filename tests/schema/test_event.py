@@ -134,3 +134,48 @@ def test_transforms_that_make_no_sense_are_refused(transform: list[str]) -> None
 def test_html_escapes_names() -> None:
     document = changed(particles={"<t>": ["b"]}, symmetries={})
     assert "&lt;t&gt;" in EventInfo.parse(document, "e")._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"particles": {"t": ["b", "b"]}}, "'b': this product is named twice"),
+        ({"streams": {"jets": {"features": ["pt", "pt"]}}}, "'pt': this feature is named twice"),
+        (
+            {"particles": {"t": ["b", "q"], "s": ["b"]}, "symmetries": {"event": [["t", "s"]]}},
+            "'t' with the products b, q and 's' with b cannot be interchanged",
+        ),
+        (
+            {
+                "particles": {"t": ["b", "q"], "s": ["q", "b"]},
+                "symmetries": {"event": [["t", "s"]]},
+            },
+            "'t' with the products b, q and 's' with q, b cannot be interchanged",
+        ),
+        (
+            {
+                "streams": {"jets": {"features": ["pt"]}, "leptons": {"features": ["pt"]}},
+                "particles": {"t": {"b": "jets"}, "s": {"c": "leptons"}},
+                "symmetries": {"event": [["t", "s"]]},
+            },
+            r"b \(jets\) and 's' with c \(leptons\) cannot be interchanged",
+        ),
+        (
+            {"streams": None, "globals": {"met": {"features": ["pt"]}}, "particles": {"t": ["b"]}},
+            "no stream is declared",
+        ),
+    ],
+)
+def test_topologies_that_cannot_be_meant(change: dict[str, Any], message: str) -> None:
+    document = {"streams": {"jets": {"features": ["pt"]}}, **change}
+    with pytest.raises(EventInfoError, match=message):
+        EventInfo.parse(document, "event.yaml", EventInfoError)
+
+
+def test_interchangeable_particles_may_name_their_products_differently() -> None:
+    document = {
+        "streams": {"jets": {"features": ["pt"]}},
+        "particles": {"h1": ["b1", "b2"], "h2": ["b3", "b4"]},
+        "symmetries": {"event": [["h1", "h2"]]},
+    }
+    assert EventInfo.parse(document, "event.yaml").processes[""].event_group.order == 2

@@ -282,10 +282,10 @@ def check_size(path: Path, record: ShardRecord) -> None:
     except FileNotFoundError:
         raise DatasetError(
             f"{path}: this shard of {record.rows} events is missing; copy it again, or convert "
-            "again into an empty directory"
+            "again"
         ) from None
     if size != record.bytes:
         raise DatasetError(
             f"{path}: {size} bytes, but dataset.json records {record.bytes}; the file was cut or "
-            "replaced: copy it again, or convert again into an empty directory"
+            "replaced: copy it again, or convert again"
         )

@@ -62,7 +62,11 @@ class FileReaderConfig(ReaderConfig):
         if isinstance(value, str | os.PathLike):
             return [os.fspath(value)]
         if isinstance(value, dict):
-            return {k: [v] if isinstance(v, str) else v for k, v in value.items()}
+            # YAML reads a group such as 2018 as a number.
+            return {
+                str(k) if isinstance(k, int) else k: [v] if isinstance(v, str) else v
+                for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
             return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
         return value

@@ -131,6 +131,7 @@ def prepare_dataset(
     engine: Engine | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: ProgressCallback | None = None,
+    force: bool = False,
 ) -> Dataset:
     """Convert what readers read into a data set; return at once if it is up to date.
 
@@ -145,6 +146,7 @@ def prepare_dataset(
         engine: Where the tasks run; null = processes of this machine.
         provenance: JSON-ready data to keep in ``dataset.json``, the same for equal inputs.
         progress: Called after every task.
+        force: Convert also what is up to date.
 
     Raises:
         ConfigurationError: If the configuration does not fit the data.
@@ -153,13 +155,15 @@ def prepare_dataset(
         DatasetError: If no event is left, ids are not unique, or another conversion is writing.
     """
     plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
-    finished = _up_to_date(output, plan)
+    finished = None if force else _up_to_date(output, plan)
     if finished is not None:
         logger.info("%s is up to date", output)
         shutil.rmtree(output / WORK, ignore_errors=True)
         return finished
     if not plan.splitter().names:
         raise ConfigurationError("prepare.split: every fraction is 0; give at least one split")
+    for skipped in plan.skipped:
+        logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
     work = output / WORK
     work.mkdir(parents=True, exist_ok=True)
     own_engine = engine is None

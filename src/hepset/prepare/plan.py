@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from hepset.prepare.split import Splitter
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
-
-logger = logging.getLogger(__name__)
 
 ALGORITHM: Final = 1
 """Raised when the same inputs would give other bytes than before."""
@@ -133,7 +130,7 @@ def make_plan(
     listed: list[list[Source]] = []
     unreadable: list[tuple[str, str]] = []
     for reader in readers:
-        kept, sources, bad = _open(reader, skip=config.on_error == "skip")
+        kept, sources, bad = open_sources(reader, skip=config.on_error == "skip")
         usable.append(kept)
         listed.append(sources)
         unreadable += bad
@@ -195,8 +192,21 @@ def _tasks(reader: Reader) -> list[list[Chunk]]:
     return [sorted(group, key=lambda chunk: chunk.start) for group in by_source.values()]
 
 
-def _open(reader: Reader, *, skip: bool) -> tuple[Reader, list[Source], list[tuple[str, str]]]:
-    """List the sources of a reader, without files that cannot be opened if they may be skipped."""
+def open_sources(
+    reader: Reader, *, skip: bool
+) -> tuple[Reader, list[Source], list[tuple[str, str]]]:
+    """List the sources of a reader, without files that cannot be opened if they may be skipped.
+
+    Args:
+        reader: With all of its files.
+        skip: Whether files that cannot be opened are left out.
+
+    Returns:
+        A reader of the usable files, its sources, and path and reason of every other file.
+
+    Raises:
+        ReadError: If a file cannot be opened and is not to be skipped, or none can be.
+    """
     try:
         return reader, reader.sources(), []
     except ReadError:
@@ -210,7 +220,6 @@ def _open(reader: Reader, *, skip: bool) -> tuple[Reader, list[Source], list[tup
         try:
             type(reader)(alone, reader.event).sources()
         except ReadError as problem:
-            logger.warning("%s: skipped: %s", path, problem)
             bad.append((path, str(problem)))
         else:
             good.setdefault(group, []).append(path)

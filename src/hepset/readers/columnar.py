@@ -118,9 +118,10 @@ class ColumnarReader(Reader):
             ReadError: If a file cannot be opened or lacks a column.
         """
         if self._sources is None:
-            self._sources = []
-            for index, (path, group) in enumerate(self._files()):
-                self._sources.append(Source(path, self._file(index)[0].entries, group))
+            self._sources = [
+                Source(path, self._file(index)[0].entries, group)
+                for index, (path, group) in enumerate(self._files())
+            ]
         return self._sources
 
     def read(self, chunk: Chunk) -> EventBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from hepset.interfaces import Chunk, Reader, parse_options
 from hepset.plugins import registry
 from hepset.prepare.plan import make_plan
 from hepset.prepare.select import derive, select
+from hepset.run.config import engine_of
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.report import Report
 
@@ -72,6 +73,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         DatasetError: If the configuration names a dataset that is not whole.
     """
     contract = compile_contract(run.event, run.config.model.heads)
+    engine_of(run.config)
     if run.config.model.heads:
         _check_model(run)
     if run.config.dataset is not None:
@@ -83,6 +85,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         config=run.config.prepare,
         seed=run.config.seed,
     )
+    splitter = plan.splitter()
     reports: list[Report] = []
     seen: list[SourceCheck] = []
     for reader, offset in zip(plan.readers, plan.offsets, strict=True):
@@ -93,13 +96,23 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
                 batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
                 batch = derive(batch, plan.event, plan.config.derive)
                 passing, _ = select(batch, plan.event, plan.config.select)
+                splitter.assign(passing)
                 reports.append(plan.contract.check(passing, raw=True))
                 checked += len(batch)
                 selected += len(passing)
             label = reader.config.sample.label or "–"
             seen.append(SourceCheck(record.key, label, source.entries, checked, selected))
+    _require_events(seen, full=full)
     seen += [SourceCheck(f"{skipped.key} (skipped)", "–", 0, 0, 0) for skipped in plan.skipped]
     return RunCheck(plan.contract, Report.collect(reports), tuple(seen), full)
+
+
+def _require_events(seen: Sequence[SourceCheck], *, full: bool) -> None:
+    if not any(source.entries for source in seen):
+        raise DatasetError(f"there are no events in {', '.join(s.key for s in seen[:3])}")
+    checked = sum(source.checked for source in seen)
+    if full and not any(source.selected for source in seen):
+        raise DatasetError(f"none of {checked} events passes prepare.select")
 
 
 def _chunks(reader: Reader, source: int, *, is_file: bool, full: bool) -> Iterator[Chunk]:

@@ -14,7 +14,7 @@ import yaml
 
 from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
-from hepset.interfaces import Description, Reader, parse_options
+from hepset.interfaces import Description, Engine, EngineConfig, Reader, parse_options
 from hepset.plugins import registry
 from hepset.prepare import input_event
 from hepset.schema.config import EventConfig, RunConfig
@@ -111,6 +111,19 @@ def open_readers(resolved: Resolved) -> list[Reader]:
     return readers
 
 
+def engine_of(config: RunConfig) -> tuple[type[Engine], EngineConfig]:
+    """Return the engine of the conversion, as its class and its options.
+
+    Raises:
+        ConfigurationError: If an option does not fit.
+        UnknownComponentError: If no installed plugin provides it.
+    """
+    convert = config.execution.convert
+    cls: type[Engine] = registry().load("engines", convert.engine)
+    options = {k: v for k, v in convert.model_dump().items() if k != "engine"}
+    return cls, parse_options(cls.Config, options, "execution.convert")
+
+
 def dump_config(config: RunConfig) -> str:
     """Return the complete configuration as YAML."""
     document = json.loads(config.model_dump_json())
@@ -181,7 +194,7 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         files = read["files"]
         if isinstance(files, dict):
             read["files"] = {
-                group: [absolute(p) for p in ([paths] if isinstance(paths, str) else paths)]
+                group: [absolute(p) for p in paths] if isinstance(paths, list) else absolute(paths)
                 for group, paths in files.items()
             }
         elif isinstance(files, list):

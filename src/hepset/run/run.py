@@ -6,17 +6,17 @@ import html
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hepset.dataset import Dataset, open_dataset
 from hepset.dataset.shards import digest_file
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, DatasetError
 from hepset.inference.numbers import with_error
-from hepset.plugins import registry
 from hepset.prepare import plan_inputs, prepare_dataset, restored_event
-from hepset.run.config import Resolved, dump_config, load_config, open_readers
+from hepset.prepare.plan import open_sources
+from hepset.run.config import Resolved, dump_config, engine_of, load_config, open_readers
 from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
 from hepset.schema.config import STAGES, Stage
@@ -26,7 +26,7 @@ from hepset.schema.event import EventInfo
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hepset.interfaces import Reader
+    from hepset.interfaces import Engine, Reader
     from hepset.model import Model
     from hepset.prepare.convert import ProgressCallback
 
@@ -96,10 +96,15 @@ class Run:
 
     def _described_by_reader(self) -> EventInfo:
         """Let the first reader describe or refine the event: it has seen the files."""
-        found = self.readers[0].event_info()
+        found = self._usable(self.readers[0]).event_info()
         if self.resolved.event is None:
             return found
         return restored_event(found, self.resolved.event, self.config.prepare.derive)
+
+    def _usable(self, reader: Reader) -> Reader:
+        """Return the reader without the files that cannot be opened, where they may be skipped."""
+        skip = self.config.prepare.on_error == "skip"
+        return open_sources(reader, skip=skip)[0] if skip else reader
 
     @property
     def readers(self) -> list[Reader]:
@@ -206,7 +211,7 @@ class Run:
         if process_rank():
             wait_until(lambda: not StageRecords(self.output).why_not("prepare", inputs, outputs))
             return self.dataset
-        reason = self._reason("prepare", inputs, outputs, force)
+        reason = self._reason("prepare", inputs, outputs, force, self._broken_dataset)
         if reason is None:
             return self.dataset
         self._begin("prepare", reason)
@@ -222,11 +227,20 @@ class Run:
                 engine=engine,
                 provenance=self._provenance(),
                 progress=progress,
+                force=force,
             )
         finally:
             engine.close()
         self._finish("prepare", inputs)
         return dataset
+
+    def _broken_dataset(self) -> str | None:
+        """Say what is wrong with a dataset that is said to be finished."""
+        try:
+            open_dataset(self.dataset_path)
+        except DatasetError as problem:
+            return str(problem)
+        return None
 
     def _provenance(self) -> dict[str, object]:
         """Say how the files were read, so that a model alone knows how to read others.
@@ -237,7 +251,7 @@ class Run:
         return {
             "name": self.config.name,
             "read": [{k: v for k, v in r.items() if k not in apart} for r in self.config.read],
-            "readers": [reader.provenance() for reader in self.readers],
+            "readers": [self._usable(reader).provenance() for reader in self.readers],
         }
 
     def train(self, *, force: bool = False) -> Path:
@@ -364,13 +378,9 @@ class Run:
         )
         return f"<p>run {html.escape(self.config.name)}</p><table>{cells}</table>"
 
-    def _engine(self) -> Any:  # noqa: ANN401  the class comes from a plugin
-        from hepset.interfaces import parse_options  # noqa: PLC0415
-
-        convert = self.config.execution.convert
-        cls = registry().load("engines", convert.engine)
-        options = {k: v for k, v in convert.model_dump().items() if k != "engine"}
-        return cls(parse_options(cls.Config, options, "execution.convert"))
+    def _engine(self) -> Engine:
+        cls, config = engine_of(self.config)
+        return cls(config)
 
     def _need_heads(self, stage: str) -> None:
         if not self.config.model.heads:
@@ -379,12 +389,25 @@ class Run:
             )
 
     def _reason(
-        self, stage: Stage, inputs: Mapping[str, Any], outputs: Sequence[Path], force: bool
+        self,
+        stage: Stage,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[Path],
+        force: bool,
+        broken: Callable[[], str | None] = lambda: None,
     ) -> str | None:
-        """Return why a stage is to be done; log that it is skipped where it is not."""
+        """Return why a stage is to be done; log that it is skipped where it is not.
+
+        Args:
+            stage: Which one.
+            inputs: Everything its result depends on.
+            outputs: Files that have to exist.
+            force: Whether it is done in any case.
+            broken: Says what is wrong with outputs that exist.
+        """
         if force:
             return "asked for"
-        reason = StageRecords(self.output).why_not(stage, inputs, outputs)
+        reason = StageRecords(self.output).why_not(stage, inputs, outputs) or broken()
         if reason is None:
             _LOG.info("%s: up to date, skipped", stage)
         return reason

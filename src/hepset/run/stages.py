@@ -79,6 +79,9 @@ def _differences(before: object, now: object, path: str = "") -> Iterator[str]:
         for key in [*now, *(key for key in before if key not in now)]:
             place = f"{path}.{key}" if path else str(key)
             yield from _differences(before.get(key), now.get(key), place)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(old, new, f"{path}.{index}")
     elif before != now:
         yield f"{path} changed from {_short(before)} to {_short(now)}"
 

@@ -63,6 +63,8 @@ def describe(problem: ValidationError, where: str, model: type[BaseModel]) -> st
             lines.append(f"{where}: {place}: this key is required")
         elif finding["type"] == "value_error":
             lines.append(f"{where}: {place}: {message}")
+        elif finding["type"] in {"model_type", "dict_type"}:
+            lines.append(f"{where}: {place}: expected a mapping (key: value), found {found}")
         else:
             lines.append(f"{where}: {place}: {message}, found {found}")
     return "\n".join(lines)

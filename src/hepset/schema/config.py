@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from hepset.schema.base import Model
+from hepset.schema.base import IDENTIFIER, Model
 
 Stage = Literal["prepare", "train", "evaluate", "export"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "export")
@@ -44,6 +44,13 @@ class GroupSplit(Model):
     groups: tuple[str, ...]
     """Names of file groups."""
 
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(str(name) if isinstance(name, int) else name for name in value)
+
 
 class SplitConfig(Model):
     """How events are divided into training, validation and test, by hash of their id."""
@@ -60,13 +67,29 @@ class SplitConfig(Model):
     """What is hashed: ``event`` run and event number, ``entry`` source and entry, ``auto`` the
     first where the files have it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _groups_leave_out_the_rest(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        if any(isinstance(part, Mapping | GroupSplit) for part in value.values()):
+            return {"train": 0.0, "val": 0.0, "test": 0.0, **value}
+        return value
+
     @model_validator(mode="after")
     def _adds_up(self) -> SplitConfig:
         fractions = [part for part in (self.train, self.val, self.test) if isinstance(part, float)]
         if any(part < 0 for part in fractions):
             raise ValueError("a fraction is not negative")
         if len(fractions) == 3 and abs(sum(fractions) - 1) > 1e-9:
-            raise ValueError(f"train + val + test = {sum(fractions):g}, expected 1")
+            parts = ", ".join(
+                f"{name} {part:g}"
+                + ("" if name in self.model_fields_set else " (the default, not given)")
+                for name, part in zip(("train", "val", "test"), fractions, strict=True)
+            )
+            raise ValueError(
+                f"{parts} add up to {sum(fractions):g}, expected 1; an absent split is 0.0"
+            )
         if 0 < len(fractions) < 3 and any(fractions):
             raise ValueError(
                 "give fractions or groups for all of train, val and test, not a mix; "
@@ -127,6 +150,14 @@ class ModelConfig(Model):
         if not isinstance(value, Mapping):
             return value
         return {k: {"name": v} if isinstance(v, str) else v for k, v in value.items()}
+
+    @field_validator("heads")
+    @classmethod
+    def _identifiers(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in value:
+            if not IDENTIFIER.match(name):
+                raise ValueError(f"{name!r}: the name of a head is made of letters, digits and '_'")
+        return value
 
 
 class AugmentConfig(Model):
@@ -272,11 +303,17 @@ class RunConfig(Model):
     output: str = "runs/run"
     """Directory of the run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, value: object) -> object:
+        """Take a section without content, ``train:`` in YAML, for one that is not there."""
+        if not isinstance(value, Mapping):
+            return value
+        return {key: part for key, part in value.items() if part is not None}
+
     @field_validator("read", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        if value is None:
-            return ()
         return (value,) if isinstance(value, Mapping) else value
 
     @field_validator("event", mode="before")

@@ -118,7 +118,7 @@ class Feature(Model):
 def _features(value: object) -> object:
     """Accept ``[pt, eta]`` and ``{pt: null}`` beside the full form; φ is circular by default."""
     if isinstance(value, list | tuple):
-        value = dict.fromkeys(value)
+        value = _named(value, "feature")
     if not isinstance(value, Mapping):
         return value
     completed: dict[object, object] = {}
@@ -130,6 +130,14 @@ def _features(value: object) -> object:
                 full = {**full, "transform": "circular"}
         completed[name] = full
     return completed
+
+
+def _named(names: Sequence[object], what: str) -> dict[object, None]:
+    """Return a list of names as a mapping; refuse one that is given twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r}: this {what} is named twice")
+    return dict.fromkeys(names)
 
 
 class Stream(Model):
@@ -220,7 +228,7 @@ class Process(Model):
         if not isinstance(value, Mapping):
             return value
         return {
-            name: dict.fromkeys(products) if isinstance(products, list | tuple) else products
+            name: _named(products, "product") if isinstance(products, list | tuple) else products
             for name, products in value.items()
         }
 
@@ -239,7 +247,25 @@ class Process(Model):
         self.event_group  # noqa: B018  the groups raise where an entry is not a permutation
         for particle in self.particles:
             self.product_group(particle)
+        self._check_interchangeable()
         return self
+
+    def _check_interchangeable(self) -> None:
+        """Refuse to interchange particles whose products do not correspond one to one."""
+        for first, *others in self.event_group.orbit_names:
+            mine = self.particles[first]
+            for other in others:
+                theirs = self.particles[other]
+                shuffled = mine.keys() == theirs.keys() and list(mine) != list(theirs)
+                streams = zip(mine.values(), theirs.values(), strict=False)
+                apart = any(a is not None and b is not None and a != b for a, b in streams)
+                if len(mine) != len(theirs) or shuffled or apart:
+                    raise ValueError(
+                        f"symmetries.event: {first!r} with the products "
+                        f"{_products(mine)} and {other!r} with "
+                        f"{_products(theirs)} cannot be interchanged: their "
+                        "products correspond in order, each pair in the same stream"
+                    )
 
     @cached_property
     def event_group(self) -> PermutationGroup:
@@ -252,6 +278,10 @@ class Process(Model):
         entries = self.symmetries.get(particle, [])
         where = f"symmetries.{particle}"
         return parse_permutations(entries, list(self.particles[particle]), where=where)
+
+
+def _products(products: Mapping[str, str | None]) -> str:
+    return ", ".join(name + (f" ({stream})" if stream else "") for name, stream in products.items())
 
 
 class Target(Model):
@@ -345,6 +375,8 @@ class EventInfo(Model):
                     if stream is not None and stream not in self.streams:
                         hint = did_you_mean(stream, self.streams)
                         raise ValueError(f"{particle}.{product}: no stream {stream!r}{hint}")
+        if self.processes and not self.streams:
+            raise ValueError("particles are made of objects of a stream, and no stream is declared")
         for name, target in self.targets.items():
             if name.split("/", 1)[0] in {"assignment", "segmentation"} or not name.strip("/"):
                 raise ValueError(f"target {name!r}: this name is reserved")

@@ -1,0 +1,138 @@
+"""`Run.prepare` and `check_run` on small Parquet files, with what goes wrong in practice."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hepset.errors import ConfigurationError, DatasetError, HepsetError, ReadError
+from hepset.run import Run
+from hepset.run.checking import check_run
+
+
+def _write(path: Path, events: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(
+        pa.table(
+            {
+                "met_pt": rng.exponential(40.0, events).astype(np.float32),
+                "signal": rng.integers(0, 2, events),
+            }
+        ),
+        path,
+    )
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    _write(tmp_path / "in" / "a.parquet", 30, 1)
+    _write(tmp_path / "in" / "b.parquet", 20, 2)
+    return {
+        "event": {
+            "globals": {"met": {"features": ["pt"]}},
+            "targets": {"signal": {"kind": "classification", "classes": ["no", "yes"]}},
+        },
+        "read": {"reader": "parquet", "files": str(tmp_path / "in" / "*.parquet")},
+        "execution": {"convert": {"workers": 1}},
+        "output": str(tmp_path / "run"),
+    }
+
+
+def _again(document: dict[str, Any], caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="hepset"):
+        Run.from_yaml(document).prepare()
+    return "\n".join(caplog.messages)
+
+
+def test_what_has_not_changed_is_skipped_and_what_has_is_named(
+    document: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "prepare: it has not run yet" in _again(document, caplog)
+    assert _again(document, caplog) == "prepare: up to date, skipped"
+    (tmp_path / "in" / "b.parquet").touch()
+    assert _again(document, caplog) == "prepare: up to date, skipped"
+    _write(tmp_path / "in" / "b.parquet", 20, 3)
+    assert "prepare: sources.1.digest changed from" in _again(document, caplog)
+    document["prepare"] = {"shard_size": 10}
+    assert "prepare: prepare.shard_size changed from 65536 to 10" in _again(document, caplog)
+
+
+def test_a_dataset_that_lost_a_shard_is_made_again(
+    document: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Run.from_yaml(document).prepare().path
+    lost = path / "train-00000.parquet"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert "this shard of" in _again(document, caplog)
+    assert lost.read_bytes() == before
+
+
+def test_a_forced_stage_writes_its_files_again(
+    document: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = Run.from_yaml(document).prepare().path / "train-00000.parquet"
+    before = shard.read_bytes()
+    shard.write_bytes(bytes(len(before)))
+    with caplog.at_level(logging.INFO, logger="hepset"):
+        Run.from_yaml(document).run(first="prepare", last="prepare")
+    assert shard.read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", ["a.parquet", "b.parquet"])
+def test_a_truncated_file_is_skipped_on_request(
+    document: dict[str, Any], tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "in" / broken
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ReadError, match=broken):
+        Run.from_yaml(document).prepare()
+    document["prepare"] = {"on_error": "skip"}
+    said = _again(document, caplog)
+    assert said.count(f"{broken}: skipped: ") == 1
+    dataset = Run.from_yaml(document).dataset
+    assert [skipped.key for skipped in dataset.manifest.skipped] == [broken]
+    assert len(dataset) == (20 if broken == "a.parquet" else 30)
+    found = check_run(Run.from_yaml(document))
+    assert found.report.ok
+    assert [source.key for source in found.sources][1] == f"{broken} (skipped)"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"prepare": {"split": {"key": "event"}}}, ConfigurationError, "extra/event"),
+        ({"execution": {"convert": {"engine": "locl"}}}, HepsetError, "did you mean 'local'"),
+        (
+            {"execution": {"convert": {"worker": 1}}},
+            ConfigurationError,
+            "worker: unknown key; did you mean 'workers'",
+        ),
+    ],
+)
+def test_check_finds_what_the_conversion_would_stumble_over(
+    document: dict[str, Any], change: dict[str, Any], error: type[HepsetError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_run(Run.from_yaml({**document, **change}))
+    with pytest.raises(error, match=message):
+        Run.from_yaml({**document, **change}).prepare()
+
+
+def test_no_events_are_no_success(document: dict[str, Any], tmp_path: Path) -> None:
+    none = {**document, "prepare": {"select": "met.pt > 1e9"}}
+    assert check_run(Run.from_yaml(none)).sources[0].selected == 0
+    with pytest.raises(DatasetError, match=r"none of 50 events passes prepare\.select"):
+        check_run(Run.from_yaml(none), full=True)
+    for name in ("a", "b"):
+        _write(tmp_path / "in" / f"{name}.parquet", 0, 1)
+    with pytest.raises(DatasetError, match=r"there are no events in a.parquet, b.parquet"):
+        check_run(Run.from_yaml(document))
