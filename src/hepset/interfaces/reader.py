@@ -44,7 +44,7 @@ class ReaderConfig(ComponentConfig):
     chunk_size: PositiveInt = 10_000
     """Events per chunk: what one task reads at once. Results do not depend on it."""
 
-    @field_validator("sample", mode="before")
+    @field_validator("sample", mode="before", json_schema_input_type=str | Sample)
     @classmethod
     def _label(cls, value: object) -> object:
         return {"label": value} if isinstance(value, str) else value
@@ -56,7 +56,11 @@ class FileReaderConfig(ReaderConfig):
     files: list[str] | dict[str, list[str]]
     """Paths or glob patterns, or group → patterns; the group is kept in ``extra/group``."""
 
-    @field_validator("files", mode="before")
+    @field_validator(
+        "files",
+        mode="before",
+        json_schema_input_type=str | list[str] | dict[str, str | list[str]],
+    )
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if isinstance(value, str | os.PathLike):

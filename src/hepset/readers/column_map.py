@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from hepset.errors import ConfigurationError, ReadError, closest, did_you_mean
 from hepset.schema.base import Model
@@ -48,6 +50,14 @@ class Column(Model):
     """What a value becomes that `map` does not list; refused where null."""
     stream: str | None = None
     """For ``extra``: the stream whose objects the values belong to."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the short forms too: a column, a column per product, a constant."""
+        short = ({"type": "string"}, {"type": "array", "items": {"type": "string"}})
+        return {"anyOf": [*short, {"type": "number"}, handler(core_schema)]}
 
     @model_validator(mode="before")
     @classmethod

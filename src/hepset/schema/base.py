@@ -47,6 +47,16 @@ class Model(BaseModel):
             raise error(describe(problem, where, cls)) from None
 
 
+def accept_null(schema: dict[str, Any]) -> None:
+    """Let the JSON Schema of a model take null for every key: an empty section of a YAML file."""
+    for name, part in schema.get("properties", {}).items():
+        apart = {key: part[key] for key in ("description", "default", "title") if key in part}
+        inner = {key: value for key, value in part.items() if key not in apart}
+        options = inner.pop("anyOf", None) or [inner]
+        if {"type": "null"} not in options:
+            schema["properties"][name] = {**apart, "anyOf": [*options, {"type": "null"}]}
+
+
 def describe(problem: ValidationError, where: str, model: type[BaseModel]) -> str:
     """Put pydantic's findings into one message: place, complaint, what was found."""
     lines = []

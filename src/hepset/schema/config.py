@@ -12,14 +12,17 @@ from typing import Any, Literal
 from pydantic import (
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from hepset.schema.base import IDENTIFIER, Model
+from hepset.schema.base import IDENTIFIER, Model, accept_null
 
 Stage = Literal["prepare", "train", "evaluate", "export"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "export")
@@ -44,7 +47,7 @@ class GroupSplit(Model):
     groups: tuple[str, ...]
     """Names of file groups."""
 
-    @field_validator("groups", mode="before")
+    @field_validator("groups", mode="before", json_schema_input_type=list[str | int])
     @classmethod
     def _numbers_are_names(cls, value: object) -> object:
         if not isinstance(value, list | tuple):
@@ -123,7 +126,7 @@ class PrepareConfig(Model):
     check: Literal["strict", "report"] = "strict"
     """Whether a violated contract stops the conversion or is only reported."""
 
-    @field_validator("select", mode="before")
+    @field_validator("select", mode="before", json_schema_input_type=str | dict[str, str] | None)
     @classmethod
     def _one_or_named(cls, value: object) -> object:
         if value is None:
@@ -139,12 +142,12 @@ class ModelConfig(Model):
     heads: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Head name → ``{name: classification, target: signal}``."""
 
-    @field_validator("backbone", mode="before")
+    @field_validator("backbone", mode="before", json_schema_input_type=str | dict[str, Any])
     @classmethod
     def _name_alone(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("heads", mode="before")
+    @field_validator("heads", mode="before", json_schema_input_type=dict[str, str | dict[str, Any]])
     @classmethod
     def _names_alone(cls, value: object) -> object:
         if not isinstance(value, Mapping):
@@ -254,7 +257,7 @@ class EvaluateConfig(Model):
     """Predictions and report."""
 
     split: str = "test"
-    """Split that is judged; falls back to ``val`` where the data set has no such split."""
+    """Split that is judged; ``val`` instead where no event fell into it."""
     batch_size: PositiveInt = 1024
     """Events per batch."""
     max_events: PositiveInt | None = None
@@ -303,6 +306,15 @@ class RunConfig(Model):
     output: str = "runs/run"
     """Directory of the run."""
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the file as it may be written: with empty sections."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        accept_null(schema)
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, value: object) -> object:
@@ -311,12 +323,16 @@ class RunConfig(Model):
             return value
         return {key: part for key, part in value.items() if part is not None}
 
-    @field_validator("read", mode="before")
+    @field_validator(
+        "read", mode="before", json_schema_input_type=dict[str, Any] | list[dict[str, Any]]
+    )
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, Mapping) else value
 
-    @field_validator("event", mode="before")
+    @field_validator(
+        "event", mode="before", json_schema_input_type=str | EventConfig | dict[str, Any]
+    )
     @classmethod
     def _path_or_content(cls, value: object) -> object:
         if isinstance(value, str):

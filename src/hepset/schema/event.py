@@ -12,10 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from hepset.errors import did_you_mean
-from hepset.schema.base import IDENTIFIER, Model
+from hepset.schema.base import IDENTIFIER, Model, accept_null
 from hepset.schema.symmetry import PermutationGroup, parse_permutations
 
 EVENT_FORMAT: Final = "hepset-event/1"
@@ -84,6 +92,9 @@ def guess_role(name: str) -> tuple[str, Role] | None:
     return None
 
 
+_TransformInput = TransformName | list[TransformName] | None
+
+
 class Feature(Model):
     """One number of an object, of a pair of objects, or of the event."""
 
@@ -94,7 +105,7 @@ class Feature(Model):
     role: Role | None = None
     """What the number is to kinematics; guessed from the name where null."""
 
-    @field_validator("transform", mode="before")
+    @field_validator("transform", mode="before", json_schema_input_type=_TransformInput)
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if value is None:
@@ -132,6 +143,9 @@ def _features(value: object) -> object:
     return completed
 
 
+_FeaturesInput = dict[str, Feature | None] | list[str]
+
+
 def _named(names: Sequence[object], what: str) -> dict[object, None]:
     """Return a list of names as a mapping; refuse one that is given twice."""
     for name in names:
@@ -155,7 +169,9 @@ class Stream(Model):
     pairs: dict[str, Feature] = Field(default_factory=dict)
     """Features of an ordered pair of objects (SPANet's relative inputs), usually none."""
 
-    _complete = field_validator("features", "pairs", mode="before")(_features)
+    _complete = field_validator(
+        "features", "pairs", mode="before", json_schema_input_type=_FeaturesInput
+    )(_features)
 
     @model_validator(mode="after")
     def _consistent(self) -> Stream:
@@ -198,7 +214,9 @@ class GlobalInput(Model):
     features: dict[str, Feature]
     """Features in the order of the tensor's last axis."""
 
-    _complete = field_validator("features", mode="before")(_features)
+    _complete = field_validator("features", mode="before", json_schema_input_type=_FeaturesInput)(
+        _features
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> GlobalInput:
@@ -222,7 +240,11 @@ class Process(Model):
     """``event`` or a particle → interchangeable names, ``[[q1, q2]]``; a list of lists in an entry
     is one permutation in disjoint cycles, as in SPANet."""
 
-    @field_validator("particles", mode="before")
+    @field_validator(
+        "particles",
+        mode="before",
+        json_schema_input_type=dict[str, dict[str, str | None] | list[str]],
+    )
     @classmethod
     def _lists_of_products(cls, value: object) -> object:
         if not isinstance(value, Mapping):
@@ -300,7 +322,9 @@ class Target(Model):
     role: Role | None = None
     """What the number is to kinematics; guessed from the name where null."""
 
-    _one_or_many = field_validator("transform", mode="before")(Feature._one_or_many.__func__)  # type: ignore[attr-defined]
+    _one_or_many = field_validator(
+        "transform", mode="before", json_schema_input_type=_TransformInput
+    )(Feature._one_or_many.__func__)  # type: ignore[attr-defined]
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
@@ -343,6 +367,18 @@ class EventInfo(Model):
     """Targets by name, ``signal`` or ``t1/mass``."""
     shared_objects: bool = False
     """Whether two particles may share an object, as in boosted topologies."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the file as it may be written: with the single process at the top."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        single = Process.model_json_schema()["properties"]
+        for key in ("particles", "symmetries"):
+            schema["properties"][key] = single[key]
+        accept_null(schema)
+        return schema
 
     @model_validator(mode="before")
     @classmethod

@@ -37,7 +37,9 @@ class SpanetReaderConfig(FileReaderConfig):
     """Name → path of a dataset to be carried along as ``extra/<name>``; a list of paths takes the
     last part of each as its name."""
 
-    @field_validator("extra", mode="before")
+    @field_validator(
+        "extra", mode="before", json_schema_input_type=str | list[str] | dict[str, str]
+    )
     @classmethod
     def _names(cls, value: object) -> object:
         if isinstance(value, str):
