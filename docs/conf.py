@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-# autodoc rewrites the annotations of the classes it meets, those of pydantic too: models come before.
+# autodoc rewrites the annotations of pydantic itself: models have to be made before.
 import hepset.run  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
