@@ -127,6 +127,24 @@ def test_check_finds_what_the_conversion_would_stumble_over(
         Run.from_yaml({**document, **change}).prepare()
 
 
+@pytest.mark.parametrize(
+    ("split", "made"),
+    [({"folds": 3}, "fold0, fold1, fold2"), ({"train": 0.0, "val": 0.5, "test": 0.5}, "val, test")],
+)
+def test_heads_need_a_training_split(
+    document: dict[str, Any], split: dict[str, Any], made: str
+) -> None:
+    heads = {"heads": {"signal": {"name": "classification", "target": "signal"}}}
+    run = Run.from_yaml({**document, "prepare": {"split": split}, "model": heads})
+    message = f"the heads need a split 'train', this makes {made};"
+    with pytest.raises(ConfigurationError, match=message):
+        run.run()
+    with pytest.raises(ConfigurationError, match=message):
+        check_run(run)
+    assert not run.output.exists()
+    assert len(run.prepare()) == 50
+
+
 def test_no_events_are_no_success(document: dict[str, Any], tmp_path: Path) -> None:
     none = {**document, "prepare": {"select": "met.pt > 1e9"}}
     assert check_run(Run.from_yaml(none)).sources[0].selected == 0

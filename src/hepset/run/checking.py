@@ -76,6 +76,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     engine_of(run.config)
     if run.config.model.heads:
         _check_model(run)
+        run.need_training_split()
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
     plan = make_plan(

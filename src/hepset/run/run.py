@@ -167,6 +167,8 @@ class Run:
         start = STAGES.index(first) if first else None
         if start is not None and start > stop:
             raise ConfigurationError(f"--from {first} comes after --to {last}")
+        if stop and self.config.model.heads:
+            self.need_training_split()
         for index, stage in enumerate(STAGES[: stop + 1]):
             force = start is not None and index >= start
             if process_rank() and stage in {"evaluate", "export"}:
@@ -381,6 +383,20 @@ class Run:
     def _engine(self) -> Engine:
         cls, config = engine_of(self.config)
         return cls(config)
+
+    def need_training_split(self) -> None:
+        """Refuse a configuration whose dataset will have nothing to train on.
+
+        Raises:
+            ConfigurationError: If `prepare.split` makes no split ``train``.
+        """
+        split = self.config.prepare.split
+        if self.config.read and (split.folds is not None or not split.train):
+            made = ", ".join(n for n in split.names if getattr(split, n, True))
+            raise ConfigurationError(
+                f"{self.resolved.where}: prepare.split: the heads need a split 'train', this makes "
+                f"{made or 'none'}; give train, val and test, or leave the heads out and convert"
+            )
 
     def _need_heads(self, stage: str) -> None:
         if not self.config.model.heads:
