@@ -114,6 +114,15 @@ def test_one_file_in_two_samples_is_refused(tmp_path: Path) -> None:
         plan_inputs([], config=PrepareConfig(), **arguments)  # type: ignore[arg-type]
 
 
+def test_copies_of_a_file_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = files(tmp_path / "f")
+    (folder / "b" / "link.txt").symlink_to(folder / "a" / "x.txt")
+    assert len(convert(folder, tmp_path / "d")) == 10
+    warned = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert warned[0].startswith("b/link.txt is a copy of a/x.txt: its events are counted twice")
+
+
 def test_derived_features_are_of_the_data_set_and_not_of_the_files() -> None:
     event = EventInfo.model_validate(
         {

@@ -18,7 +18,7 @@ def check_values(spec: TensorSpec, columns: dict[str, View], findings: Findings)
         for name, view in columns.items():
             label = _label(spec, name)
             if isinstance(rule, Finite):
-                _finite(label, view, rule, findings)
+                _finite(label, view, rule, findings, is_weight=spec.kind == "weight")
             elif isinstance(rule, Labels):
                 _labels(label, view, rule, findings)
             elif isinstance(rule, NonNegative):
@@ -31,7 +31,7 @@ def _label(spec: TensorSpec, column: str) -> str:
     return f"{spec.name}.{column}" if column else spec.name
 
 
-def _finite(label: str, view: View, rule: Finite, findings: Findings) -> None:
+def _finite(label: str, view: View, rule: Finite, findings: Findings, *, is_weight: bool) -> None:
     values = view.values
     if values.dtype.kind != "f" or not values.size:
         return
@@ -41,17 +41,19 @@ def _finite(label: str, view: View, rule: Finite, findings: Findings) -> None:
     flags = view.real(np.isinf(values) if rule.allow_nan else ~np.isfinite(values))
     if not flags.any():
         return
+    if rule.allow_nan:
+        advice = "mark a missing value with NaN, or select these events away in prepare.select"
+    elif is_weight:
+        advice = "correct it where the file is made, or select these events away in prepare.select"
+    else:
+        advice = "mask the object if it is not real, or replace the value where the file is made"
     findings.events(
         "finite",
         label,
         view.rows(flags),
         expected="a finite number, or NaN for missing" if rule.allow_nan else "a finite number",
         found=view.first(flags),
-        advice=(
-            "mark a missing value with NaN, or select these events away in prepare.select"
-            if rule.allow_nan
-            else "mask the object if it is not real, or replace the value where the file is made"
-        ),
+        advice=advice,
     )
 
 

@@ -85,7 +85,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Model:
     try:
         content = torch.load(found, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        # torch goes on with advice to load the file unsafely.
+        reason = str(problem).partition(". ")[0].partition("\n")[0] or type(problem).__name__
         raise ConfigurationError(
             f"{found}: not a checkpoint that can be read safely (tensors and plain data only): "
             f"{reason}; give a run directory, a checkpoint or an .onnx file"

@@ -162,6 +162,7 @@ def prepare_dataset(
         return finished
     if not plan.splitter().names:
         raise ConfigurationError("prepare.split: every fraction is 0; give at least one split")
+    _warn_of_copies(plan)
     for skipped in plan.skipped:
         logger.warning("%s: skipped: %s", skipped.key, skipped.reason)
     work = output / WORK
@@ -185,6 +186,22 @@ def _up_to_date(output: Path, plan: Plan) -> Dataset | None:
     except DatasetError:
         return None
     return dataset if dataset.manifest.plan == plan.key else None
+
+
+def _warn_of_copies(plan: Plan) -> None:
+    """Warn where files of different names hold the same bytes."""
+    seen: dict[str, str] = {}
+    for source in plan.sources:
+        if not source.digest or not source.entries:
+            continue
+        first = seen.setdefault(source.digest, source.key)
+        if first != source.key:
+            logger.warning(
+                "%s is a copy of %s: its events are counted twice, and may be trained and tested "
+                "on; take one of the two out of read.files",
+                source.key,
+                first,
+            )
 
 
 @contextlib.contextmanager

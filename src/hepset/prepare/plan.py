@@ -240,7 +240,7 @@ def _keys(sources: Sequence[Source], unreadable: Sequence[str]) -> dict[str, str
         path: os.path.relpath(full, common).replace(os.sep, "/") for path, full in resolved.items()
     }
     keys |= {source.key: source.key for source in sources if source.key not in keys}
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for source in sources:
         key = keys[source.key]
         if key in seen:
@@ -249,7 +249,7 @@ def _keys(sources: Sequence[Source], unreadable: Sequence[str]) -> dict[str, str
                 "twice, and could be trained and tested on. Name every file in one sample only; "
                 "give a generator another seed"
             )
-        seen[key] = source.key
+        seen.add(key)
     return keys
 
 

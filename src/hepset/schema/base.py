@@ -61,7 +61,7 @@ def describe(problem: ValidationError, where: str, model: type[BaseModel]) -> st
     """Put pydantic's findings into one message: place, complaint, what was found."""
     lines = []
     for finding in problem.errors(include_url=False):
-        path = [str(part) for part in finding["loc"]]
+        path = [str(part) for part in finding["loc"] if part != ""]
         place = ".".join(path) or "the document"
         if finding["type"] == "extra_forbidden":
             known = _known_fields(model, path[:-1])
