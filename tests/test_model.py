@@ -295,7 +295,7 @@ def test_wrong_options_are_named_with_their_place() -> None:
         make_model(changed(backbone={"width": 3}))
     with pytest.raises(ConfigurationError, match=r"model\.heads\.x: target: this key is required"):
         make_model(changed(heads={"x": "classification"}))
-    for name in ("forward", "a.b"):
+    for name in ("forward", "training", "a.b"):
         with pytest.raises(ConfigurationError, match="cannot have this name"):
             make_model(changed(heads={name: {"name": "classification", "target": "signal"}}))
     with pytest.raises(ConfigurationError, match="no head 'sgnal'; did you mean 'signal'"):

@@ -296,7 +296,7 @@ def build_model(
     backbone: Backbone = cls(parse_options(cls.Config, config.backbone, "model.backbone"))
     heads = {}
     for head_name, options in config.heads.items():
-        if "." in head_name or hasattr(nn.ModuleDict, head_name) or not head_name:
+        if "." in head_name or hasattr(nn.ModuleDict(), head_name) or not head_name:
             raise ConfigurationError(
                 f"model.heads.{head_name}: a head cannot have this name; choose another one"
             )

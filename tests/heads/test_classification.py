@@ -215,3 +215,15 @@ def test_figures_are_drawn(
         assert "400" in drawing.caption or "objects" in drawing.caption or target == "kind"
     assert all(math.isfinite(m.error) for m in head.metrics(judged) if math.isfinite(m.value))
     assert head.baselines(judged)
+
+
+def test_no_baseline_depends_on_the_orientation_of_the_event(
+    build: Build, arrays: Arrays, evaluate: Evaluate
+) -> None:
+    data = arrays(300, 3)
+    data["met"][:, 1] = np.where(data["target/signal"] == 1, 0.1, 3.0)
+    head = build(name="classification", target="signal")
+    evaluation = evaluate(data, {"probabilities": perfect(data["target/signal"], 0.5)})
+    found = by_name(head.baselines(evaluation))["AUC"]
+    assert "jets" in found.of
+    assert found.value < 0.95

@@ -16,8 +16,11 @@ from hepset.errors import ConfigurationError, ExpressionError
 from hepset.figures import save
 from hepset.heads.calibration import calibrate
 from hepset.heads.regression import quantile_field
+from hepset.heads.variables import event_variables
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import EncoderHandle, Evaluation, Head, Metric
+from hepset.schema.contract import compile_contract
+from hepset.schema.event import EventInfo
 
 Build = Callable[..., Head]
 Evaluate = Callable[..., Evaluation]
@@ -280,3 +283,45 @@ def test_figures_are_drawn(
         image = BytesIO()
         save(drawing.figure, image, dpi=40)
         assert image.tell() > 1000
+
+
+def test_the_components_of_a_momentum_are_baselines(
+    build: Build, arrays: Arrays, evaluate: Evaluate
+) -> None:
+    """A momentum along x is best guessed by pt cos φ, not by pt or by φ."""
+    data, seen = arrays(400, 5), arrays(400, 6)
+    for part in (data, seen):
+        part["target/t1/pz"] = 2 * part["met"][:, 0] * np.cos(part["met"][:, 1]) + 1
+    zeros = {"t1/pz": np.zeros(400)}
+    judged = evaluate(data, zeros, train=evaluate(seen, zeros))
+    found = build(name="regression", target="t1/pz").baselines(judged)
+    best = by_name(found, "met.px")["t1/pz: mean absolute error"]
+    assert best.of == "calibrated met.px (linear)"
+    assert best.value < 1e-4
+    jets = {v.name: v for v in event_variables(judged)}
+    pt, eta = data["jets"][:, 0, 0], data["jets"][:, 0, 1]
+    real = data["jets.mask"][:, 0]
+    first = jets["jets.pz of object 1"].values
+    np.testing.assert_allclose(first[real], (pt * np.sinh(eta))[real], rtol=1e-5)
+    assert np.isnan(first[~real]).all()
+
+
+def test_sine_and_cosine_make_an_angle() -> None:
+    event = EventInfo.parse({"globals": {"met": {"features": ["met", "sin_phi", "cos_phi"]}}}, "e")
+    phi = np.array([0.5, -3.0])
+    met = np.stack([[2.0, 5.0], np.sin(phi), np.cos(phi)], -1)
+    judged = Evaluation(event, compile_contract(event), {}, {}, {"met": met}, np.ones(2))
+    found = {v.name: v for v in event_variables(judged)}
+    np.testing.assert_allclose(found["met.phi"].values, phi)
+    np.testing.assert_allclose(found["met.py"].values, [2.0, 5.0] * np.sin(phi))
+    assert [name for name, v in found.items() if not v.oriented] == ["met.met"]
+
+
+def test_numbers_that_weights_cancel_are_not_defined(
+    build: Build, arrays: Arrays, evaluate: Evaluate
+) -> None:
+    data = arrays(100, 5)
+    weight = np.where(np.arange(100) % 2, 1.0, -1.0)
+    head = build(name="regression", target="t1/pz")
+    metrics = by_name(head.metrics(evaluate(data, {"t1/pz": np.zeros(100)}, weight)))
+    assert math.isnan(metrics["t1/pz: RMS"].value)

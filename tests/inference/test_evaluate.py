@@ -192,6 +192,8 @@ def test_a_split_without_events_is_replaced_by_val(
     dataset = write_dataset(event, {"train": rows, "val": rows, "test": nothing})
     assert choose_split(dataset, "test") == "val"
     assert choose_split(dataset, "train") == "train"
+    with pytest.raises(DatasetError, match="is 'tset', there are"):
+        choose_split(dataset, "tset")
     with caplog.at_level(logging.WARNING):
         content = evaluate_run(
             checkpoint, dataset, EvaluateConfig(), directory=tmp_path / "r", name="n", seed=0

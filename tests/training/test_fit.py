@@ -13,7 +13,7 @@ import torch
 
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, TrainingError
-from hepset.model import Model
+from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training import checkpoints, fit
 from hepset.training.module import TrainingModule
@@ -266,8 +266,6 @@ def test_a_frozen_head_keeps_its_weights(
     best = fit(frozen, dataset, config, execution=execution, seed=5, directory=tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        from hepset.model import build_model
-
         start = build_model(frozen, dataset.event, dataset.contract, dataset.statistics)
     changed = {
         name.split(".")[0] + "." + name.split(".")[1]
@@ -276,3 +274,39 @@ def test_a_frozen_head_keeps_its_weights(
     }
     assert "heads.neutrino" in changed
     assert "heads.signal" not in changed
+
+
+def test_bf16_trains_with_clipped_gradients(
+    dataset: Dataset, model_config: ModelConfig, execution: TrainExecution, tmp_path: Path
+) -> None:
+    config = TrainConfig(precision="bf16", epochs=2, batch_size=50, progress=False)
+    best = fit(model_config, dataset, config, execution=execution, seed=1, directory=tmp_path)
+    weights = content(best)["state_dict"]
+    assert all(value.dtype != torch.bfloat16 for value in weights.values())
+    history = json.loads((tmp_path / "logs" / "history.json").read_text())
+    assert history[1]["train/loss"] < history[0]["train/loss"]
+
+
+def test_bf16_clips_to_the_same_norm(
+    dataset: Dataset, model_config: ModelConfig, execution: TrainExecution, tmp_path: Path
+) -> None:
+    """With plain gradient descent a step is as long as the clipped gradient allows."""
+    lengths = []
+    for clip in (1e-3, 2e-3):
+        config = TrainConfig.model_validate(
+            {
+                "precision": "bf16", "epochs": 1, "batch_size": 500, "progress": False,
+                "optimizer": "sgd", "learning_rate": 1.0, "weight_decay": 0, "schedule": "constant",
+                "gradient_clip": clip,
+            }
+        )  # fmt: skip
+        out = tmp_path / str(clip)
+        best = fit(model_config, dataset, config, execution=execution, seed=1, directory=out)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            start = build_model(
+                model_config, dataset.event, dataset.contract, dataset.statistics
+            ).state_dict()
+        moved = [value - start[name] for name, value in content(best)["state_dict"].items()]
+        lengths.append(float(torch.cat([part.flatten() for part in moved]).norm()))
+    assert lengths == pytest.approx([1e-3, 2e-3], rel=1e-3)

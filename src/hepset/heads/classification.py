@@ -302,7 +302,7 @@ class ClassificationHead(Head):
             found = event_variables(evaluation)
         else:
             found = object_variables(evaluation, self.stream)
-        return [variable for variable in found if not variable.angle]
+        return [variable for variable in found if not variable.oriented]
 
     def _one_against_rest(self, evaluation: Evaluation) -> list[tuple[str, int]]:
         """Name of the AUC and class index; two classes have one AUC."""

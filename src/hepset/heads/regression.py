@@ -45,6 +45,7 @@ from hepset.prepare.select import plugin_functions
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
+from hepset.schema.units import unit_of
 from hepset.uncertainty import half_width, median, weighted_mean
 
 __all__ = ["Prediction", "RegressionConfig", "RegressionHead", "quantile_field"]
@@ -277,7 +278,7 @@ class RegressionHead(Head):
             simple = self.simple_predictions(evaluation, name)
             shown = draw.Shown(
                 name=name,
-                unit=evaluation.contract[f"target/{name}"].features[""].unit,
+                unit=_unit(evaluation, name),
                 angle=self._is_angle(evaluation, name),
                 entries=entries,
                 fields=fields,
@@ -372,18 +373,18 @@ class RegressionHead(Head):
         entries = entries_with_number(evaluation, name)
         if len(entries) < 2:
             return []
-        unit = evaluation.contract[f"target/{name}"].features[""].unit or ""
+        unit = _unit(evaluation, name)
         residual = prediction.values - entries.truth
         if self._is_angle(evaluation, name):
             residual = wrap_phi(residual)
         with_what = (entries.weight, entries.groups)
         square = weighted_mean(residual**2, *with_what)
-        rms = math.sqrt(square.value) if square.value > 0 else 0.0
+        rms = math.sqrt(square.value) if square.value >= 0 else math.nan
         numbers = {
             "bias (median residual)": median(residual, *with_what),
             "half 68 % width": half_width(residual, *with_what),
             "mean absolute error": weighted_mean(np.abs(residual), *with_what),
-            "RMS": (rms, square.error / (2 * rms) if rms else math.nan),
+            "RMS": (rms, square.error / (2 * rms) if rms > 0 else math.nan),
         }
         found = [
             Metric(f"{name}: {what}", float(value), float(error), unit, "lower", prediction.of)
@@ -456,6 +457,10 @@ class _Columns:
 def quantile_field(level: float) -> str:
     """Return what the field of a quantile ends with: ``.q05`` for 0.05, ``.q025`` for 0.025."""
     return f".q{f'{level:.10f}'.rstrip('0').removeprefix('0.').ljust(2, '0')}"
+
+
+def _unit(evaluation: Evaluation, name: str) -> str:
+    return unit_of(name, evaluation.contract[f"target/{name}"].features[""])
 
 
 def _key(stream: str | None) -> str:

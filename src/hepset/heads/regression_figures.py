@@ -34,7 +34,7 @@ class Shown(NamedTuple):
 
     Attributes:
         name: The target.
-        unit: Its unit, None where the file states none.
+        unit: Its unit, ``file units`` where none is declared, empty for a pure number.
         angle: Whether residuals are angles.
         entries: The entries that have the target.
         fields: Suffix of the prediction's fields → values at the entries; ``""`` is the value.
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
     """
 
     name: str
-    unit: str | None
+    unit: str
     angle: bool
     entries: Entries
     fields: Mapping[str, Array]
@@ -57,7 +57,7 @@ class Shown(NamedTuple):
 
     def axis(self, what: str) -> str:
         """Return an axis title with the unit."""
-        return f"{what} [{self.unit or 'file units'}]"
+        return f"{what} [{self.unit}]" if self.unit else what
 
     def file(self, what: str) -> str:
         """Return the name of a figure."""

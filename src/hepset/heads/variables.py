@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation
 from hepset.kinematics import mass_of
-from hepset.schema.event import Feature
+from hepset.schema.event import GlobalInput, Role, Stream
 from hepset.schema.tensors import TensorSpec
 from hepset.transforms import four_momentum, momentum_columns
 
@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 LEADING = 4
 """How many objects of a stream are looked at one by one."""
+_ORIENTED: Final = frozenset({"phi", "sin_phi", "cos_phi", "px", "py"})
+"""Roles of numbers that change when the event is rotated around the beam."""
 
 
 class Variable(NamedTuple):
@@ -29,11 +31,14 @@ class Variable(NamedTuple):
         name: As a report says it: ``sum of jets.pt``.
         values: Shape ``(event,)`` or ``(event, slot)``, float64; NaN where it does not exist.
         angle: Whether it is an angle in rad.
+        oriented: Whether it changes when the event is rotated around the beam, so that it can
+            separate no classes.
     """
 
     name: str
     values: Array
     angle: bool = False
+    oriented: bool = False
 
 
 def event_variables(evaluation: Evaluation) -> list[Variable]:
@@ -41,53 +46,85 @@ def event_variables(evaluation: Evaluation) -> list[Variable]:
 
     The features of globals; per stream the number of objects and, of every feature, the sum, the
     largest value and the values of the first `LEADING` objects; the mass of all objects that have
-    a four-momentum. Angles are neither summed nor maximised.
+    a four-momentum. Momenta that are given by size and direction also count by their components.
+    Angles are neither summed nor maximised.
     """
     found: list[Variable] = []
-    contract = evaluation.contract
+    contract, inputs, event = evaluation.contract, evaluation.inputs, evaluation.event
     for spec in contract.of_kind("global"):
-        if spec.name in evaluation.inputs:
-            present = evaluation.inputs.get(f"{spec.name}.mask")
-            found += _columns(spec, evaluation.inputs[spec.name], present)
+        if spec.name in inputs:
+            present = inputs.get(f"{spec.name}.mask")
+            found += _columns(spec, event.globals[spec.name], inputs[spec.name], present)
     for spec in contract.of_kind("stream"):
-        if spec.name in evaluation.inputs:
-            mask = np.asarray(evaluation.inputs[f"{spec.name}.mask"], dtype=bool)
-            found += _stream(spec, np.asarray(evaluation.inputs[spec.name]), mask)
+        if spec.name in inputs:
+            mask = np.asarray(inputs[f"{spec.name}.mask"], dtype=bool)
+            found += _stream(spec, event.streams[spec.name], inputs[spec.name], mask)
     mass = _total_mass(evaluation)
     return found if mass is None else [*found, mass]
 
 
 def object_variables(evaluation: Evaluation, stream: str) -> list[Variable]:
     """Return the features of a stream's objects, shape ``(event, slot)``."""
-    spec = evaluation.contract[stream]
-    return list(_columns(spec, evaluation.inputs[stream], evaluation.inputs[f"{stream}.mask"]))
+    values, mask = evaluation.inputs[stream], evaluation.inputs[f"{stream}.mask"]
+    return _columns(evaluation.contract[stream], evaluation.event.streams[stream], values, mask)
 
 
-def _columns(spec: TensorSpec, values: Array, mask: Array | None) -> Iterator[Variable]:
-    for index, (name, feature) in enumerate(_features(spec).items()):
+def _columns(
+    spec: TensorSpec, block: Stream | GlobalInput, values: Array, mask: Array | None
+) -> list[Variable]:
+    """The features of a tensor and what follows from them, NaN where the mask is False."""
+    found = []
+    for index, name in enumerate(spec.columns):
+        _, role = block.roles.get(name, ("", None))
+        angle = "circular" in spec.features[name].transform
         column = np.asarray(values[..., index], dtype=np.float64)
-        if mask is not None:
-            column = np.where(mask, column, np.nan)
-        yield Variable(f"{spec.name}.{name}", column, _is_angle(feature))
+        found.append(Variable(f"{spec.name}.{name}", column, angle, angle or role in _ORIENTED))
+    found += _components(spec, block, values)
+    if mask is None:
+        return found
+    return [part._replace(values=np.where(mask, part.values, np.nan)) for part in found]
 
 
-def _stream(spec: TensorSpec, values: Array, mask: Array) -> Iterator[Variable]:
+def _components(spec: TensorSpec, block: Stream | GlobalInput, values: Array) -> Iterator[Variable]:
+    """Angles of sine and cosine, and components of momenta of a size and a direction."""
+    by_stem: dict[str, dict[Role, Array]] = {}
+    for name, (stem, role) in block.roles.items():
+        if name in spec.columns:
+            column = np.asarray(values[..., spec.columns.index(name)], dtype=np.float64)
+            by_stem.setdefault(stem, {})[role] = column
+    for stem, known in by_stem.items():
+        prefix = f"{spec.name}.{stem}_" if stem else f"{spec.name}."
+        if "phi" in known:
+            phi = known["phi"]
+        elif "sin_phi" in known and "cos_phi" in known:
+            phi = np.arctan2(known["sin_phi"], known["cos_phi"])
+            yield Variable(f"{prefix}phi", phi, angle=True, oriented=True)
+        else:
+            continue
+        if "pt" not in known or "px" in known:
+            continue
+        yield Variable(f"{prefix}px", known["pt"] * np.cos(phi), oriented=True)
+        yield Variable(f"{prefix}py", known["pt"] * np.sin(phi), oriented=True)
+        if "eta" in known:
+            yield Variable(f"{prefix}pz", known["pt"] * np.sinh(known["eta"]))
+
+
+def _stream(spec: TensorSpec, block: Stream, values: Array, mask: Array) -> Iterator[Variable]:
     yield Variable(f"number of {spec.name}", mask.sum(axis=1).astype(np.float64))
     if not mask.shape[1]:
         return
     some = mask.any(axis=1)
     order = np.argsort(~mask, axis=1, kind="stable")[:, :LEADING]
-    real = np.take_along_axis(mask, order, axis=1)
-    for index, (name, feature) in enumerate(_features(spec).items()):
-        column = np.asarray(values[..., index], dtype=np.float64)
-        label, angle = f"{spec.name}.{name}", _is_angle(feature)
-        if not angle:
-            yield Variable(f"sum of {label}", np.where(mask, column, 0.0).sum(axis=1))
-            largest = np.where(mask, column, -np.inf).max(axis=1)
-            yield Variable(f"largest {label}", np.where(some, largest, np.nan))
-        first = np.where(real, np.take_along_axis(column, order, axis=1), np.nan)
+    for part in _columns(spec, block, values, mask):
+        kind = {"angle": part.angle, "oriented": part.oriented}
+        if not part.angle:
+            total = np.where(mask, part.values, 0.0).sum(axis=1)
+            yield Variable(f"sum of {part.name}", total, **kind)
+            largest = np.where(mask, part.values, -np.inf).max(axis=1)
+            yield Variable(f"largest {part.name}", np.where(some, largest, np.nan), **kind)
+        first = np.take_along_axis(part.values, order, axis=1)
         for position in range(first.shape[1]):
-            yield Variable(f"{label} of object {position + 1}", first[:, position], angle)
+            yield Variable(f"{part.name} of object {position + 1}", first[:, position], **kind)
 
 
 def _total_mass(evaluation: Evaluation) -> Variable | None:
@@ -102,11 +139,3 @@ def _total_mass(evaluation: Evaluation) -> Variable | None:
     if total is None:
         return None
     return Variable(f"mass of all {' and '.join(momenta)}", mass_of(total))
-
-
-def _features(spec: TensorSpec) -> Mapping[str, Feature]:
-    return {name: spec.features[name] for name in spec.columns}
-
-
-def _is_angle(feature: Feature) -> bool:
-    return "circular" in feature.transform

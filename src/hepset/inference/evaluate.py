@@ -85,13 +85,14 @@ def evaluate_run(
 
 
 def choose_split(dataset: Dataset, wanted: str) -> str:
-    """Return the split to judge: the wanted one, or ``val`` where that has no events.
+    """Return the split to judge: the wanted one, or ``val`` where no event fell into that.
 
     Raises:
-        DatasetError: If neither has events.
+        DatasetError: If neither has events, or there never was a split of this name.
     """
     known = dataset.splits
-    for name in (wanted, "val"):
+    planned = dataset.manifest.split_rule.config.names
+    for name in (wanted, "val") if wanted in planned else (wanted,):
         if name in known and len(known[name]):
             return name
     sizes = ", ".join(f"{name} ({len(split)} events)" for name, split in known.items())

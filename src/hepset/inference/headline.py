@@ -8,7 +8,7 @@ from typing import Any
 
 from hepset.interfaces.head import Metric
 
-__all__ = ["best_baseline", "compare_metric", "headline", "metric_of", "quality"]
+__all__ = ["best_baseline", "compare_metric", "headline", "metric_of", "quality", "verdict"]
 
 
 def headline(
@@ -62,6 +62,15 @@ def compare_metric(metric: Metric, baseline: Metric) -> float:
     errors = [error for error in (metric.error, baseline.error) if math.isfinite(error)]
     error = math.hypot(*errors)
     return (quality(metric) - quality(baseline)) / error if error else math.nan
+
+
+def verdict(sigma: float) -> str:
+    """Say in words what `compare_metric` found; empty where that is not known."""
+    if not math.isfinite(sigma):
+        return ""
+    if abs(sigma) < 0.05:
+        return "equal"
+    return f"{abs(sigma):.1f} σ {'better' if sigma > 0 else 'worse'}"
 
 
 def metric_of(document: Mapping[str, Any]) -> Metric:

@@ -17,7 +17,7 @@ from hepset.dataset import Dataset
 from hepset.dataset.manifest import Manifest
 from hepset.dataset.shards import atomic_file
 from hepset.inference import page
-from hepset.inference.headline import best_baseline, compare_metric, headline
+from hepset.inference.headline import best_baseline, compare_metric, headline, verdict
 from hepset.inference.history import draw_history, losses_of, read_history
 from hepset.inference.judgement import Judgement, effective_events
 from hepset.inference.numbers import number, with_error
@@ -30,8 +30,8 @@ from hepset.inference.spectra import (
     momentum_guess,
     spectra,
 )
-from hepset.inference.units import unit_of
 from hepset.interfaces.head import Metric
+from hepset.schema.units import unit_of
 
 if TYPE_CHECKING:
     from hepset.model import Model
@@ -391,19 +391,14 @@ def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tup
             or '<span class="soft">none</span>'
         )
         best = best_baseline(metric, baselines)
-        verdict: object = ""
-        if best is not None and math.isfinite(metric.value):
-            sigma = compare_metric(metric, best)
-            if math.isfinite(sigma):
-                kind = "good" if sigma > 1 else "bad" if sigma < -1 else "soft"
-                text = "better" if sigma > 0 else "worse"
-                verdict = Markup(f'<span class="{kind}">{abs(sigma):.1f} σ {text}</span>')
+        sigma = math.nan if best is None else compare_metric(metric, best)
+        kind = "good" if sigma > 1 else "bad" if sigma < -1 else "soft"
         arrow = "→ 0" if "bias" in metric.name else "↑" if metric.better == "higher" else "↓"
         yield (
             f"{metric.name} {arrow}",
             with_error(metric.value, metric.error, metric.unit),
             beside,
-            verdict,
+            Markup(f'<span class="{kind}">{verdict(sigma)}</span>'),
         )
 
 

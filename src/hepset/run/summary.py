@@ -44,6 +44,7 @@ def _table(name: str, metrics: Mapping[str, Any]) -> Table:
         compare_metric,
         headline,
         metric_of,
+        verdict,
     )
 
     heads = {
@@ -61,19 +62,17 @@ def _table(name: str, metrics: Mapping[str, Any]) -> Table:
     for title in ("head", "metric", "model", "baseline", ""):
         table.add_column(title)
     for head, metric, baseline in headline(heads):
-        beside, verdict = "none", ""
+        beside, sigma = "none", math.nan
         if baseline is not None:
             beside = with_error(baseline.value, baseline.error, baseline.unit)
             beside += f" ({baseline.of})" if baseline.of else ""
             sigma = compare_metric(metric, baseline)
-            if math.isfinite(sigma):
-                verdict = f"{abs(sigma):.1f} σ {'better' if sigma > 0 else 'worse'}"
         cells = (
             head,
             metric.name,
             with_error(metric.value, metric.error, metric.unit),
             beside,
-            verdict,
+            verdict(sigma),
         )
         table.add_row(*map(escape, cells))
     return table

@@ -20,12 +20,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from hepset.dataset import Dataset
-from hepset.errors import ConfigurationError, TrainingError
-from hepset.interfaces.head import create_head
+from hepset.errors import ConfigurationError
 from hepset.model import build_model
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
 from hepset.training.history import History
+from hepset.training.learnable import check_dataset
 from hepset.training.module import TrainingModule
 
 __all__ = ["fit"]
@@ -104,32 +104,6 @@ def fit(
         finally:
             module.close()
     return checkpoints / BEST
-
-
-def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
-    """Make sure that a data set holds events and what the heads learn.
-
-    Raises:
-        TrainingError: If it does not.
-    """
-    if not len(dataset.split("train")):
-        raise TrainingError(
-            f"{dataset.path}: the training split has no events; give prepare.split.train a larger "
-            "fraction or loosen the selection"
-        )
-    if not model_config.heads:
-        raise TrainingError("model.heads: no head is named; there is nothing to train")
-    lacking = [
-        f"{spec.name} (head {name})"
-        for name, options in model_config.heads.items()
-        for spec in create_head(name, options).contract(dataset.event).tensors.values()
-        if spec.required and spec.name not in dataset.layouts
-    ]
-    if lacking:
-        raise TrainingError(
-            f"{dataset.path}: lacks {', '.join(lacking)}; the files that it was made of do not "
-            "have these targets"
-        )
 
 
 def training_key(

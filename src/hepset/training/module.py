@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hepset.dataset import Dataset
@@ -157,6 +158,28 @@ class TrainingModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients.
+
+        Lightning refuses fused optimizers in every mixed precision, but in bf16 nothing is scaled
+        that they would have to undo.
+        """
+        if self.trainer.precision == "bf16-mixed":
+            clip = self.trainer.precision_plugin.clip_grad_by_norm
+            if gradient_clip_val:
+                clip(optimizer, gradient_clip_val)
+            return
+        self.clip_gradients(
+            optimizer,
+            gradient_clip_val=gradient_clip_val,
+            gradient_clip_algorithm=gradient_clip_algorithm,
+        )
 
     @property
     def train_loader(self) -> Loader:
