@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import errno
 from collections.abc import Iterator
 
 import click
@@ -22,6 +23,10 @@ def toy(what: str) -> None:
         raise ContractError("tensor 'jets' has 3 features, not 4")
     if what == "stopped":
         raise TrainingError("the loss is not finite")
+    if what == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if what == "closed":
+        raise PermissionError(errno.EACCES, "Permission denied", "runs/x")
     if what == "bug":
         raise ZeroDivisionError
     click.echo(f"did {what}")
@@ -52,6 +57,8 @@ def test_a_plugin_adds_a_command() -> None:
     [
         ("wrong", 2, "hepset: tensor 'jets' has 3 features, not 4\n"),
         ("stopped", 1, "hepset: the loss is not finite\n"),
+        ("full", 1, "hepset: No space left on device\n"),
+        ("closed", 1, "hepset: runs/x: Permission denied\n"),
     ],
 )
 def test_an_error_on_purpose_is_one_message(what: str, code: int, text: str) -> None:

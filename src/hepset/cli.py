@@ -5,8 +5,10 @@ The commands themselves are in `hepset.commands` and in plugins, and are importe
 
 from __future__ import annotations
 
+import errno
 import importlib
 import traceback
+from typing import Final
 
 import click
 
@@ -14,6 +16,19 @@ import hepset
 from hepset.errors import ConfigurationError, HepsetError, PluginError, did_you_mean
 from hepset.plugins import registry
 from hepset.plugins.builtin import COMMANDS
+
+
+_NOT_WRITABLE: Final = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+}
+"""What the machine refuses, which is no defect of the program: a full disk, a closed folder."""
 
 
 class LazyGroup(click.Group):
@@ -70,6 +85,14 @@ class LazyGroup(click.Group):
                 traceback.print_exception(error)
             click.echo(f"hepset: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            if ctx.params["debug"]:
+                traceback.print_exception(error)
+            place = f"{error.filename}: " if error.filename else ""
+            click.echo(f"hepset: {place}{error.strerror}", err=True)
+            ctx.exit(HepsetError.exit_code)
 
 
 def _provided_by(name: str) -> str:
