@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
-import errno
 from collections.abc import Iterator
 
 import click

@@ -17,7 +17,6 @@ from hepset.errors import ConfigurationError, HepsetError, PluginError, did_you_
 from hepset.plugins import registry
 from hepset.plugins.builtin import COMMANDS
 
-
 _NOT_WRITABLE: Final = {
     errno.EACCES,
     errno.EPERM,
