@@ -1,0 +1,338 @@
+"""SPANet's network, against its own numbers and against what its description says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from hepset.errors import ConfigurationError
+from hepset_spanet.event_file import parse_event_file
+from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
+from hepset_spanet.network.blocks import GruGate, make_block
+from hepset_spanet.network.embedding import Source
+from hepset_spanet.network.normalisation import MaskedBatchNorm
+from hepset_spanet.network.reading import read_network
+from hepset_spanet.network.symmetric import (
+    FullAttention,
+    SplitAttention,
+    symmetrise,
+    tuple_log_probability,
+)
+from hepset_spanet.options import SpanetOptions
+
+FIXTURES = Path(__file__).parents[5] / "shared/fixtures/spanet"
+needs_numbers = pytest.mark.skipif(not FIXTURES.is_dir(), reason="SPANet's numbers are not here")
+
+SWAP = ((0, 1, 2), (1, 0, 2))
+SMALL = SpanetOptions(
+    hidden_dim=8,
+    initial_embedding_dim=4,
+    position_embedding_dim=2,
+    num_encoder_layers=1,
+    num_branch_embedding_layers=1,
+    num_branch_encoder_layers=1,
+    num_jet_embedding_layers=1,
+    num_jet_encoder_layers=1,
+    num_attention_heads=2,
+)
+TOPOLOGY = Topology(
+    inputs=(
+        SpanetInput(name="jets", kind="sequential", features=3),
+        SpanetInput(name="pairs", kind="relative", features=2),
+        SpanetInput(name="met", kind="global", features=2),
+    ),
+    particles=(
+        Particle(name="t", products=("q1", "q2", "b"), group=SWAP),
+        Particle(name="h", products=("a", "b"), group=((0, 1),)),
+    ),
+    permutations=((0, 1),),
+    regressions={"EVENT/m": "gaussian", "t/q1/pt": "log_gaussian"},
+    classifications={"h/PARTICLE/kind": 3},
+)
+
+
+def make_network(**options: Any) -> SpanetNetwork:
+    """A network with random weights, running moments included."""
+    torch.manual_seed(0)
+    network = SpanetNetwork(SMALL.model_copy(update=options), TOPOLOGY).eval()
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+        elif name.endswith("running_mean"):
+            buffer.normal_()
+    return network
+
+
+def make_sources(slots: int = 5, padding: int = 0) -> dict[str, Source]:
+    """Three events of five, four and three jets, two objects with pairs, and a global."""
+    generator = torch.Generator().manual_seed(1)
+    jets = torch.randn(3, slots, 3, generator=generator)
+    pairs = torch.randn(3, 2, 2, 2, generator=generator)
+    met = torch.randn(3, 1, 2, generator=generator)
+    mask = torch.arange(slots)[None] < torch.tensor([5, 4, 3])[:, None]
+    jets = torch.cat([jets, torch.full((3, padding, 3), 7.0)], 1)
+    mask = torch.cat([mask, torch.zeros(3, padding, dtype=torch.bool)], 1)
+    return {
+        "jets": Source(jets, mask),
+        "pairs": Source(pairs, torch.tensor([[True, True], [True, False], [True, True]])),
+        "met": Source(met, torch.tensor([[True], [True], [False]])),
+    }
+
+
+def load(name: str) -> tuple[SpanetNetwork, Any]:
+    folder = FIXTURES / name
+    options = SpanetOptions.parse(json.loads((folder / "options.json").read_text()), "options")
+    document = yaml.safe_load((folder / "event.yaml").read_text())
+    parsed = parse_event_file(document, where="event", parity=True)
+    with np.load(folder / "state_dict.npz") as stored:
+        weights = {key: torch.from_numpy(stored[key]) for key in stored}
+    return read_network(weights, options, parsed.event), np.load(folder / "io.npz")
+
+
+def largest(found: Tensor, expected: Any) -> float:
+    """Largest difference; infinities have to be in the same places."""
+    expected = torch.from_numpy(expected)
+    finite = torch.isfinite(expected)
+    assert torch.equal(finite, torch.isfinite(found))
+    return float((found - expected)[finite].abs().max())
+
+
+@needs_numbers
+@pytest.mark.parametrize("name", ["tiny_ttbar", "tiny_ttH"])
+def test_every_stage_equals_spanet(name: str) -> None:
+    network, numbers = load(name)
+    sources = {
+        each.name: Source(
+            torch.from_numpy(numbers[f"source/{each.name}/data"]),
+            torch.from_numpy(numbers[f"source/{each.name}/mask"]),
+        )
+        for each in network.topology.inputs
+    }
+    with torch.no_grad():
+        embedded = network.embedding(sources)
+        outputs = network(sources)
+    assert np.array_equal(~embedded.mask.numpy(), numbers["stage/padding_mask"])
+    assert np.array_equal(embedded.assignable.numpy(), numbers["stage/global_mask"])
+    assert largest(embedded.sequence.transpose(0, 1), numbers["stage/embedding"]) < 1e-6
+    assert largest(outputs.sequence.transpose(0, 1), numbers["stage/encoder"]) < 1e-6
+    found = {
+        **{f"{n}/assignment_log_probability": v for n, v in outputs.log_probabilities.items()},
+        **{f"{n}/detection_logit": v for n, v in outputs.detections.items()},
+        **{f"vector/{n}": v for n, v in outputs.vectors.items()},
+        **{f"regression/{n}": v for n, v in outputs.regressions.items()},
+        **{f"classification/{n}": v for n, v in outputs.classifications.items()},
+    }
+    assert set(found) == {key[4:] for key in numbers if key.startswith("out/")}
+    for key, value in found.items():
+        assert largest(value, numbers[f"out/{key}"]) < 1e-6, key
+
+
+def test_sizes_of_the_example_networks() -> None:
+    example = SpanetOptions(
+        hidden_dim=64,
+        num_encoder_layers=6,
+        num_branch_embedding_layers=3,
+        num_branch_encoder_layers=3,
+        num_jet_encoder_layers=2,
+        num_detector_layers=2,
+        num_regression_layers=3,
+        num_classification_layers=3,
+    )
+    tops = tuple(Particle(name=n, products=("q1", "q2", "b"), group=SWAP) for n in ("t1", "t2"))
+    ttbar = SpanetNetwork(
+        example,
+        Topology(
+            inputs=(SpanetInput(name="jets", kind="sequential", features=5),),
+            particles=tops,
+            permutations=((0, 1), (1, 0)),
+        ),
+        {"particle_index_tensor": torch.ones(2), "particle_weights_tensor": torch.ones(4)},
+    )
+    tth = SpanetNetwork(
+        example.model_copy(update={"num_branch_embedding_layers": 5, "num_jet_encoder_layers": 1}),
+        Topology(
+            inputs=(
+                SpanetInput(name="jets", kind="sequential", features=9),
+                SpanetInput(name="met", kind="global", features=3),
+            ),
+            particles=(
+                Particle(name="lt", products=("b",), group=((0,),)),
+                Particle(name="ht", products=("b", "q1", "q2"), group=((0, 1, 2), (0, 2, 1))),
+                Particle(name="h", products=("b1", "b2"), group=((0, 1), (1, 0))),
+            ),
+            permutations=((0, 1, 2),),
+            regressions={f"EVENT/{i}": "gaussian" for i in range(5)},
+            classifications={"EVENT/signal": 2},
+        ),
+        {"particle_index_tensor": torch.ones(3), "particle_weights_tensor": torch.ones(8)},
+    )
+    sizes = []
+    for network in (ttbar, tth):
+        parameters = list(network.parameters())
+        sizes.append(
+            (
+                sum(p.numel() for p in parameters),
+                sum(p.numel() for p in parameters if p.requires_grad),
+                len(network.state_dict()),
+            )
+        )
+    assert sizes == [(2_542_476, 2_542_456, 1041), (3_543_006, 3_542_958, 1526)]
+
+
+@pytest.mark.parametrize(
+    ("block", "normalization", "masking", "transformer"),
+    [
+        ("GRU", "LayerNorm", "Filling", "Gated"),
+        ("Basic", "BatchNorm", "Multiplicative", "Standard"),
+        ("Gated", "MaskedBatchNorm", "Filling", "NormFirst"),
+        ("Resnet", "LayerNorm", "none", "GTrXL"),
+        ("GRU", "MaskedBatchNorm", "Multiplicative", "Standard"),
+    ],
+)
+def test_padding_and_order_of_objects_change_nothing(
+    block: str, normalization: str, masking: str, transformer: str
+) -> None:
+    network = make_network(
+        linear_block_type=block,
+        normalization=normalization,
+        masking=masking,
+        transformer_type=transformer,
+    )
+    sources = make_sources()
+    order = torch.tensor([2, 0, 1, 4, 3])
+    jets = sources["jets"]
+    shuffled = {**sources, "jets": Source(jets.values[:, order], jets.mask[:, order])}
+    with torch.no_grad():
+        plain, padded = network(sources), network(make_sources(padding=3))
+        moved = network(shuffled)
+    where = torch.cat([order, torch.tensor([5, 6])])
+    kept = torch.cat([torch.arange(5), torch.tensor([8, 9])])
+    for name, expected in plain.log_probabilities.items():
+        assert torch.isfinite(expected).flatten(1).any(1).all()
+        found, trimmed = moved.log_probabilities[name], padded.log_probabilities[name]
+        assert float(torch.exp(trimmed).sum()) == pytest.approx(len(trimmed), abs=1e-4)
+        for axis in range(1, expected.ndim):
+            expected = expected.index_select(axis, where)
+            trimmed = trimmed.index_select(axis, kept)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(trimmed, plain.log_probabilities[name], atol=1e-5, rtol=0)
+    for name in plain.vectors:
+        torch.testing.assert_close(padded.vectors[name], plain.vectors[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(moved.vectors[name], plain.vectors[name], atol=1e-5, rtol=0)
+    assert set(plain.regressions) == set(TOPOLOGY.regressions)
+    assert plain.classifications["h/PARTICLE/kind"].shape == (3, 3)
+
+
+def test_symmetric_products_have_symmetric_probabilities() -> None:
+    found = make_network()(make_sources()).log_probabilities["t"]
+    torch.testing.assert_close(found, found.transpose(1, 2))
+
+
+def test_no_layers_at_all() -> None:
+    layers = [name for name in SpanetOptions.model_fields if name.endswith("_layers")]
+    network = make_network(**dict.fromkeys(layers, 0))
+    assert torch.isfinite(network(make_sources()).log_probabilities["h"]).any()
+
+
+def test_gate_by_pencil() -> None:
+    gate = GruGate(1)
+    for parameter in gate.parameters():
+        torch.nn.init.ones_(parameter)
+    v, r0 = 0.3, -0.7
+    reset = 1 / (1 + math.exp(-(v + 1 + r0)))
+    update = 1 / (1 + math.exp(-(v + 1 + r0 - 1)))
+    new = math.tanh(v + 1 + reset * r0)
+    found = float(gate(torch.tensor([v]), torch.tensor([r0])).detach())
+    assert found == pytest.approx((1 - update) * r0 + update * new, rel=1e-6)
+
+
+def test_second_half_of_a_residual_block_adds_the_first_after_normalising() -> None:
+    options = SMALL.model_copy(update={"linear_block_type": "Resnet", "linear_activation": "ReLU"})
+    block = make_block(options, 2, 2, skip=True)
+    weights = {"block_1.linear.weight": torch.eye(2), "block_2.linear.weight": torch.eye(2)}
+    block.load_state_dict(weights, strict=False)
+    # (3, 1) normalises to (1, -1), the activation makes (1, 0) of it; that normalises to (1, -1),
+    # and (1, 0) is added before the activation.
+    found = block(torch.tensor([[3.0, 1.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2.0, 0.0]]), atol=1e-4, rtol=0)
+
+
+def test_masked_batch_norm_by_pencil() -> None:
+    norm = MaskedBatchNorm(1)
+    x = torch.tensor([[[1.0], [3.0], [99.0]]])
+    mask = torch.tensor([[[True], [True], [False]]])
+    found = norm(x, mask)
+    root = math.sqrt(2 + 1e-5)  # mean 2, unbiased variance 2
+    torch.testing.assert_close(found, torch.tensor([[[-1 / root], [1 / root], [0.0]]]))
+    assert (float(norm.running_mean), float(norm.running_var)) == (2.0, 2.0)
+    norm(x + 1, mask)
+    assert float(norm.running_mean) == pytest.approx(0.9 * 2 + 0.1 * 3)
+
+
+def test_split_scores_are_products_of_vectors() -> None:
+    particle = TOPOLOGY.particles[0]
+    options = SMALL.model_copy(
+        update={"num_jet_embedding_layers": 0, "num_jet_encoder_layers": 0, "masking": "none"}
+    )
+    attention = SplitAttention(options, particle)
+    x, mask = torch.randn(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
+    y = [linear(x)[0] for linear in attention.linear_layers]
+    scores, vectors = attention(x, mask, mask)
+    assert len(vectors) == 3
+    for i, j, k in itertools.product(range(4), repeat=3):
+        plain = (y[0][i] * y[1][j] * y[2][k]).sum() + (y[0][j] * y[1][i] * y[2][k]).sum()
+        torch.testing.assert_close(scores[0, i, j, k], plain / 2 / 8**1.5)
+
+
+def test_full_scores_are_contractions_of_one_tensor() -> None:
+    particle = TOPOLOGY.particles[0]
+    attention = FullAttention(SMALL, particle)
+    x, mask = torch.randn(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
+    scores, vectors = attention(x, mask, mask)
+    weights = (attention.weights + attention.weights.transpose(0, 1)) / 2
+    expected = torch.einsum("abc,ia,jb,kc->ijk", weights, x[0], x[0], x[0]) / 8**1.5
+    torch.testing.assert_close(scores[0], expected)
+    assert vectors == []
+
+
+def test_symmetrise_is_the_mean_over_the_group() -> None:
+    cyclic = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    x = torch.randn(2, 3, 3, 3)
+    found = symmetrise(x, cyclic)
+    for i, j, k in itertools.product(range(3), repeat=3):
+        expected = (x[:, i, j, k] + x[:, j, k, i] + x[:, k, i, j]) / 3
+        torch.testing.assert_close(found[:, i, j, k], expected)
+
+
+def test_only_tuples_of_different_real_objects_are_possible() -> None:
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])
+    found = tuple_log_probability(torch.zeros(2, 4, 4), mask)
+    for i, j in itertools.product(range(4), repeat=2):
+        possible = i != j and 2 not in {i, j}
+        expected = -math.log(6) if possible else -math.inf
+        assert float(found[0, i, j]) == pytest.approx(expected)
+    assert torch.isnan(found[1]).all()  # one object is too few for two products
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalization": "LayerNorn"}, "did you mean 'LayerNorm'"),
+        ({"normalization": "None"}, "LayerNorm, BatchNorm, MaskedBatchNorm"),
+        ({"transformer_type": "Performer"}, "Standard, NormFirst and Gated"),
+        ({"num_attention_heads": 3}, "not a multiple of num_attention_heads = 3"),
+        ({"split_symmetric_attention": False}, "has none for products"),
+    ],
+)
+def test_options_that_spanet_cannot_run(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_network(**options)
