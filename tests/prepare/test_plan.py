@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hepset.batch import EventBatch, make_ids
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, ReadError
 from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source, expand_files
+from hepset.plugins import hookimpl, registry
 from hepset.prepare import plan_inputs, prepare_dataset
 from hepset.prepare.derive import derived_contract, derived_event, input_event
 from hepset.prepare.engines import LocalEngine, LocalEngineConfig
@@ -88,6 +90,27 @@ def test_changed_file_changes_the_plan(tmp_path: Path) -> None:
     assert first.plan != second.plan
     assert first.sources[0] == second.sources[0]
     assert first.sources[1].digest != second.sources[1].digest
+
+
+def test_another_version_of_the_plugin_changes_the_plan(tmp_path: Path) -> None:
+    class Plugin:
+        @hookimpl
+        def hepset_readers(self) -> dict[str, str]:
+            return {"toy-text": f"{__name__}.reader:TextReader"}
+
+    reader = TextReader(FileReaderConfig(files=[f"{files(tmp_path / 'f')}/*/*.txt"]))
+
+    def inputs() -> dict[str, Any]:
+        contract = compile_contract(EVENT)
+        return plan_inputs([reader], event=EVENT, contract=contract, config=PrepareConfig(), seed=1)
+
+    found = []
+    for version in ("1.0", "1.1"):
+        registry().register(Plugin(), name="toy-text", distribution="acme", version=version)
+        found.append(inputs()["readers"][0].get("acme"))
+        registry().unregister("toy-text")
+    assert found == ["1.0", "1.1"]
+    assert "acme" not in inputs()["readers"][0]
 
 
 def test_file_that_cannot_be_opened_is_skipped_on_request(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hepset.dataset.manifest import DATASET_FORMAT, SkippedSource, SourceRecord
 from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, ReadError
 from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source, expand_files
+from hepset.plugins import registry
 from hepset.prepare.derive import derived_contract, derived_event
 from hepset.prepare.split import Splitter
 from hepset.schema.config import PrepareConfig
@@ -274,4 +275,17 @@ def _options(reader: Reader) -> dict[str, Any]:
     """What a reader was asked, without what the bytes do not depend on."""
     options: Mapping[str, Any] = reader.config.model_dump(mode="json")
     kept = {name: value for name, value in options.items() if name not in {"files", "chunk_size"}}
-    return {"reader": type(reader).__name__, **kept}
+    return {"reader": type(reader).__name__, **_provider(reader), **kept}
+
+
+def _provider(reader: Reader) -> dict[str, str]:
+    """Name the plugin that a reader comes from: another version may read other numbers.
+
+    The core's readers change with `ALGORITHM`.
+    """
+    package = type(reader).__module__.partition(".")[0]
+    for plugin in registry().loaded:
+        modules = (str(target) for target in plugin.components["readers"].values())
+        if package != "hepset" and any(m.partition(".")[0] == package for m in modules):
+            return {plugin.distribution: plugin.version}
+    return {}
