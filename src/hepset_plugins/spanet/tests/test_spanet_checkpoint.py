@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -285,7 +284,7 @@ def test_imported_run_opens_as_any_other(tmp_path: Path) -> None:
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     write_run(tmp_path, [])
-    (tmp_path / "checkpoints/last.ckpt").write_bytes(pickle.dumps({"state_dict": Path("x")}))
+    torch.save({"state_dict": Path("x")}, tmp_path / "checkpoints/last.ckpt")
     with pytest.raises(ConfigurationError, match="cannot be read safely"):
         load_spanet_run(tmp_path)
 
@@ -304,8 +303,6 @@ def test_greedy_selection_never_shares_objects_and_takes_the_best_first() -> Non
         used = [*pair[event].tolist(), *triple[event].tolist()]
         assert len(set(used)) == 5
         best = [float(s[event].max()) for s in scores]
-        taken = [
-            float(scores[0][event][tuple(pair[event])]),
-            float(scores[1][event][tuple(triple[event])]),
-        ]
+        chosen = [tuple(pair[event].tolist()), tuple(triple[event].tolist())]
+        taken = [float(s[event][where]) for s, where in zip(scores, chosen, strict=True)]
         assert max(best) in taken

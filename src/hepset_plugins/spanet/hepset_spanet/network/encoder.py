@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError
+from hepset.nn.exporting import is_exporting
 from hepset_spanet.network.blocks import GruGate, LinearStack, Masking, make_block
 from hepset_spanet.options import SpanetOptions, folded
 
@@ -32,10 +33,9 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Attend to the real positions of `x`, shape ``(B, T, D)``; `mask` is ``(B, T)``."""
-        batch, length, width = x.shape
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = (
-            part.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2)
             for part in projected.chunk(3, -1)
         )
         mixed = functional.scaled_dot_product_attention(
@@ -45,7 +45,11 @@ class _Attention(nn.Module):
             attn_mask=mask[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
-        out: Tensor = self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        merged = mixed.transpose(1, 2)
+        if is_exporting():
+            # The exporter replaces the attention by one whose output lies differently in memory.
+            merged = merged.clone(memory_format=torch.contiguous_format)
+        out: Tensor = self.out_proj(merged.flatten(2))
         return out
 
 
