@@ -84,6 +84,9 @@ class LazyGroup(click.Group):
                 traceback.print_exception(error)
             click.echo(f"hepset: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nhepset: interrupted; the same command continues", err=True)
+            ctx.exit(1)
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise

@@ -1,4 +1,4 @@
-"""hepset's own definition of a reader and of a writer, applied to SPANet's."""
+"""hepset's own definition of a reader, a writer and a dialect, applied to SPANet's."""
 
 from __future__ import annotations
 
@@ -7,17 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from hepset.batch import EventBatch
+from hepset.dialects import load_yaml
 from hepset.interfaces.reader import Chunk
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
-from hepset.testing import check_reader, check_writer
+from hepset.testing import check_dialect, check_reader, check_writer
+from hepset_spanet.dialect import SpanetDialect
 from hepset_spanet.reader import SpanetReader, SpanetReaderConfig
 from hepset_spanet.writer import SpanetWriter
 
 Datasets = dict[str, Any]
 WriteFile = Callable[[Datasets], str]
+
+
+PUBLIC = sorted((Path(__file__).parents[5] / "shared/data/spanet").glob("*.yaml"))
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {
+        "INPUTS": {"SEQUENTIAL": {"Jets": {"pt": "log_normalize", "phi": "normalize"}}},
+        "EVENT": {},
+    },
+    {
+        "INPUTS": {
+            "SEQUENTIAL": {"Jets": {"pt": "log", "eta": "none"}, "Leptons": {"pt": "log"}},
+            "GLOBAL": {"Met": {"met": "log_normalize", "phi": "normalize"}},
+        },
+        "EVENT": {"t1": [{"b": "Jets"}, {"l": "Leptons"}], "t2": ["q1", "q2"]},
+        "PERMUTATIONS": {"t2": [["q1", "q2"]]},
+        "REGRESSIONS": {"EVENT": ["mass", ["scale", "laplacian"]], "t1": {"PARTICLE": ["pt"]}},
+        "CLASSIFICATIONS": {"EVENT": ["signal"]},
+    },
+]
 
 
 def test_reader_conforms(event: EventInfo, datasets: Datasets, write_file: WriteFile) -> None:
@@ -37,3 +60,12 @@ def test_writer_conforms(event: EventInfo, datasets: Datasets, write_file: Write
 
     batch = read(write_file(datasets))
     check_writer(SpanetWriter, batch, compile_contract(event), read_back=read, name="events.h5")
+
+
+def test_dialect_conforms() -> None:
+    check_dialect(SpanetDialect(), DOCUMENTS)
+
+
+@pytest.mark.skipif(not PUBLIC, reason="the public SPANet examples are not here")
+def test_dialect_conforms_on_the_public_examples() -> None:
+    check_dialect(SpanetDialect(), [load_yaml(path) for path in PUBLIC])
