@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from hepset_spanet.backbone import SpanetEncoded
 from hepset_spanet.losses import AssignmentTarget, combine, pair_terms, permutation_terms
 from hepset_spanet.network.network import SpanetNetwork, SpanetOutputs
 from hepset_spanet.network.topology import Topology
+from hepset_spanet.selection import dense_candidates, exact, greedy
 
 __all__ = [
     "SpanetAssignmentConfig",
@@ -46,6 +47,9 @@ class SpanetAssignmentConfig(HeadConfig):
     exclusive_sources: bool = False
     """Whether a product is looked for only in its own stream. SPANet looks everywhere, so that a
     product can be put outside its stream, where it has no index and is −1."""
+    selection: Literal["greedy", "exact"] = "greedy"
+    """``greedy`` takes the most probable tuple of any particle first, as SPANet does; ``exact`` the
+    compatible tuples with the largest joint probability."""
     detection_scale: float = Field(default=1.0, ge=0)
     """Factor of the detection loss."""
     focal_gamma: float = Field(default=0.0, ge=0)
@@ -55,10 +59,9 @@ class SpanetAssignmentConfig(HeadConfig):
 
 
 class SpanetAssignmentHead(Head):
-    """Reads joint distributions and detections, and selects as SPANet does.
+    """Reads joint distributions and detections, and selects one tuple per particle.
 
-    The selection is greedy: the most probable tuple of any particle first, then the most probable
-    one of the others that shares no object with it. Without a possible tuple a particle is −1.
+    Without a possible tuple a particle is −1.
     """
 
     Config: ClassVar[type[HeadConfig]] = SpanetAssignmentConfig
@@ -131,9 +134,11 @@ class SpanetAssignmentHead(Head):
             particle.name: self._possible(particle.name, outputs, mask)
             for particle in self.config.topology.particles
         }
-        positions = select_greedily(list(scores.values()))
+        select = exact if self.config.selection == "exact" else greedy
+        selected = select([dense_candidates(each) for each in scores.values()], mask.shape[1])
         found = {}
-        for particle, chosen in zip(self.config.topology.particles, positions, strict=True):
+        particles = self.config.topology.particles
+        for particle, chosen in zip(particles, selected.indices, strict=True):
             name = particle.name
             logarithm = _at(scores[name], chosen) + math.log(len(particle.group))
             found[name] = self._indices(name, chosen, outputs)
@@ -289,50 +294,6 @@ class SpanetClassificationHead(Head):
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give ``probabilities``, (B, C)."""
         return {"probabilities": torch.softmax(outputs[self.config.key], -1)}
-
-
-def select_greedily(scores: list[Tensor]) -> list[Tensor]:
-    """Take the most probable tuple of all particles, then of those left without its objects.
-
-    Ties go to the first particle and the first tuple in row-major order.
-
-    Args:
-        scores: By particle, ``(B, T, ..., T)`` with one axis per product, -inf = impossible; all
-            over the same T.
-
-    Returns:
-        By particle, positions ``(B, product)``, all −1 where no tuple is left.
-    """
-    if not scores:
-        return []
-    orders = [score.ndim - 1 for score in scores]
-    batch, length = scores[0].shape[:2]
-    chosen = [torch.full((batch, k), -1, device=scores[0].device) for k in orders]
-    left = [score.flatten(1) for score in scores]
-    for _ in scores:
-        best = [score.max(1) for score in left]
-        values, particle = torch.stack([value for value, _ in best], 1).max(1)
-        free = torch.ones(batch, length, dtype=torch.bool, device=values.device)
-        for number, (_, flat) in enumerate(best):
-            here = (torch.isfinite(values) & (particle == number))[:, None]
-            where = _unravel(flat, length, orders[number])
-            chosen[number] = torch.where(here, where, chosen[number])
-            free = free & ~(torch.zeros_like(free).scatter(1, where, value=True) & here)
-            left[number] = torch.where(here, -torch.inf, left[number])
-        for number, score in enumerate(scores):
-            shaped = left[number].reshape(score.shape)
-            for axis in range(orders[number]):
-                shaped = torch.where(_along(free, axis, score.ndim), shaped, -torch.inf)
-            left[number] = shaped.flatten(1)
-    return chosen
-
-
-def _unravel(flat: Tensor, length: int, order: int) -> Tensor:
-    columns = []
-    for _ in range(order):
-        columns.append(flat % length)
-        flat = flat // length
-    return torch.stack(columns[::-1], 1)
 
 
 def _at(scores: Tensor, positions: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from hepset.schema.event import EventInfo
 from hepset_spanet.checkpoint import SpanetModel, load_spanet, load_spanet_run
 from hepset_spanet.commands import import_spanet_run
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
-from hepset_spanet.network_heads import select_greedily
 from hepset_spanet.options import SpanetOptions
 from hepset_spanet.reader import SpanetReader, SpanetReaderConfig
 
@@ -287,22 +286,3 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Path("x")}, tmp_path / "checkpoints/last.ckpt")
     with pytest.raises(ConfigurationError, match="cannot be read safely"):
         load_spanet_run(tmp_path)
-
-
-def test_greedy_selection_never_shares_objects_and_takes_the_best_first() -> None:
-    generator = torch.Generator().manual_seed(2)
-    scores = [torch.randn(50, 6, 6, generator=generator), torch.randn(50, 6, 6, 6)]
-    for each in scores:
-        for a in range(1, each.ndim):
-            for b in range(a + 1, each.ndim):
-                torch.diagonal(each, dim1=a, dim2=b).fill_(-torch.inf)
-    scores[1][:5] = -torch.inf
-    pair, triple = select_greedily(scores)
-    assert (triple[:5] == -1).all()
-    for event in range(5, 50):
-        used = [*pair[event].tolist(), *triple[event].tolist()]
-        assert len(set(used)) == 5
-        best = [float(s[event].max()) for s in scores]
-        chosen = [tuple(pair[event].tolist()), tuple(triple[event].tolist())]
-        taken = [float(s[event][where]) for s, where in zip(scores, chosen, strict=True)]
-        assert max(best) in taken

@@ -87,7 +87,7 @@ class Branch(nn.Module):
         """Decode one particle from the central encoding of a batch."""
         encoded, vector = self.encoder(embedded.sequence, embedded.mask, embedded.filled)
         detection = self.detection_classifier(vector)[:, 0]
-        where = embedded.assignable
-        filled = embedded.filled[:, where]
-        scores, products = self.attention(encoded[:, where], embedded.mask[:, where], filled)
+        filled = embedded.objects(embedded.filled)
+        mask = embedded.objects(embedded.mask)
+        scores, products = self.attention(embedded.objects(encoded), mask, filled)
         return BranchOutputs(tuple_log_probability(scores, filled), detection, vector, products)

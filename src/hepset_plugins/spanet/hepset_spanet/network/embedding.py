@@ -38,13 +38,18 @@ class Embedded(NamedTuple):
         mask: True where attention may look, ``(B, T)``: real positions.
         filled: True where blocks compute and objects may be assigned, ``(B, T)``: the same, unless
             the option ``mask_sequence_vectors`` is off.
-        assignable: True at positions of sequential and relative inputs, ``(T,)``.
+        spans: First position of each sequential or relative input, and the one after its last.
     """
 
     sequence: Tensor
     mask: Tensor
     filled: Tensor
-    assignable: Tensor
+    spans: tuple[tuple[int, int], ...]
+
+    def objects(self, x: Tensor) -> Tensor:
+        """Return the assignable positions of a tensor ``(B, T, ...)``, in order."""
+        parts = [x[:, start:end] for start, end in self.spans]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class _Normalizer(nn.Module):
@@ -182,7 +187,7 @@ class InputEmbedding(nn.Module):
 
     def forward(self, sources: Mapping[str, Source]) -> Embedded:
         """Embed the inputs of a batch, given by name."""
-        vectors, masks, filled, assignable = [], [], [], []
+        vectors, masks, filled, spans, start = [], [], [], [], 0
         for name, layer, can in zip(
             self.names, self.vector_embedding_layers, self.reconstructable, strict=True
         ):
@@ -190,7 +195,10 @@ class InputEmbedding(nn.Module):
             vectors.append(vector)
             masks.append(sources[name].mask)
             filled.append(computed)
-            assignable.append(computed.new_full((computed.shape[1],), can))
+            end = start + computed.shape[1]
+            if can:
+                spans.append((start, end))
+            start = end
         computed = torch.cat(filled, 1)
         sequence = self.final_embedding_layer(torch.cat(vectors, 1), computed[..., None])
-        return Embedded(sequence, torch.cat(masks, 1), computed, torch.cat(assignable))
+        return Embedded(sequence, torch.cat(masks, 1), computed, tuple(spans))
