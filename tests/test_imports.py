@@ -25,6 +25,7 @@ FLOORS = {
     "batch": 2,
     "check": 3,
     "dialects": 3,
+    "inputs": 3,
     "interfaces": 3,
     "dataset": 3,
     "readers": 4,

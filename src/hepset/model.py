@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hepset import __version__
-from hepset.batch import EventBatch, PaddedStream, StreamData, iterate_rows, make_ids
-from hepset.errors import ConfigurationError, ContractError, did_you_mean
+from hepset.batch import EventBatch
+from hepset.errors import ConfigurationError, did_you_mean
+from hepset.inputs import as_batch, input_arrays
 from hepset.interfaces.backbone import Backbone, Encoded
 from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head
@@ -152,21 +152,23 @@ class Model(nn.Module):
             ``<head>/<field>`` → array, first axis event.
 
         Raises:
-            ContractError: If the inputs do not obey the contract; lists every violation.
+            ContractError: Naming every rule that the inputs break, or events with more objects than
+                the model was trained on; the number of padded slots is free.
         """
-        inputs = self.contract.inputs()
-        events = self._events(batch, inputs)
-        inputs.check(events, strict=True, training=False)
+        arrays = input_arrays(self.contract, as_batch(batch))
+        events = len(next(iter(arrays.values())))
         was_training = self.training
         self.eval()
         try:
             with torch.no_grad():
-                # An empty batch is computed as one event without objects, and that row dropped:
-                # so its arrays have the shapes and dtypes of any other batch's.
+                if not events:
+                    # One event without objects, and its row dropped: shapes and dtypes are as ever.
+                    one = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
+                    return {name: array[:0] for name, array in self._decisions(one).items()}
                 parts = [
-                    self._decisions(_tensors(part, inputs, self.device))
-                    for part in iterate_rows(events, batch_size)
-                ] or [_no_rows(self._decisions(_nothing(inputs, self.device)))]
+                    self._decisions({n: a[start : start + batch_size] for n, a in arrays.items()})
+                    for start in range(0, events, batch_size)
+                ]
         finally:
             self.train(was_training)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -227,30 +229,11 @@ class Model(nn.Module):
             ) from error
         return model
 
-    def _decisions(self, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    def _decisions(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Decide for events given by `input_arrays`."""
+        # Copied, because arrays of a data set may be read-only, which torch knows not.
+        tensors = {name: torch.tensor(array, device=self.device) for name, array in arrays.items()}
         return {k: v.cpu().numpy() for k, v in self.decode(self.forward(tensors)).items()}
-
-    def _events(self, batch: EventBatch | Mapping[str, Array], inputs: Contract) -> EventBatch:
-        """The inputs alone, columns in the contract's order, streams at the contract's slots."""
-        if not isinstance(batch, EventBatch):
-            return _from_arrays(batch, inputs)
-        slots = {n: size for n, size in inputs.slots.items() if size and n in batch.streams}
-        streams: dict[str, StreamData] = {}
-        for spec in inputs.of_kind("stream"):
-            data = batch.streams.get(spec.name)
-            if data is None:
-                continue
-            lacking = [name for name in spec.columns if name not in data.columns]
-            if lacking:
-                raise ContractError(
-                    f"{spec.name}: the batch lacks the features {', '.join(lacking)}"
-                    f"{did_you_mean(lacking[0], data.columns)}; it has {', '.join(data.columns)}"
-                )
-            columns = {name: data.columns[name] for name in spec.columns}
-            streams[spec.name] = replace(data, columns=columns, attached={})
-        # Names with a slash are targets, weights and extras; others may be misspelt inputs.
-        arrays = {name: array for name, array in batch.arrays.items() if "/" not in name}
-        return EventBatch(batch.ids, streams, arrays, slots, batch.sources)
 
     def _versions(self) -> dict[str, str]:
         """Versions of what the numbers depend on, plugins included."""
@@ -296,7 +279,7 @@ def build_model(
     backbone: Backbone = cls(parse_options(cls.Config, config.backbone, "model.backbone"))
     heads = {}
     for head_name, options in config.heads.items():
-        if "." in head_name or hasattr(nn.ModuleDict(), head_name) or not head_name:
+        if hasattr(nn.ModuleDict(), head_name):
             raise ConfigurationError(
                 f"model.heads.{head_name}: a head cannot have this name; choose another one"
             )
@@ -315,48 +298,3 @@ def build_model(
     for head in heads.values():
         head.build(contract, statistics, backbone.width)
     return model
-
-
-def _from_arrays(arrays: Mapping[str, Array], inputs: Contract) -> EventBatch:
-    """Input arrays as a batch; what has a wrong shape is left as it is, for the check to say so."""
-    given = {name: np.asarray(array) for name, array in arrays.items()}
-    lengths = {len(array) for name, array in given.items() if array.ndim and name in inputs}
-    streams: dict[str, StreamData] = {}
-    for spec in inputs.of_kind("stream"):
-        values, mask = given.get(spec.name), given.get(f"{spec.name}.mask")
-        if values is None or mask is None or values.ndim != 3 or mask.dtype != np.bool_:
-            continue
-        expected = (mask.shape[1], len(spec.columns)) if mask.ndim == 2 else None
-        if values.shape[1:] != expected:
-            continue
-        columns = {name: values[:, :, i] for i, name in enumerate(spec.columns)}
-        streams[spec.name] = PaddedStream(columns, mask)
-        del given[spec.name], given[f"{spec.name}.mask"]
-    ids = make_ids(0, range(max(lengths, default=0)))
-    return EventBatch(ids, streams, given, {}, ("the arrays given to predict",))
-
-
-def _tensors(batch: EventBatch, inputs: Contract, device: torch.device) -> dict[str, Tensor]:
-    found = {}
-    for spec in inputs.tensors.values():
-        array = batch.get(spec.name)
-        if array is not None:
-            wanted = np.ascontiguousarray(array, dtype=spec.dtype)
-            if not wanted.flags.writeable:
-                wanted = wanted.copy()
-            found[spec.name] = torch.from_numpy(wanted).to(device)
-    return found
-
-
-def _nothing(inputs: Contract, device: torch.device) -> dict[str, Tensor]:
-    """One event without objects."""
-    found = {}
-    for spec in inputs.tensors.values():
-        shape = [1, *(1 if size is None else size for size in spec.event_shape)]
-        dtype = torch.bool if spec.dtype == "bool" else torch.float32
-        found[spec.name] = torch.zeros(shape, dtype=dtype, device=device)
-    return found
-
-
-def _no_rows(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: array[:0] for name, array in arrays.items()}

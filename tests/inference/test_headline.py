@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from hepset.interfaces.head import Metric
         ((math.nan, 0.8), "higher", ""),
     ],
 )
-def test_the_verdict_in_words(values: tuple[float, float], better: str, expected: str) -> None:
+def test_the_verdict_in_words(values: tuple[float, float], better: Any, expected: str) -> None:
     ours, simple = (
         Metric("m", value, error, better=better)
         for value, error in zip(values, (0.03, 0.04), strict=True)

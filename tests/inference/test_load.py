@@ -58,3 +58,11 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="read safely"):
         load_model(tmp_path / "evil.ckpt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_any_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    for number, content in enumerate([b"", b"text\n", b"\x80\x02}q\x00.", bytes(range(256)) * 8]):
+        path = tmp_path / f"{number}.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="checkpoint"):
+            load_model(path)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -196,3 +197,24 @@ def test_metadata_of_others_and_of_the_future(exported: OnnxModel, tmp_path: Pat
     onnx.save(proto, tmp_path / "foreign.onnx")
     with pytest.raises(ExportError, match="no hepset metadata"):
         OnnxModel(tmp_path / "foreign.onnx")
+
+
+def test_torch_and_the_graph_refuse_the_same_events(
+    model: Model, exported: OnnxModel, batch_of: Callable[..., EventBatch]
+) -> None:
+    batch = batch_of(20)
+    jets, mask = batch["jets"], batch["jets.mask"]
+    good = {"jets": jets, "jets.mask": mask, "met": batch["met"]}
+    lost = np.where(mask[..., None], np.nan, jets)
+    cases: dict[str, dict[str, Any]] = {
+        "at most 6 objects": {"jets": np.tile(jets, (1, 2, 1)), "jets.mask": np.tile(mask, (1, 2))},
+        "finite": {"jets": lost},
+        "feature: 4": {"jets": jets[..., :3]},
+        "rename 'mett' to 'met'": {"met": None, "mett": batch["met"]},
+        "disagree in length": {"met": batch["met"][:5]},
+    }
+    for text, changes in cases.items():
+        events = {k: v for k, v in {**good, **changes}.items() if v is not None}
+        for opened in (model, exported):
+            with pytest.raises(ContractError, match=text):
+                opened.predict(events)

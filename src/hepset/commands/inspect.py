@@ -19,11 +19,11 @@ from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, HepsetError, ReadError
 from hepset.inference.numbers import number, with_error
-from hepset.schema.units import unit_of
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report
 from hepset.schema.statistics import ColumnStatistics
+from hepset.schema.units import unit_of
 
 if TYPE_CHECKING:
     from hepset.inference.runtime import OnnxModel

@@ -12,8 +12,8 @@ import numpy as np
 
 from hepset.batch import Array, EventBatch
 from hepset.errors import ExportError
-from hepset.inference.arrays import as_batch, input_arrays
 from hepset.inference.metadata import GraphMetadata
+from hepset.inputs import as_batch, input_arrays
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hepset.dataset import Dataset, open_dataset
 from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, DatasetError
+from hepset.inference.load import run_checkpoint
 from hepset.inference.numbers import with_error
 from hepset.prepare import plan_inputs, prepare_dataset, restored_event
 from hepset.prepare.plan import open_sources
@@ -266,16 +267,14 @@ class Run:
             ConfigurationError: If the configuration names no head.
             TrainingError: If the loss becomes non-finite.
         """
-        from hepset.training import fit  # noqa: PLC0415  imports torch and lightning
+        from hepset.training.fit import NO_INFLUENCE, fit  # noqa: PLC0415  imports torch
 
         self._need_heads("train")
         dataset = self.dataset
         inputs = {
             "dataset": dataset.digest,
             "model": self.config.model.model_dump(mode="json"),
-            "train": self.config.train.model_dump(
-                mode="json", exclude={"progress", "loader_threads", "cache"}
-            ),
+            "train": self.config.train.model_dump(mode="json", exclude=NO_INFLUENCE),
             "seed": self.config.seed,
         }
         reason = self._reason("train", inputs, [self.checkpoint], force)
@@ -299,12 +298,15 @@ class Run:
 
         Returns:
             The content of ``metrics.json``.
+
+        Raises:
+            ConfigurationError: If the run has not been trained.
         """
         from hepset.inference import evaluate_run  # noqa: PLC0415  imports torch
 
         self._need_heads("evaluate")
         inputs = {
-            "checkpoint": digest_file(self.checkpoint),
+            "checkpoint": digest_file(run_checkpoint(self.output)),
             "dataset": self.dataset.digest,
             "evaluate": self.config.evaluate.model_dump(mode="json"),
         }
@@ -333,13 +335,14 @@ class Run:
 
         Raises:
             ExportError: If the graph disagrees with torch.
+            ConfigurationError: If the run has not been trained.
         """
         from hepset.inference import export_onnx, load_checkpoint  # noqa: PLC0415  imports torch
 
         self._need_heads("export")
         path = Path(target) if target is not None else self.output / "model.onnx"
         inputs = {
-            "checkpoint": digest_file(self.checkpoint),
+            "checkpoint": digest_file(run_checkpoint(self.output)),
             "export": self.config.export.model_dump(mode="json"),
         }
         if target is None:

@@ -32,8 +32,8 @@ __all__ = ["fit"]
 
 _LOG = logging.getLogger(__name__)
 
-NO_INFLUENCE = {"progress", "loader_threads", "cache", "compile"}
-"""Options that change nothing a continued training depends on."""
+NO_INFLUENCE = {"progress", "loader_threads", "compile"}
+"""Options that change nothing a continued training depends on; the cache shuffles otherwise."""
 
 
 def fit(

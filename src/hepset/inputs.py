@@ -43,7 +43,7 @@ def open_slots(contract: Contract) -> Contract:
 
 
 def input_arrays(
-    contract: Contract, batch: EventBatch, *, check: bool = True, what: str = "the model"
+    contract: Contract, batch: EventBatch, *, what: str = "the model"
 ) -> dict[str, Array]:
     """Return the input tensors of a batch as a model takes them.
 
@@ -51,9 +51,8 @@ def input_arrays(
     left out. A global without a mask is there in every event.
 
     Args:
-        contract: Contract of the model; streams may have any number of slots.
+        contract: Contract of the model; padding to another number of slots is as good.
         batch: Events in physical values, after derive.
-        check: Whether to hold the inputs against every rule first.
         what: Whose inputs these are, for messages.
 
     Returns:
@@ -61,14 +60,14 @@ def input_arrays(
         masks bool.
 
     Raises:
-        ContractError: Naming every rule that the inputs break.
+        ContractError: Naming every rule that the inputs break, or events with more objects than
+            the model was trained on.
     """
     wanted = open_slots(contract.inputs())
     picked = _picked(wanted, batch, contract.slots)
-    if check:
-        wanted.check(picked, training=False).raise_if_bad(
-            f"the events do not obey the contract of {what}"
-        )
+    wanted.check(picked, training=False).raise_if_bad(
+        f"the events do not obey the contract of {what}"
+    )
     arrays: dict[str, Array] = {}
     of_globals = {spec.mask for spec in wanted.of_kind("global")}
     for name, spec in wanted.tensors.items():
@@ -82,6 +81,7 @@ def input_arrays(
                 f"{name}: {what} needs {spec.describe()}, the events have "
                 f"{', '.join(batch.names()) or 'no tensor'}"
             )
+    _refuse_long_events(contract, arrays, batch, what)
     return arrays
 
 
@@ -100,7 +100,8 @@ def _picked(contract: Contract, batch: EventBatch, usual: Mapping[str, int | Non
     arrays = {
         name: array
         for name, array in batch.arrays.items()
-        if name in contract and name.removesuffix(".mask") not in streams
+        # Names with a slash are targets, weights and extras; others may be misspelt inputs.
+        if "/" not in name and name.removesuffix(".mask") not in streams
     }
     slots = {
         name: _slots(data, batch.slots.get(name), usual.get(name)) for name, data in streams.items()
@@ -108,8 +109,27 @@ def _picked(contract: Contract, batch: EventBatch, usual: Mapping[str, int | Non
     return EventBatch(batch.ids, streams, arrays, slots, batch.sources)
 
 
+def _refuse_long_events(
+    contract: Contract, arrays: Mapping[str, Array], batch: EventBatch, what: str
+) -> None:
+    for name, limit in contract.slots.items():
+        if limit is None:
+            continue
+        counts = arrays[f"{name}.mask"].sum(axis=1)
+        rows = np.flatnonzero(counts > limit)
+        if not len(rows):
+            continue
+        source, entry = batch.where(int(rows[0]))
+        raise ContractError(
+            f"{source}: {name}: {what} was trained on at most {limit} objects, {len(rows)} of "
+            f"{len(batch)} events have more (first: entry {entry}), the longest {counts.max()}; "
+            "cut them as prepare does (hepset predict does so), or train again with "
+            f"streams.{name}.slots: {counts.max()}"
+        )
+
+
 def _slots(data: FlatStream | PaddedStream, asked: int | None, usual: int | None) -> int:
-    """Slots to pad to: as the batch says or has, else the contract's, more where events are longer.
+    """Slots to pad to: as the batch says or has, else the contract's.
 
     There is always one: graphs are made for one slot or more.
     """
