@@ -325,3 +325,14 @@ def test_numbers_that_weights_cancel_are_not_defined(
     head = build(name="regression", target="t1/pz")
     metrics = by_name(head.metrics(evaluate(data, {"t1/pz": np.zeros(100)}, weight)))
     assert math.isnan(metrics["t1/pz: RMS"].value)
+
+
+def test_a_flexible_calibration_does_not_win_by_chance() -> None:
+    random = np.random.default_rng(2)
+    kinds = []
+    for _ in range(10):
+        x = random.normal(0, 1, 200)
+        fitted = calibrate(x, x + random.normal(0, 1, 200))
+        assert fitted is not None
+        kinds.append(fitted.kind)
+    assert kinds.count("linear") >= 8

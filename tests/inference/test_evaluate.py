@@ -168,12 +168,12 @@ def _the_summary_shows_a_number_beside_its_baseline(
     assert "accuracy" not in captured.get()
 
 
-def test_the_judged_split_has_an_overlay_of_its_size(model: Model, dataset: Dataset) -> None:
+def test_the_judged_split_has_training_events_beside_it(model: Model, dataset: Dataset) -> None:
     judgement = judge(model, dataset, "test", EvaluateConfig(batch_size=50, max_events=60))
     assert len(judgement.evaluation) == 60
     assert judgement.evaluation.weighted
     assert judgement.evaluation.train is not None
-    assert len(judgement.evaluation.train) == 60
+    assert len(judgement.evaluation.train) == 300
     assert "toy" in judgement.heads
     assert judge(model, dataset, "train", EvaluateConfig()).evaluation.train is None
 

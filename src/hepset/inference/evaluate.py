@@ -30,7 +30,8 @@ __all__ = ["choose_split", "evaluate_run", "judge", "metrics_document", "write_m
 _LOG = logging.getLogger(__name__)
 
 OVERLAY_EVENTS: Final = 20_000
-"""Largest number of training events that are overlaid on the judged split."""
+"""Largest number of training events that are overlaid on the judged split, and that baselines are
+chosen and calibrated on."""
 
 
 def evaluate_run(
@@ -131,12 +132,10 @@ def judge(
     main = _gather(parts)
     overlay = None
     if split != "train" and "train" in dataset.splits and len(dataset.split("train")):
-        size = min(len(main["weight"]), OVERLAY_EVENTS)
-        overlay = _gather(
-            predict_split(
-                model, dataset, "train", None, batch_size=config.batch_size, max_events=size
-            )
+        seen = predict_split(
+            model, dataset, "train", batch_size=config.batch_size, max_events=OVERLAY_EVENTS
         )
+        overlay = _gather(seen)
     heads = {}
     for head_name in model.heads:
         train = None if overlay is None else _evaluation(model, dataset, overlay, head_name)
