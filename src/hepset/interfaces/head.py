@@ -112,6 +112,8 @@ class HeadConfig(ComponentConfig):
 
     loss_weight: float = Field(default=1.0, ge=0)
     """Factor of the head's losses in the sum."""
+    stages: tuple[str, ...] = ()
+    """Names of ``train.stages`` in which the head learns; empty = all."""
     freeze: bool = False
     """Keep the head's parameters as they are."""
 
@@ -166,7 +168,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
-        """Make the layers.
+        """Make the layers; `contract` has been asked with the event before.
 
         Args:
             contract: Resolved contract of the data.

@@ -172,6 +172,15 @@ class AugmentConfig(Model):
     """Reflect each event along the beam with probability one half."""
 
 
+class TrainStage(Model):
+    """A part of the training in which only some heads learn."""
+
+    name: str
+    """What heads call it in their ``stages``."""
+    epochs: PositiveInt
+    """Passes over the training split."""
+
+
 class EarlyStopping(Model):
     """Stop when the validation loss no longer falls."""
 
@@ -185,7 +194,9 @@ class TrainConfig(Model):
     """The training loop."""
 
     epochs: PositiveInt = 20
-    """Passes over the training split."""
+    """Passes over the training split; with `stages` their sum counts instead."""
+    stages: tuple[TrainStage, ...] = ()
+    """Parts of the training, one after the other; a head without ``stages`` learns in all."""
     batch_size: PositiveInt = 512
     """Events per batch and device."""
     learning_rate: PositiveFloat = 1e-3
@@ -216,6 +227,27 @@ class TrainConfig(Model):
     """Whether to use ``torch.compile``: worth it on a GPU, not on a CPU."""
     progress: bool = True
     """Whether to show a progress bar with the time left."""
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages {names}: a name is given twice")
+        return self
+
+    @property
+    def total_epochs(self) -> int:
+        """Passes over the training split in all stages together."""
+        return sum(stage.epochs for stage in self.stages) or self.epochs
+
+    def stage_of(self, epoch: int) -> int:
+        """Return the index of the stage that an epoch belongs to, 0 without stages."""
+        last = 0
+        for index, stage in enumerate(self.stages):
+            last += stage.epochs
+            if epoch < last:
+                return index
+        return max(len(self.stages) - 1, 0)
 
 
 class ConvertExecution(Model):

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -29,7 +29,7 @@ STEPS_BETWEEN_QUESTIONS: Final = 50
 
 class Checkpoints(Checkpoint):
     """Saves ``last.ckpt`` at the end of every epoch and every few minutes within, and ``best.ckpt``
-    when the monitored loss is the lowest so far.
+    when the monitored loss is the lowest of its stage so far.
 
     Args:
         directory: Where to.
@@ -79,6 +79,8 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of an epoch."""
         assert isinstance(pl_module, TrainingModule)
+        if pl_module.starts_stage:
+            self.best = math.inf
         if pl_module.score < self.best:
             self.best = pl_module.score
             self._save(trainer, BEST)
@@ -94,7 +96,11 @@ class Checkpoints(Checkpoint):
 
 
 class StopEarly(EarlyStopping):
-    """Early stopping that stays stopped when a finished training is continued."""
+    """Early stopping in the last stage, which stays stopped when a training is continued."""
+
+    def _run_early_stopping_check(self, trainer: Trainer) -> None:
+        if cast("TrainingModule", trainer.lightning_module).in_last_stage:
+            super()._run_early_stopping_check(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop at once where the checkpoint had run out of patience."""

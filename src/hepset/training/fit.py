@@ -148,7 +148,7 @@ def create_trainer(
         num_nodes=execution.nodes,
         strategy=execution.strategy,
         precision=cast(Any, _precision(config, execution)),
-        max_epochs=config.epochs,
+        max_epochs=config.total_epochs,
         gradient_clip_val=config.gradient_clip or None,
         callbacks=chosen,
         logger=TensorBoardLogger(directory, name="logs", version="", default_hp_metric=False),
@@ -211,7 +211,7 @@ def _announce(module: TrainingModule, resume: Path | None) -> None:
         sum(p.numel() for p in trainable),
         len(split),
         len(module.dataset.split("val")) if module.validates else 0,
-        config.epochs,
+        config.total_epochs,
         max(1, len(split) // size),
         min(size, len(split)),
         f", {len(split) % size} other events left out of each"

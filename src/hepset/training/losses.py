@@ -142,6 +142,8 @@ class WeightedLoss:
         self.policy = policy
         self.scales = {name: 1 / summary.mean for name, summary in summaries.items()}
         self.factors: dict[str, float] = {}
+        self.active: set[str] = set(model.config.heads)
+        """Heads that learn now; the losses of the others are computed, but do not count."""
         self.targets: dict[str, list[str]] = {}
         for name in model.config.heads:
             head = model.head(name)
@@ -188,14 +190,18 @@ class WeightedLoss:
             counts = mean_over_processes(counts)
         # Where no event is valid the sum is 0, whatever it is divided by.
         means = totals / torch.where(counts > 0, counts, 1.0)
-        factors = means.new_tensor([self.factors[name.partition("/")[0]] for name in terms])
+        factors = means.new_tensor([self._factor(name) for name in terms])
         return (means * factors).sum(), sums
 
     def mean(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Return the mean of every term and their sum ``loss``, from summed batches."""
         means = {name: total / max(count, 1) for name, (total, count) in sums.items()}
-        loss = sum(self.factors[name.partition("/")[0]] * value for name, value in means.items())
+        loss = sum(self._factor(name) * value for name, value in means.items())
         return {"loss": loss, **means}
+
+    def _factor(self, term: str) -> float:
+        head = term.partition("/")[0]
+        return self.factors[head] if head in self.active else 0.0
 
     def _weight(self, head: str, term: str, batch: Mapping[str, Tensor]) -> Tensor | None:
         """The event's weight times that of the target, or of all targets of the head."""

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hepset.dataset import Dataset
 from hepset.dataset.loader import Loader, ids_of
-from hepset.errors import TrainingError
+from hepset.errors import ConfigurationError, TrainingError, did_you_mean
 from hepset.model import Model
 from hepset.schema.config import TrainConfig
 from hepset.training.augment import Augmentation
@@ -105,6 +105,7 @@ class TrainingModule(LightningModule):
         self.columns += [name for name in weights if name not in columns]
         summaries = summarise_weights(split, weights, config.negative_weights)
         self.combine = WeightedLoss(model, summaries, config.negative_weights)
+        self._check_stages()
         self.history = History()
         self.score = float("nan")
         self._train_sums = LossSums()
@@ -148,7 +149,7 @@ class TrainingModule(LightningModule):
         # Lightning clips no gradients of a fused optimizer that scales them itself.
         optimizer = create_optimizer(self.model, self.config, fused=not half)
         steps = len(self.train_loader)
-        warmup, total = self.config.warmup_epochs * steps, self.config.epochs * steps
+        warmup, total = self.config.warmup_epochs * steps, self.config.total_epochs * steps
         schedule = self.config.schedule
 
         def factor(step: int) -> float:
@@ -240,8 +241,48 @@ class TrainingModule(LightningModule):
         if self.config.compile:
             self.model.compile()
 
+    @property
+    def starts_stage(self) -> bool:
+        """Whether this epoch is the first of its stage, so that its losses are a new sum."""
+        stage = self.config.stage_of(self.current_epoch)
+        return self.current_epoch == 0 or stage != self.config.stage_of(self.current_epoch - 1)
+
+    @property
+    def in_last_stage(self) -> bool:
+        """Whether no other stage follows."""
+        return self.config.stage_of(self.current_epoch) >= len(self.config.stages) - 1
+
+    def _check_stages(self) -> None:
+        """Refuse a head that names a stage which does not exist, and a stage without a head."""
+        known = [stage.name for stage in self.config.stages]
+        stages = {name: self.model.head(name).config.stages for name in self.model.config.heads}
+        for head, named in stages.items():
+            for name in named:
+                if name not in known:
+                    raise ConfigurationError(
+                        f"model.heads.{head}.stages: there is no stage {name!r} in train.stages "
+                        f"({', '.join(known) or 'which is empty'}){did_you_mean(name, known)}"
+                    )
+        for name in known:
+            if all(named and name not in named for named in stages.values()):
+                raise ConfigurationError(f"train.stages: no head learns in {name!r}")
+
+    def _start_stage(self) -> None:
+        """Let the heads of this epoch's stage learn."""
+        if not self.config.stages:
+            return
+        stage = self.config.stages[self.config.stage_of(self.current_epoch)].name
+        self.combine.active = {
+            name
+            for name in self.model.config.heads
+            if stage in (self.model.head(name).config.stages or (stage,))
+        }
+        if self.starts_stage:
+            _LOG.info("stage %s: %s", stage, ", ".join(sorted(self.combine.active)))
+
     def on_train_start(self) -> None:
         """Start the clock: also where an epoch continues."""
+        self._start_stage()
         self._clock = _Clock()
         self._clock.start(self.train_loader.wait_seconds)
 
@@ -250,6 +291,7 @@ class TrainingModule(LightningModule):
         self._clock = _Clock()
         self._clock.start(self.train_loader.wait_seconds)
         self._train_sums = LossSums()
+        self._start_stage()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -299,7 +341,8 @@ class TrainingModule(LightningModule):
         told = {k: v for k, v in record.items() if k != "epoch" and not k.startswith("val/")}
         self.log_dict(told, sync_dist=True)
         if self.trainer.is_global_zero:
-            _LOG.info("epoch %d/%d: %s", self.current_epoch + 1, self.config.epochs, _said(record))
+            total = self.config.total_epochs
+            _LOG.info("epoch %d/%d: %s", self.current_epoch + 1, total, _said(record))
             if self.directory is not None:
                 self.history.write(self.directory)
 
