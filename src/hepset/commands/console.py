@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from rich.progress import (
 )
 
 from hepset.prepare.convert import Progress, ProgressCallback
+
+_LOG = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 30.0
 
 _PHASES = {"count": "counting objects", "read": "reading events", "write": "writing events"}
 
@@ -48,7 +52,7 @@ def stage_log(console: Console, directory: Path) -> Iterator[None]:
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[ProgressCallback]:
-    """Show bars with the time left, one per step; nothing where the output is not a terminal."""
+    """Show bars with the time left, one per step; log lines where the output is no terminal."""
     bars = progress.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,10 +64,17 @@ def show_progress(console: Console) -> Iterator[ProgressCallback]:
         disable=not console.is_terminal,
     )
     tasks: dict[str, progress.TaskID] = {}
+    told = time.monotonic()
 
     def update(state: Progress) -> None:
+        nonlocal told
         what = _PHASES.get(state.phase, state.phase)
-        if not bars.live.is_started and not bars.disable:
+        if bars.disable:
+            if time.monotonic() - told >= SECONDS_BETWEEN_LINES and state.done < state.total:
+                told = time.monotonic()
+                _LOG.info("%s: %d of %d", what, state.done, state.total)
+            return
+        if not bars.live.is_started:
             bars.start()
         if what not in tasks:
             tasks[what] = bars.add_task(what, total=state.total)
