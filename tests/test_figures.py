@@ -15,6 +15,7 @@ from hepset.figures import (
     histogram,
     new_figure,
     save,
+    start_at_zero,
     styled,
 )
 
@@ -64,3 +65,14 @@ def test_drawing_changes_no_global_setting_and_no_figure_stays_open() -> None:
     tick = figure.axes[0].xaxis.get_major_ticks()[0]
     assert tick.tick1line.get_markersize() == 5
     assert tick.get_tickdir() == "in"
+
+
+def test_negative_bins_stay_in_sight() -> None:
+    lowest = []
+    for weight in (np.array([1.0, -3.0]), np.array([1.0, 3.0])):
+        _, axes = new_figure()
+        draw_histogram(axes, np.array([0.5, 1.5]), np.array([0.0, 1.0, 2.0]), weight)
+        start_at_zero(axes, weight)
+        lowest.append(axes.get_ylim()[0])
+    assert lowest[0] < -3
+    assert lowest[1] == 0

@@ -138,3 +138,11 @@ def test_roc_curve_by_hand() -> None:
     assert background.tolist() == [0, 0, 0.5, 1]
     assert signal.tolist() == [0, 0.5, 1, 1]
     assert threshold.tolist() == [math.inf, 0.9, 0.8, 0.1]
+
+
+def test_a_weighted_fraction_of_all_or_none_has_no_known_error() -> None:
+    weight = np.array([1.0, 2.0, -0.5])
+    for passed, value in ((np.ones(3, bool), 1.0), (np.zeros(3, bool), 0.0)):
+        found = efficiency(passed, weight)
+        assert found.value == value
+        assert math.isnan(found.error)

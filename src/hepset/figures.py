@@ -26,6 +26,7 @@ __all__ = [
     "histogram",
     "new_figure",
     "save",
+    "start_at_zero",
     "styled",
 ]
 
@@ -134,6 +135,14 @@ def draw_histogram(
         color=colour,
         **extra,
     )
+
+
+def start_at_zero(axes: Axes, weight: Array | None) -> None:
+    """Let a histogram's axis begin at 0, unless negative weights may have made bins negative."""
+    if weight is None or (weight >= 0).all():
+        axes.set_ylim(bottom=0)
+    else:
+        axes.axhline(0, color="0.6", linewidth=0.8)
 
 
 def draw_points(

@@ -76,7 +76,9 @@ def efficiency(passed: Array, weight: Array | None = None, groups: Array | None 
         total, count = len(passed), int(np.count_nonzero(passed))
         low, high = wilson_interval(count, total)
         return Estimate(count / total if total else math.nan, (high - low) / 2)
-    return weighted_mean(passed.astype(np.float64), weight, groups)
+    value, error = weighted_mean(passed.astype(np.float64), weight, groups)
+    # Where all or none pass, nothing varies that could tell the error.
+    return Estimate(value, math.nan if passed.all() or not passed.any() else error)
 
 
 def weighted_mean(

@@ -9,7 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hepset.figures import COLOURS, draw_histogram, draw_points, new_figure, styled
+from hepset.figures import (
+    COLOURS,
+    draw_histogram,
+    draw_points,
+    new_figure,
+    start_at_zero,
+    styled,
+)
 from hepset.heads.entries import Entries
 from hepset.interfaces.head import Drawing
 from hepset.uncertainty import auc, efficiency, roc_curve, weighted_mean
@@ -173,7 +180,7 @@ def _score(
                 points=number == 0,
             )
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
+    start_at_zero(axes, entries.weight)
     axes.legend()
     return figure
 

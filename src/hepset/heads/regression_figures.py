@@ -17,6 +17,7 @@ from hepset.figures import (
     draw_histogram,
     draw_points,
     new_figure,
+    start_at_zero,
     styled,
 )
 from hepset.heads.entries import Entries
@@ -69,7 +70,8 @@ def truth(shown: Shown) -> Drawing:
     return Drawing(
         shown.file("truth"),
         f"{shown.name}: prediction against truth",
-        f"Number (sum of weights) of entries, on {shown.about}. The line is the diagonal.",
+        f"Number (sum of weights) of entries, on {shown.about}. The line is the diagonal; bins "
+        "without a positive sum are left white.",
         _truth(shown),
     )
 
@@ -161,7 +163,7 @@ def _residuals(shown: Shown) -> Figure:
         )  # fmt: skip
     draw_histogram(axes, own, edges, shown.entries.weight, label="model", density=True, points=True)
     axes.axvline(0, color="0.6", linestyle=":")
-    axes.set_ylim(bottom=0)
+    start_at_zero(axes, shown.entries.weight)
     axes.legend()
     return figure
 
@@ -218,7 +220,7 @@ def _pulls(shown: Shown, pull: Array) -> Figure:
     x = np.linspace(-5, 5, 201)
     axes.plot(x, np.exp(-x * x / 2) / np.sqrt(2 * np.pi), color="0.4", label="normal distribution")
     axes.set_xlim(-5, 5)
-    axes.set_ylim(bottom=0)
+    start_at_zero(axes, shown.entries.weight)
     axes.legend()
     return figure
 
