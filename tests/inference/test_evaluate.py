@@ -26,6 +26,7 @@ from hepset.inference.numbers import number, with_error
 from hepset.inference.spectra import binning, class_labels, compare, shape_chi2, spectra, survival
 from hepset.interfaces.head import Metric
 from hepset.model import Model
+from hepset.run.stages import StageRecords
 from hepset.run.summary import print_summary
 from hepset.schema.config import EvaluateConfig
 from hepset.schema.event import EventInfo
@@ -145,6 +146,7 @@ def _the_summary_shows_a_number_beside_its_baseline(
     evaluated: tuple[Path, dict[str, Any]],
 ) -> None:
     run, content = evaluated
+    StageRecords(run).finished("evaluate", {})
 
     class Finished:
         metrics = content
@@ -162,10 +164,11 @@ def _the_summary_shows_a_number_beside_its_baseline(
     assert "accuracy" in text
     assert "the larger class" in text
     assert "report.html" in text
-    Finished.metrics = {}
+    StageRecords(run).started("train")
     with console.capture() as captured:
         print_summary(Finished(), console)  # type: ignore[arg-type]
     assert "accuracy" not in captured.get()
+    assert "report" not in captured.get()
 
 
 def test_the_judged_split_has_training_events_beside_it(model: Model, dataset: Dataset) -> None:

@@ -48,6 +48,10 @@ class StageRecords:
         more = len(differences) - 3
         return shown + (f"; and {more} more" if more > 0 else "")
 
+    def has(self, stage: Stage) -> bool:
+        """Whether a stage has finished since what it follows from last changed."""
+        return stage in self._records
+
     def finished(self, stage: Stage, inputs: Mapping[str, Any]) -> None:
         """Record a finished stage; later stages have to show again that they fit."""
         self._records[stage] = _plain(inputs)

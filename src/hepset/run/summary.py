@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hepset.inference.numbers import with_error
+from hepset.run.stages import StageRecords
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,19 +23,22 @@ __all__ = ["print_summary"]
 def print_summary(run: Run, console: Console) -> None:
     """Print up to three numbers, each beside its baseline, and where the results are.
 
+    What an earlier training has left behind is not shown.
+
     Args:
         run: A run, finished or not.
         console: Where to.
     """
-    if run.metrics.get("heads"):
+    done = StageRecords(run.output)
+    if done.has("evaluate") and run.metrics.get("heads"):
         console.print(_table(run.config.name, run.metrics))
     places = [
-        ("dataset", run.dataset_path / "dataset.json", run.dataset_path),
-        ("report", run.output / "report.html", run.output / "report.html"),
-        ("model", run.output / "model.onnx", run.output / "model.onnx"),
+        ("dataset", run.dataset_path, (run.dataset_path / "dataset.json").exists()),
+        ("report", run.output / "report.html", done.has("evaluate")),
+        ("model", run.output / "model.onnx", done.has("export")),
     ]
-    for what, mark, path in places:
-        if mark.exists():
+    for what, path, there in places:
+        if there:
             console.print(f"{what}: {escape(str(path))}", highlight=False)
 
 
