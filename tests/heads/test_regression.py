@@ -189,6 +189,8 @@ def test_baselines_find_the_variable_and_are_fitted_to_training_events(
     assert abs(bias.value) < 5 * bias.error
     same = build(name="regression", target="m_tt", baselines={"m_tt": "sum(jets.pt)"})
     assert len({metric.of for metric in same.baselines(judged)}) == 2
+    named = build(name="regression", target="m_tt", baselines={"m_tt": {"HT": "sum(jets.pt)"}})
+    assert named.baselines(judged)[0].of.startswith("calibrated HT (")
     alone = build(name="regression", target="m_tt").baselines(evaluate(data, zeros))
     assert "fitted to these events" in alone[0].of
     few = {name: values[:10] for name, values in data.items()}

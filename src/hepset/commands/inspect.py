@@ -121,17 +121,18 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
     _print(
         console,
         "samples",
-        ("sample", "reader", "read", "selected", "cross section", "Σw"),
+        ("sample", "reader", "entries", "read", "selected", "cross section", "Σw"),
         [
             (
                 s.label or "–",
                 s.reader,
+                number(dataset.entries(i)),
                 number(s.events),
                 number(s.selected),
                 "–" if s.cross_section is None else f"{s.cross_section:g} {s.unit}",
                 number(s.sum_of_weights, 6),
             )
-            for s in manifest.samples
+            for i, s in enumerate(manifest.samples)
         ],
     )
     _print(

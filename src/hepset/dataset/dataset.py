@@ -179,6 +179,10 @@ class Dataset:
         """Bookkeeping of the physics samples."""
         return self.manifest.samples
 
+    def entries(self, sample: int) -> int:
+        """Number of entries in the sources of a sample, before the reader leaves any out."""
+        return sum(source.entries for source in self.manifest.sources if source.sample == sample)
+
     @property
     def cutflow(self) -> tuple[CutflowStep, ...]:
         """Events before any cut and after each."""

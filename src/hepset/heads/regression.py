@@ -80,9 +80,9 @@ class RegressionConfig(HeadConfig):
     """Activation of the hidden layers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of dropout in the hidden layers, in training."""
-    baselines: dict[str, str] = Field(default_factory=dict)
-    """Target → expression of inputs (``sum(jets.pt) + met.pt``) that the model has to beat; it is
-    calibrated on training events."""
+    baselines: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    """Target → expression of inputs (``sum(jets.pt) + met.pt``) that the model has to beat, or
+    ``{name: expression}``; it is calibrated on training events."""
 
     @model_validator(mode="after")
     def _consistent(self) -> RegressionConfig:
@@ -99,7 +99,15 @@ class RegressionConfig(HeadConfig):
             if name not in self.names:
                 hint = did_you_mean(name, self.names)
                 raise ValueError(f"baselines: {name!r} is not a target of this head{hint}")
+        for name, stated in self.baselines.items():
+            if not isinstance(stated, str) and len(stated) != 1:
+                raise ValueError(f"baselines.{name}: give one name with its expression")
         return self
+
+    def baseline(self, target: str) -> tuple[str, str]:
+        """Name and expression of a target's baseline; an unnamed one is called as it reads."""
+        stated = self.baselines[target]
+        return (stated, stated) if isinstance(stated, str) else next(iter(stated.items()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -313,7 +321,7 @@ class RegressionHead(Head):
         if name in self.config.baselines:
             expression = self._baseline(evaluation.event, name)
             values = [_evaluated(expression, part) for part in (source, evaluation)]
-            pair = [Variable(expression.text, value) for value in values]
+            pair = [Variable(self.config.baseline(name)[0], value) for value in values]
             best = _best([pair[0]], [pair[1]], known, entries, angle=angle)
             if best is not None:
                 found.append(Prediction(f"{best.of}{note}", best.values))
@@ -414,7 +422,7 @@ class RegressionHead(Head):
             events=[f"{g}.{f}" for g, block in event.globals.items() for f in block.features],
         )
         expression = compile_expression(
-            self.config.baselines[name], scope, plugin_functions(), where=where
+            self.config.baseline(name)[1], scope, plugin_functions(), where=where
         )
         stream = event.targets[name].stream
         if expression.kind not in {EVENT, stream}:

@@ -132,11 +132,15 @@ def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
 def _data(dataset: Dataset) -> Iterator[Section]:
     manifest = dataset.manifest
     samples = table(
-        ("sample", "reader", "events read", "selected", "cross section", "Σw before selection"),
+        (
+            *("sample", "reader", "entries", "events read", "selected"),
+            *("cross section", "Σw before selection"),
+        ),
         [
             (
                 sample.label or "–",
                 sample.reader,
+                number(dataset.entries(index)),
                 number(sample.events),
                 number(sample.selected),
                 "–"
@@ -145,10 +149,10 @@ def _data(dataset: Dataset) -> Iterator[Section]:
                 + (f" × {sample.k_factor:g}" if sample.k_factor != 1 else ""),
                 "–" if sample.sum_of_weights is None else number(sample.sum_of_weights, 6),
             )
-            for sample in manifest.samples
+            for index, sample in enumerate(manifest.samples)
         ],
-        numbers=(2, 3, 4, 5),
-        caption="Samples",
+        numbers=(2, 3, 4, 5, 6),
+        caption="Samples: entries in the sources, events that the reader gives, and those selected",
     )
     splits = table(
         ("split", "events", "shards"),
