@@ -208,6 +208,7 @@ class _Check:
             transform = InputTransform(self.event, self.contract, self.statistics)
             backbone, head = self.make_backbone(), self.head()
             backbone.build(transform.layout)
+            head.contract(self.event)
             head.build(self.contract, self.statistics, backbone.width)
             shake(backbone)
             shake(head)
@@ -725,9 +726,9 @@ class _Check:
                 continue
             names = list(assignment.products)
             group = self.event.processes[assignment.process].product_group(assignment.particle)
-            value = value.clone()
+            given = value
             for element in group.elements:
-                other = value[:, list(element)]
+                other = given[:, list(element)]
                 smaller = _lexicographic(other, value)
                 value = torch.where(smaller[:, None], other, value)
             require(value.shape[1] == len(names), f"{self.what}: decode {field!r}: wrong products")

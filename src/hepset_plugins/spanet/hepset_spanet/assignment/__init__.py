@@ -1,0 +1,1 @@
+"""The parts of the assignment head: topology, tuples, network, loss, judgement, figures."""

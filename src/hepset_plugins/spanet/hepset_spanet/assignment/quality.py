@@ -1,0 +1,254 @@
+"""How many assignments are right: the definitions of SPANet's papers, exact on the groups."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepset.interfaces.head import Evaluation, Metric
+from hepset.schema.symmetry import PermutationGroup
+from hepset.uncertainty import Estimate, auc, efficiency
+from hepset_spanet.assignment.topology import ProcessPlan, Topology
+
+__all__ = ["Judged", "cluster_names", "judge", "metrics", "multiplicity_rows", "purity_metrics"]
+
+Array = NDArray[Any]
+
+_ROWS = 3
+"""Rows by number of objects; the last holds all larger ones."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Assignments of one process compared with the truth.
+
+    Attributes:
+        rows: Events of the process, (E,).
+        present: Whether a true particle is there with all products, (E, P).
+        partial: Whether it is there with some of them, (E, P).
+        matched: Whether a predicted particle is a true one, under the permutation that is best
+            for the event, (E, P).
+        of: The true particle that each predicted one is compared with, (E, P).
+        right: Number of true particles that were found, (E,).
+        found: Per true particle whether it was found, (E, P).
+        counts: Real objects of the streams that products come from, (E,).
+        weight: Physical weights (E,), None where all are one.
+    """
+
+    rows: Array
+    present: Array
+    partial: Array
+    matched: Array
+    of: Array
+    right: Array
+    found: Array
+    counts: Array
+    weight: Array | None
+
+    @property
+    def any_present(self) -> Array:
+        """Events with a reconstructable particle, (E,)."""
+        return np.asarray(self.present.any(axis=1))
+
+    @property
+    def event_right(self) -> Array:
+        """Events in which all reconstructable particles were found, (E,)."""
+        chosen: Array = np.equal(self.right, self.present.sum(axis=1))
+        return chosen
+
+
+def same_tuple(predicted: Array, truth: Array, group: PermutationGroup) -> Array:
+    """Whether tuples (E, k) are the same up to what may be interchanged; never with −1."""
+    same = np.zeros(len(truth), bool)
+    for element in group.elements:
+        same |= (predicted[:, list(element)] == truth).all(axis=1)
+    known: Array = same & (truth >= 0).all(axis=1)
+    return known
+
+
+def judge(
+    plan: ProcessPlan,
+    topology: Topology,
+    evaluation: Evaluation,
+    predictions: Mapping[str, Array] | None = None,
+) -> Judged:
+    """Compare predictions of a process with its targets.
+
+    Args:
+        plan: The process.
+        topology: All that is assigned.
+        evaluation: Targets, inputs and the head's predictions.
+        predictions: Field → indices (event, product) instead of the head's.
+    """
+    given = evaluation.predictions if predictions is None else predictions
+    size = len(evaluation)
+    rows = np.arange(size)
+    if len(topology.processes) > 1:
+        process = evaluation.targets.get("process")
+        rows = rows[:0] if process is None else rows[np.asarray(process) == plan.number]
+    count = len(plan.particles)
+    truth = [np.asarray(evaluation.targets[p.tensor])[rows] for p in plan.particles]
+    chosen = [np.asarray(given[p.field])[rows] for p in plan.particles]
+    present = np.stack([(t >= 0).all(axis=1) for t in truth], axis=1)
+    some = np.stack([(t >= 0).any(axis=1) for t in truth], axis=1)
+    correct = np.zeros((len(rows), count, count), bool)
+    for orbit in plan.orbits:
+        for own in orbit:
+            for true in orbit:
+                group = plan.particles[true].group
+                correct[:, own, true] = same_tuple(chosen[own], truth[true], group)
+    best = np.full(len(rows), -1)
+    of = np.tile(np.arange(count), (len(rows), 1))
+    matched = np.zeros((len(rows), count), bool)
+    places = np.arange(count)
+    for element in plan.elements:
+        hits = correct[:, places, list(element)]
+        better = hits.sum(axis=1) > best
+        best = np.where(better, hits.sum(axis=1), best)
+        of = np.where(better[:, None], np.asarray(element)[None], of)
+        matched = np.where(better[:, None], hits, matched)
+    found = np.zeros((len(rows), count), bool)
+    if len(rows):
+        np.put_along_axis(found, of, matched, axis=1)
+    weight = np.asarray(evaluation.weight, np.float64)[rows] if evaluation.weighted else None
+    return Judged(
+        rows,
+        present,
+        some & ~present,
+        matched,
+        of,
+        np.maximum(best, 0),
+        found,
+        _counts(plan, topology, evaluation)[rows],
+        weight,
+    )
+
+
+def multiplicity_rows(judged: Judged) -> list[tuple[str, Array]]:
+    """Rows by number of objects, from the smallest with a reconstructable particle on."""
+    known = judged.counts[judged.any_present]
+    if not len(known):
+        return []
+    least = int(known.min())
+    rows = [(f"{least + n}", judged.counts == least + n) for n in range(_ROWS - 1)]
+    return [*rows, (f">= {least + _ROWS - 1}", judged.counts >= least + _ROWS - 1)]
+
+
+def metrics(topology: Topology, evaluation: Evaluation) -> list[Metric]:
+    """Return the purities of every process, and how well particles are detected."""
+    found: list[Metric] = []
+    for plan in topology.processes:
+        if not plan.particles or any(p.tensor not in evaluation.targets for p in plan.particles):
+            continue
+        judged = judge(plan, topology, evaluation)
+        found += purity_metrics(plan, judged)
+        found += _detection(plan, judged, evaluation)
+    return found
+
+
+def purity_metrics(plan: ProcessPlan, judged: Judged, of: str = "") -> list[Metric]:
+    """Return event and particle purities of one process."""
+    title = f"{plan.name}: " if plan.name else ""
+    number = judged.present.sum(axis=1)
+    found: list[Metric] = []
+
+    def add(name: str, estimate: Estimate) -> None:
+        found.append(Metric(f"{title}{name}", estimate.value, estimate.error, of=of))
+
+    def event_purity(chosen: Array) -> Estimate:
+        return efficiency(judged.event_right[chosen], _at(judged.weight, chosen))
+
+    at_least_one = judged.any_present
+    add("event purity", event_purity(at_least_one))
+    count = len(plan.particles)
+    if count > 1:
+        for size in range(1, count + 1):
+            name = f"event purity, {size} of {count} reconstructable"
+            add(name, event_purity(number == size))
+    labels = cluster_names(plan)
+    for orbit, label in zip(plan.orbits, labels, strict=True):
+        members = list(orbit)
+        add(f"{label} purity", _particle_purity(judged, members, at_least_one))
+        if count > 1:
+            name = f"{label} purity, all {count} reconstructable"
+            add(name, _particle_purity(judged, members, number == count))
+    for label, row in multiplicity_rows(judged):
+        add(f"event purity, {label} objects", event_purity(at_least_one & row))
+        if count > 1:
+            name = f"event purity, {label} objects, all {count} reconstructable"
+            add(name, event_purity((number == count) & row))
+    return found
+
+
+def _detection(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> list[Metric]:
+    """Efficiency and purity of particles that are said to be there, and the AUC of that."""
+    title = f"{plan.name}: " if plan.name else ""
+    fields = [f"{p.field}/detection" for p in plan.particles]
+    if any(field not in evaluation.predictions for field in fields):
+        return []
+    chance = np.stack([np.asarray(evaluation.predictions[f])[judged.rows] for f in fields], axis=1)
+    # Predicted and true particles are paired by what was assigned, as everything else.
+    truth = np.take_along_axis(judged.present, judged.of, axis=1)
+    detected = chance > 0.5
+    groups = np.broadcast_to(judged.rows[:, None], truth.shape)
+    weight = None if judged.weight is None else np.broadcast_to(judged.weight[:, None], truth.shape)
+
+    def share(passed: Array, among: Array) -> Estimate:
+        return efficiency(passed[among], _at(weight, among), groups[among])
+
+    both = [
+        ("efficiency of detected particles", share(detected & judged.matched, truth)),
+        ("purity of detected particles", share(judged.matched, detected)),
+        (
+            "detection AUC",
+            auc(chance.ravel(), truth.ravel(), _flat(weight), groups.ravel()),
+        ),
+    ]
+    return [Metric(f"{title}{name}", e.value, e.error) for name, e in both]
+
+
+def _particle_purity(judged: Judged, members: Sequence[int], chosen: Array) -> Estimate:
+    present = judged.present[:, list(members)] & chosen[:, None]
+    found = judged.found[:, list(members)][present]
+    groups = np.broadcast_to(judged.rows[:, None], present.shape)[present]
+    if judged.weight is None:
+        return efficiency(found, None, groups if len(members) > 1 else None)
+    weight = np.broadcast_to(judged.weight[:, None], present.shape)[present]
+    return efficiency(found, weight, groups)
+
+
+def _counts(plan: ProcessPlan, topology: Topology, evaluation: Evaluation) -> Array:
+    named = {stream for particle in plan.particles for stream in particle.streams}
+    streams = topology.streams if None in named else [s for s in topology.streams if s in named]
+    total = np.zeros(len(evaluation), np.int64)
+    for stream in streams:
+        total += np.asarray(evaluation.inputs[f"{stream}.mask"]).sum(axis=1)
+    return total
+
+
+def cluster_names(plan: ProcessPlan) -> list[str]:
+    """Return what the names of each orbit's particles have in common, or all of them."""
+    found: list[str] = []
+    for orbit in plan.orbits:
+        names = [plan.particles[p].field.rpartition("/")[2] for p in orbit]
+        common = "".join(
+            letters[0]
+            for letters in itertools.takewhile(
+                lambda each: len(set(each)) == 1, zip(*names, strict=False)
+            )
+        )
+        found.append(common if common and common not in found else ", ".join(names))
+    return found
+
+
+def _at(weight: Array | None, chosen: Array) -> Array | None:
+    return None if weight is None else weight[chosen]
+
+
+def _flat(weight: Array | None) -> Array | None:
+    return None if weight is None else weight.ravel()

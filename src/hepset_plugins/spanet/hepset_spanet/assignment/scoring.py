@@ -1,0 +1,202 @@
+"""`TupleScorer`: one score per tuple of objects, symmetric in interchangeable products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hepset.kinematics import delta_r, eta_of, mass_of, phi_of, pt_of
+from hepset_spanet.assignment.topology import Kind
+
+__all__ = ["KINEMATICS", "TupleScorer", "Where", "kinematics"]
+
+KINEMATICS: Final = 8
+"""Numbers per object that masses and distances are made of, see `kinematics`."""
+
+_CENTRES: Final = 24
+_RANGE: Final = 2.0
+_SMALLEST: Final = 1e-3
+
+
+class Where(NamedTuple):
+    """Tuples of a batch, one after the other, without those that do not exist.
+
+    Attributes:
+        rows: Event of each tuple, (M,).
+        flat: Per product (M,), its object as an index into (event, object) of its axis.
+    """
+
+    rows: Tensor
+    flat: list[Tensor]
+
+
+def kinematics(p4: Tensor, known: Tensor) -> Tensor:
+    """Collect (px, py, E + pz, E - pz, pt, eta, phi, known) of objects, without a gradient.
+
+    With these sums the mass of a tuple is m² = (E + pz)(E - pz) - px² - py², which loses no
+    digits to energies along the beam, as E² - p² does.
+
+    Args:
+        p4: (B, N, 4), 0 where there is none.
+        known: (B, N), whether there is one.
+
+    Returns:
+        (B, N, 8).
+    """
+    p4 = p4.detach().float()
+    px, py, pz, energy = p4.unbind(-1)
+    pt = pt_of(p4)
+    mass = mass_of(p4)
+    large = energy + pz.abs()
+    small = (pt * pt + mass * mass) / torch.where(large > 0, large, 1.0)
+    forward, backward = torch.where(pz > 0, large, small), torch.where(pz > 0, small, large)
+    columns = [px, py, forward, backward, pt, eta_of(p4), phi_of(p4), known.float()]
+    return torch.stack(columns, -1)
+
+
+class TupleScorer(nn.Module):
+    """A small network on what the members of a tuple are together.
+
+    Each product has two projections of its object's embedding: one is summed over the products,
+    the other multiplied, which is split symmetric attention (arXiv:2106.03898) of low rank.
+    Products that may be interchanged share theirs. With four-momenta the sum also holds masses and
+    distances of pairs, and the mass of the whole. Where the symmetry is not every
+    reordering within the orbits, products have projections of their own and the score is the mean
+    over the group.
+
+    Args:
+        kind: The particles.
+        width: Width D of the embeddings.
+        hidden: Width of the projections.
+        momenta: Per product whether its objects' four-momenta enter.
+        scale: Momentum that masses are compared with, in the unit of the four-momenta.
+    """
+
+    centres: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, kind: Kind, width: int, hidden: int, *, momenta: Sequence[bool], scale: float
+    ) -> None:
+        super().__init__()
+        count = len(kind.products)
+        self.orders: list[Sequence[int]] = [range(count)]
+        self.roles = list(kind.orbit_of)
+        if not kind.free_orbits:
+            self.orders = [list(element) for element in kind.group.elements]
+            self.roles = list(range(count))
+        self.project = nn.ModuleList(
+            nn.Linear(width, 2 * hidden, bias=False) for _ in range(max(self.roles) + 1)
+        )
+        self.start = nn.Parameter(torch.zeros(len(kind.names), hidden))
+        if len(kind.names) > 1:
+            nn.init.normal_(self.start, std=0.5)
+        self.inner = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        # Without a bias: a softmax follows.
+        self.sum_score = nn.Linear(hidden, 1, bias=False)
+        self.product_score = nn.Linear(hidden, 1, bias=False)
+        self.pairs: dict[tuple[int, int], int] = {}
+        for a, b in combinations(range(count), 2):
+            if momenta[a] and momenta[b]:
+                self.pairs.setdefault(self._pair_key(a, b), len(self.pairs))
+        self.takes_whole = count > 2 and all(momenta)
+        self.mass_network: nn.Linear | None = None
+        if self.pairs:
+            features = len(self.pairs) * (_CENTRES + 3) + self.takes_whole * (_CENTRES + 2)
+            self.mass_network = nn.Linear(features, hidden, bias=False)
+            self.register_buffer("centres", torch.linspace(-_RANGE, _RANGE, _CENTRES))
+            self.register_buffer("scale", torch.tensor(float(scale)))
+
+    def forward(
+        self, axes: Sequence[Tensor], moving: Sequence[Tensor] | None, where: Where
+    ) -> tuple[Tensor, Tensor]:
+        """Score tuples.
+
+        Args:
+            axes: Per product the embeddings (B, N, D) of the objects it may be.
+            moving: Per product their `kinematics` (B, N, 8); not looked at without masses.
+            where: The tuples.
+
+        Returns:
+            Scores (M, Q) for Q queries, and what they are made of, (M, Q, hidden).
+        """
+        projected = [
+            self.project[role](x).flatten(0, 1) for role, x in zip(self.roles, axes, strict=True)
+        ]
+        scores, insides = [], []
+        for order in self.orders:
+            flat = [where.flat[product] for product in order]
+            score, inside = self._one_order(projected, moving, flat)
+            scores.append(score)
+            insides.append(inside)
+        if len(scores) == 1:
+            return scores[0], insides[0]
+        return torch.stack(scores).mean(0), torch.stack(insides).mean(0)
+
+    def _one_order(
+        self, projected: Sequence[Tensor], moving: Sequence[Tensor] | None, flat: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        parts = [x.index_select(0, index) for x, index in zip(projected, flat, strict=True)]
+        added, multiplied = parts[0].chunk(2, -1)
+        for part in parts[1:]:
+            more, factor = part.chunk(2, -1)
+            added, multiplied = added + more, multiplied * factor
+        if self.mass_network is not None and moving is not None:
+            members = [
+                x.flatten(0, 1).index_select(0, index)
+                for x, index in zip(moving, flat, strict=True)
+            ]
+            added = added + self.mass_network(self._masses(members))
+        inside = self.inner(added[:, None, :] + self.start)
+        score = self.sum_score(inside) + self.product_score(multiplied)[:, None, :]
+        return score[..., 0].float(), inside
+
+    def _masses(self, members: Sequence[Tensor]) -> Tensor:
+        """Features of all pairs, summed over those of equal roles, and of the whole."""
+        parts: list[Tensor | None] = [None] * len(self.pairs)
+        for a, b in combinations(range(len(members)), 2):
+            number = self.pairs.get(self._pair_key(a, b))
+            if number is None:
+                continue
+            features, before = self._pair(members[a], members[b]), parts[number]
+            parts[number] = features if before is None else before + features
+        found = [part for part in parts if part is not None]
+        if self.takes_whole:
+            summed = torch.stack([member[:, :4] for member in members]).sum(0)
+            known = torch.stack([member[:, 7:] for member in members]).amin(0)
+            columns = [self._basis(_mass(summed)), self._log(pt_of(summed))[:, None]]
+            found.append(torch.cat(columns, -1) * known)
+        return torch.cat(found, -1)
+
+    def _pair(self, first: Tensor, second: Tensor) -> Tensor:
+        mass = _mass(first[:, :4] + second[:, :4])
+        distance = delta_r(first[:, 5], first[:, 6], second[:, 5], second[:, 6])
+        softer = torch.minimum(first[:, 4], second[:, 4])
+        columns = torch.stack([distance - 2, self._log(softer * distance)], -1)
+        known = first[:, 7:] * second[:, 7:]
+        return torch.cat([self._basis(mass), columns], -1) * known
+
+    def _basis(self, mass: Tensor) -> Tensor:
+        """Logarithm of the mass, and how near it is to each of many masses, (M, 25)."""
+        logarithm = self._log(mass)[:, None]
+        step = 2 * _RANGE / (_CENTRES - 1)
+        near = torch.exp(-0.5 * ((logarithm - self.centres) / step) ** 2)
+        return torch.cat([logarithm, near], -1)
+
+    def _log(self, momentum: Tensor) -> Tensor:
+        return (momentum / self.scale).clamp(min=_SMALLEST).log().clamp(max=-math.log(_SMALLEST))
+
+    def _pair_key(self, a: int, b: int) -> tuple[int, int]:
+        first, second = sorted((self.roles[a], self.roles[b]))
+        return first, second
+
+
+def _mass(total: Tensor) -> Tensor:
+    """Mass of summed (px, py, E + pz, E - pz), (M, 4)."""
+    px, py, forward, backward = total.unbind(-1)
+    return (forward * backward - px * px - py * py).clamp(min=0).sqrt()
