@@ -38,8 +38,8 @@ class Where(NamedTuple):
 def kinematics(p4: Tensor, known: Tensor) -> Tensor:
     """Collect (px, py, E + pz, E - pz, pt, eta, phi, known) of objects, without a gradient.
 
-    With these sums the mass of a tuple is m² = (E + pz)(E - pz) - px² - py², which loses no
-    digits to energies along the beam, as E² - p² does.
+    With these sums the mass of a tuple is m² = (E + pz)(E - pz) - px² - py², whose terms are no
+    larger than transverse energies squared.
 
     Args:
         p4: (B, N, 4), 0 where there is none.
