@@ -108,6 +108,15 @@ class _Tuples(NamedTuple):
     known: Tensor | None
 
 
+class _Outcome(NamedTuple):
+    """What one output says: tuples with ln p, the probability to be there, ln of the opposite."""
+
+    candidates: Candidates
+    logarithm: Tensor
+    certainty: Tensor | None
+    absent: Tensor | None
+
+
 class AssignmentHead(Head):
     """Scores tuples of objects for every particle, and chooses them jointly.
 
@@ -554,27 +563,34 @@ class AssignmentHead(Head):
 
     # --- decision -----------------------------------------------------------------------------
 
+    def _outcome(self, number: int, query: int, outputs: Mapping[str, Tensor]) -> _Outcome:
+        scores = outputs[f"scores.{number}"][:, query].float()
+        logarithm = torch.log_softmax(scores, 1)
+        value, certainty, absent = logarithm, None, None
+        if self.detectors is not None:
+            logit = outputs[f"detection.{number}"][:, query]
+            certainty = torch.sigmoid(logit)
+            if self.config.use_detection:
+                value = logarithm + functional.logsigmoid(logit)[:, None]
+                absent = functional.logsigmoid(-logit)
+        value = torch.where(scores > _EXISTS, value, FORBIDDEN)
+        objects = self._tuples(number, outputs).objects
+        return _Outcome(Candidates(value, objects), logarithm, certainty, absent)
+
     def _decode_process(
         self, plan: ProcessPlan, outputs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         sizes, offsets = self._sizes(outputs)
-        candidates, absent, certainty, logarithms = [], [], [], []
-        for particle in plan.particles:
-            scores = outputs[f"scores.{particle.kind}"][:, particle.query].float()
-            exists = scores > _EXISTS
-            logarithm = torch.log_softmax(scores, 1)
-            logarithms.append(logarithm)
-            objects = self._tuples(particle.kind, outputs).objects
-            if self.detectors is not None:
-                logit = outputs[f"detection.{particle.kind}"][:, particle.query]
-                certainty.append(torch.sigmoid(logit))
-                if self.config.use_detection:
-                    logarithm = logarithm + functional.logsigmoid(logit)[:, None]
-                    absent.append(functional.logsigmoid(-logit))
-            chosen = torch.where(exists, logarithm, FORBIDDEN)
-            candidates.append(Candidates(chosen, objects))
+        # Particles that share an output share the very tensors, of which the selection makes use.
+        outcomes = {
+            (particle.kind, particle.query): self._outcome(particle.kind, particle.query, outputs)
+            for particle in plan.particles
+        }
+        chosen = [outcomes[particle.kind, particle.query] for particle in plan.particles]
+        candidates = [each.candidates for each in chosen]
+        absent = [each.absent for each in chosen if each.absent is not None]
         count = sizes[None]
-        unassigned = absent if self.config.use_detection and absent else None
+        unassigned = absent or None
         shared = self.topology.shared
         if self.config.selection == "greedy":
             found = greedy(candidates, count, unassigned=unassigned, shared=shared)
@@ -592,10 +608,11 @@ class AssignmentHead(Head):
             shift = _row([offsets[s] for s in particle.streams], index)
             assigned = cell >= 0
             fields[particle.field] = torch.where(assigned[:, None], index - shift, -1)
-            chance = logarithms[number].gather(1, cell.clamp(min=0)[:, None])[:, 0].exp()
+            chance = chosen[number].logarithm.gather(1, cell.clamp(min=0)[:, None])[:, 0].exp()
             fields[f"{particle.field}/probability"] = torch.where(assigned, chance, 0.0)
-            if certainty:
-                fields[f"{particle.field}/detection"] = certainty[number]
+            certainty = chosen[number].certainty
+            if certainty is not None:
+                fields[f"{particle.field}/detection"] = certainty
         if self.config.selection == "exact":
             fields[f"{plan.prefix}certified"] = found.certified
         return fields

@@ -172,8 +172,9 @@ def exact(
         _top(each, value, left_out, objects, width)
         for each, value, left_out in zip(candidates, values, none, strict=True)
     ]
+    alike = _alike(candidates, unassigned)
     limits = _Limits(candidates, values, tops, objects)
-    picks, score, missed = _beam(tops, limits, width)
+    picks, score, missed = _beam(tops, limits, width, alike)
     for number, top in enumerate(tops):
         if top.cut is not None:
             missed.append(limits.with_one(number, top.cut))
@@ -183,7 +184,7 @@ def exact(
     chosen = [_at(top.cells, pick)[:, 0] for top, pick in zip(tops, picks, strict=True)]
     if not is_exporting() and not bool(certified.all()):
         rows = (~certified).nonzero()[:, 0]
-        better = _search_rows(candidates, values, none, objects, rows, score)
+        better = _search_rows(candidates, values, none, objects, rows, score, alike)
         for number, found in enumerate(better):
             chosen[number] = chosen[number].index_copy(
                 0, rows, torch.where(better[0] > -2, found, chosen[number][rows])
@@ -281,8 +282,22 @@ class _Limits:
         return total
 
 
+def _alike(candidates: Sequence[Candidates], unassigned: Sequence[Tensor] | None) -> list[bool]:
+    """Whether each particle has the very candidates of the one before.
+
+    Then it need not be tried with a better tuple than that one's: swapping them is as good.
+    """
+    found = [False]
+    for number in range(1, len(candidates)):
+        same = candidates[number] is candidates[number - 1]
+        if unassigned is not None:
+            same = same and unassigned[number] is unassigned[number - 1]
+        found.append(same)
+    return found
+
+
 def _beam(
-    tops: Sequence[_Top], limits: _Limits, width: int
+    tops: Sequence[_Top], limits: _Limits, width: int, alike: Sequence[bool]
 ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     """Combine the particles' tuples.
 
@@ -297,6 +312,10 @@ def _beam(
         clash = torch.matmul(used, top.occupied.transpose(1, 2)) > 0.5
         total = torch.where(clash, 2 * FORBIDDEN, score[:, :, None] + top.values[:, None, :])
         options = top.values.shape[1]
+        if alike[number]:
+            rank = torch.arange(options, device=score.device)
+            later = (rank > picks[-1][:, :, None]) | (rank == options - 1)
+            total = torch.where(later, total, 2 * FORBIDDEN)
         flat = total.flatten(1)
         if number == len(tops) - 1:
             place = flat.argmax(1, keepdim=True)
@@ -327,6 +346,7 @@ def _search_rows(
     objects: int,
     rows: Tensor,
     score: Tensor,
+    alike: Sequence[bool],
 ) -> list[Tensor]:
     """Search some events one by one; −2 for all particles where nothing is better than `score`."""
     found = []
@@ -340,6 +360,7 @@ def _search_rows(
             [float(left_out[row, 0]) for left_out in none],
             objects,
             float(score[row]),
+            alike,
         )
         found.append(search.run())
     picks = torch.tensor(found, dtype=torch.int64, device=rows.device)
@@ -356,8 +377,10 @@ class _Search:
         none: list[float],
         slots: int,
         score: float,
+        alike: Sequence[bool],
     ) -> None:
         self.none = none
+        self.alike = [*alike, False]
         self.sizes = [cells.shape[1] for cells in objects]
         self.values, self.cells, self.used = [], [], []
         for value, cells in zip(values, objects, strict=True):
@@ -382,18 +405,24 @@ class _Search:
                 self.best, self.picks = score, list(picks)
             return
         rest = left[number + 1 :]
+        follows = self.alike[number + 1]
         for place in left[number]:
             value = score + float(self.values[number][place])
             if value + self._bound(number + 1, rest) <= self.best:
                 break
             mine = self.used[number][place]
+            later_places = [cells[cells > place] for cells in rest[:1]] if follows else rest[:1]
             free = [
                 cells[~(self.used[number + 1 + later][cells] & mine).any(1)]
-                for later, cells in enumerate(rest)
+                for later, cells in enumerate([*later_places, *rest[1:]])
             ]
             if value + self._bound(number + 1, free) > self.best:
                 cell = int(self.cells[number][place])
                 self._visit(number + 1, [*left[: number + 1], *free], value, [*picks, cell])
+        if follows:
+            # The next one is left out too.
+            rest = [rest[0][:0], *rest[1:]]
+            left = [*left[: number + 1], *rest]
         value = score + self.none[number]
         if value + self._bound(number + 1, rest) > self.best:
             self._visit(number + 1, left, value, [*picks, -1])

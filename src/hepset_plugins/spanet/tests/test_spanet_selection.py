@@ -179,6 +179,24 @@ def test_four_particles_without_enough_objects() -> None:
     assert float(found.score[2]) - 2e7 == pytest.approx(best, abs=1e-4)
 
 
+@pytest.mark.parametrize(("size", "count"), [(3, 2), (2, 3), (2, 4)])
+def test_particles_that_share_their_candidates(size: int, count: int) -> None:
+    """They are put in order, which may not cost the maximum, also where some are left out."""
+    counts = [8, 8, 7, 6, 5, 3, 0]
+    one = random_candidates((size,), 8, counts, seed=11)[0]
+    none = torch.randn(len(counts), generator=torch.Generator().manual_seed(4))
+    for unassigned in (None, none):
+        left_out = None if unassigned is None else [unassigned] * count
+        found = exact([one] * count, 8, unassigned=left_out, width=4)
+        require_valid(found, [one] * count, shared=False)
+        for row in range(len(counts)):
+            given = None if unassigned is None else [float(unassigned[row])] * count
+            best = brute_force([one] * count, row, given, shared=False)
+            missing = sum(int(chosen[row]) < 0 for chosen in found.chosen)
+            score = float(found.score[row]) - (1e7 * missing if unassigned is None else 0)
+            assert score == pytest.approx(best, abs=1e-4)
+
+
 def test_events_with_tuples_of_their_own() -> None:
     candidates = random_candidates((3, 3), 7, [7, 6, 4], seed=2)
     own = [
