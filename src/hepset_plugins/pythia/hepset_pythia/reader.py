@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -160,7 +161,7 @@ class PythiaReader(Reader):
         The cross section is estimated from hard processes alone; it is what Pythia says at
         leading order, not a normalisation.
         """
-        value, error = estimate_cross_section(self.process, seed=self.config.seed)
+        value, error = self._cross_section
         turns = [list(turn) for turn in self.process.alternatives]
         return {
             "process": self.process.name,
@@ -175,6 +176,11 @@ class PythiaReader(Reader):
             "model": "leading order plus shower, no pile-up, one smearing model, no detector",
             **versions(),
         }
+
+    @cached_property
+    def _cross_section(self) -> tuple[float, float]:
+        """The estimate in pb and its error; the samples and the data set both put it on record."""
+        return estimate_cross_section(self.process, seed=self.config.seed)
 
     def _read_block(self, number: int, start: int, stop: int) -> EventBatch:
         first = number * BLOCK_SIZE
