@@ -1,0 +1,1 @@
+"""JetClass files, weaver configurations and the Particle Transformer for hepset."""
