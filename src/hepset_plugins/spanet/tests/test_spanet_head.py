@@ -190,9 +190,8 @@ def test_partial_particles_train_through_the_marginal() -> None:
     known, _ = make_head(event)
     parity, _ = make_head(event, partial_products=False)
     mask = torch.ones(1, 7, dtype=torch.bool)
-    exists = known._exists(
-        known.topology.kinds[0], known._tuples(0, {"mask.jets": mask}), {"mask.jets": mask}
-    )
+    given = {"mask.jets": mask}
+    exists = known.space.exist(0, known.space.of(0, given), given)
     assert int(exists.sum()) == 105
     outputs = {
         "mask.jets": mask,

@@ -1,0 +1,96 @@
+"""From scores of tuples to the assignment of an event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
+from hepset_spanet.assignment.config import AssignmentConfig
+from hepset_spanet.assignment.places import extents_of, row
+from hepset_spanet.assignment.topology import ProcessPlan
+from hepset_spanet.selection import FORBIDDEN, Candidates, exact, greedy
+
+__all__ = ["decide"]
+
+
+class _Outcome(NamedTuple):
+    """What one output says: tuples with ln p, the probability to be there, ln of the opposite."""
+
+    candidates: Candidates
+    logarithm: Tensor
+    certainty: Tensor | None
+    absent: Tensor | None
+
+
+def decide(
+    plan: ProcessPlan,
+    outputs: Mapping[str, Tensor],
+    space: TupleSpace,
+    config: AssignmentConfig,
+) -> dict[str, Tensor]:
+    """Choose the assignment of one process; fields as `AssignmentHead.decode` has them."""
+    sizes, offsets = extents_of(space.topology, outputs)
+    # Particles that share an output share the very tensors, of which the selection makes use.
+    outcomes = {
+        (particle.kind, particle.query): _outcome(
+            particle.kind, particle.query, outputs, space, config
+        )
+        for particle in plan.particles
+    }
+    chosen = [outcomes[particle.kind, particle.query] for particle in plan.particles]
+    candidates = [each.candidates for each in chosen]
+    absent = [each.absent for each in chosen if each.absent is not None]
+    count = sizes[None]
+    unassigned = absent or None
+    shared = space.topology.shared
+    if config.selection == "greedy":
+        found = greedy(candidates, count, unassigned=unassigned, shared=shared)
+    else:
+        found = exact(
+            candidates,
+            count,
+            unassigned=unassigned,
+            shared=shared,
+            width=config.selection_width,
+        )
+    fields: dict[str, Tensor] = {}
+    for number, particle in enumerate(plan.particles):
+        index, cell = found.indices[number], found.chosen[number]
+        shift = row([offsets[s] for s in particle.streams], index)
+        assigned = cell >= 0
+        fields[particle.field] = torch.where(assigned[:, None], index - shift, -1)
+        chance = chosen[number].logarithm.gather(1, cell.clamp(min=0)[:, None])[:, 0].exp()
+        fields[f"{particle.field}/probability"] = torch.where(assigned, chance, 0.0)
+        certainty = chosen[number].certainty
+        if certainty is not None:
+            fields[f"{particle.field}/detection"] = certainty
+    if config.selection == "exact":
+        fields[f"{plan.prefix}certified"] = found.certified
+    return fields
+
+
+def _outcome(
+    number: int,
+    query: int,
+    outputs: Mapping[str, Tensor],
+    space: TupleSpace,
+    config: AssignmentConfig,
+) -> _Outcome:
+    scores = outputs[f"scores.{number}"][:, query].float()
+    logarithm = torch.log_softmax(scores, 1)
+    value, certainty, absent = logarithm, None, None
+    logits = outputs.get(f"detection.{number}")
+    if logits is not None:
+        logit = logits[:, query]
+        certainty = torch.sigmoid(logit)
+        if config.use_detection:
+            value = logarithm + functional.logsigmoid(logit)[:, None]
+            absent = functional.logsigmoid(-logit)
+    value = torch.where(scores > EXISTS, value, FORBIDDEN)
+    objects = space.of(number, outputs).objects
+    return _Outcome(Candidates(value, objects), logarithm, certainty, absent)
