@@ -165,3 +165,19 @@ def test_misfits_are_named() -> None:
     given["jets"] = given.pop("jet")[..., :3]
     with pytest.raises(ContractError, match=r"expected 4 features \(mass, pt, phi, eta\), found 3"):
         transform()(given)
+
+
+def test_features_that_are_no_inputs_still_make_the_four_momentum() -> None:
+    components = {name: {"input": False} for name in ("px", "py", "pz", "energy")}
+    event = EventInfo.parse(
+        {"streams": {"pf": {"slots": 2, "features": {"d0": {}, **components, "charge": {}}}}}, "e"
+    )
+    transform = InputTransform(event, compile_contract(event), Statistics())
+    assert transform.layout.streams == {"pf": 2}
+    assert transform.layout.p4 == ("pf",)
+    values = torch.tensor([[[0.5, 1.0, 2.0, 2.0, 4.0, -1.0], [9.0] * 6]])
+    x = transform({"pf": values, "pf.mask": torch.tensor([[True, False]])})
+    assert x.streams["pf"].tolist() == [[[0.5, -1.0], [0.0, 0.0]]]
+    assert x.p4["pf"].tolist() == [[[1.0, 2.0, 2.0, 4.0], [0.0] * 4]]
+    back = transform.inverse(x)["pf"][0, 0]
+    assert torch.isnan(back).tolist() == [False, True, True, True, True, False]

@@ -174,3 +174,36 @@ def test_jagged_and_padded_agree(contract: Contract) -> None:
     found, expected = collector.result(), collect(contract, data)
     assert found.tensors["jets"] == expected.tensors["jets"]
     assert found.labels["target/j"].events == expected.labels["target/j"].events
+
+
+def test_fixed_steps_are_part_of_what_is_standardised() -> None:
+    event = EventInfo.model_validate(
+        {
+            "globals": {
+                "g": {
+                    "features": {
+                        "x": {
+                            "transform": [
+                                "log",
+                                {"affine": {"subtract": 1.0, "multiply": 2.0}},
+                                {"clip": [None, 1]},
+                                "standardise",
+                                {"clip": [-2, 2]},
+                            ]
+                        },
+                        "y": {"transform": [{"clip": [0, 1]}], "input": False},
+                        "z": {"transform": ["standardise", {"affine": {"subtract": 9}}]},
+                    }
+                }
+            }
+        }
+    )
+    collector = StatisticsCollector(compile_contract(event), ["g"])
+    values = np.array([[1.0, -3.0, 4.0], [np.e**2, 0.5, 6.0]], np.float32)
+    collector.add({"g": values}, 2)
+    found = collector.result().tensors["g"]
+    # ln x = 0 and 2, so (ln x - 1) * 2 = -2 and 2, of which the clip leaves -2 and 1.
+    assert found.transformed["x"].mean == pytest.approx(-0.5)
+    assert found.transformed["x"].std == pytest.approx(1.5)
+    assert found.transformed["y"].mean == pytest.approx(0.25)
+    assert found.transformed["z"] == found.columns["z"]

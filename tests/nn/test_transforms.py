@@ -178,3 +178,103 @@ def test_the_spread_of_a_direction_that_is_not_known_is_bounded() -> None:
     y = torch.tensor([[0.0, 0.0, 1e-9, 0.0]])
     spread: Tensor = targets().spread(y, torch.full_like(y, 5.0))
     assert float(spread[0, 2]) == pytest.approx(math.pi)
+
+
+def steps(*written: object, **more: object) -> Feature:
+    return Feature.model_validate({"transform": list(written), **more})
+
+
+FIXED = {
+    "a": steps("log", {"affine": {"subtract": 1.7, "multiply": 0.7}}, {"clip": [-5, 5]}),
+    "b": steps({"affine": {"subtract": -4.7, "multiply": 0.7}}),
+    "c": Feature(),
+    "d": steps({"clip": [0, None]}, {"affine": {"multiply": 3.0}}, "log1p", {"clip": [None, 2]}),
+    "e": steps("standardise", {"clip": [-1, 1]}),
+    "f": steps({"clip": [0, 1]}),
+}
+FIXED_STATISTICS = TensorStatistics(columns={"e": column(1.0, 2.0)})
+SINGLES = st.floats(-1000, 1000, width=32)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.floats(0.0009765625, 1e6, width=32), *[SINGLES] * 5), min_size=1))
+def test_fixed_steps_are_the_float32_formulas_to_the_bit(rows: list[tuple[float, ...]]) -> None:
+    x = np.array(rows, np.float32)
+    found = FeatureTransform(FIXED, FIXED_STATISTICS, "jets")(torch.from_numpy(x)).numpy()
+    assert found.dtype == np.float32
+    one = np.float32
+    logarithm = torch.log(torch.from_numpy(x[:, 0])).numpy()
+    expected = [
+        np.clip((logarithm - one(1.7)) * one(0.7), one(-5), one(5)),
+        (x[:, 1] - one(-4.7)) * one(0.7),
+        x[:, 2],
+    ]
+    for index, values in enumerate(expected):
+        assert (found[:, index] == values).all()
+    tail = np.log1p(np.maximum(x[:, 3].astype(np.float64), 0) * 3)
+    np.testing.assert_allclose(found[:, 3], np.minimum(tail, 2), rtol=1e-6)
+    assert (found[:, 4] == np.clip((x[:, 4] - one(1)) / one(2), -1, 1)).all()
+    assert (found[:, 5] == np.clip(x[:, 5], 0, 1)).all()
+
+
+def test_fixed_steps_come_back_as_far_as_they_go() -> None:
+    x = torch.tensor([[3.0, -9.0, 2.0, 0.5, 2.5, 0.25], [3.0, 9.0, 2.0, 1.0, 99.0, 7.0]])
+    transform = FeatureTransform(FIXED, FIXED_STATISTICS, "jets")
+    back = transform.inverse(transform(x))
+    np.testing.assert_allclose(back[0].numpy(), x[0].numpy(), rtol=1e-5)
+    # What a clip cut is at its bound: 1 + 2·1, and 1.
+    np.testing.assert_allclose(back[1, 4:].numpy(), [3.0, 1.0], rtol=1e-6)
+
+
+def test_constants_of_fixed_steps_are_no_weights() -> None:
+    transform = FeatureTransform(FIXED, FIXED_STATISTICS, "jets")
+    assert set(transform.state_dict()) == {"mean", "width"}
+
+
+def test_nan_passes_fixed_steps() -> None:
+    x = torch.full((1, 6), float("nan"))
+    assert torch.isnan(FeatureTransform(FIXED, FIXED_STATISTICS, "jets")(x)).all()
+
+
+def test_the_spread_goes_back_through_fixed_steps() -> None:
+    features = {"x": steps({"affine": {"subtract": 1.0, "multiply": -4.0}}, {"clip": [-9, 9]})}
+    transform = FeatureTransform(features, None, "jets")
+    spread = transform.spread(torch.tensor([[0.5]]), torch.tensor([[2.0]]))
+    assert spread.tolist() == [[0.5]]
+
+
+def test_columns_that_are_no_inputs_are_left_out() -> None:
+    features = {
+        "px": Feature(input=False),
+        "pt": Feature(transform=("log1p",)),
+        "phi": Feature(transform=("circular",)),
+        "energy": steps({"affine": {"multiply": 2.0}}, input=False),
+        "eta": Feature(),
+    }
+    transform = FeatureTransform(features, None, "jets")
+    assert (transform.width_in, transform.width_out) == (5, 4)
+    assert transform.columns == ((), (0,), (1, 2), (), (3,))
+    x = torch.tensor([[math.nan, 3.0, 0.4, math.inf, -1.5]])
+    expected = [math.log(4), math.cos(0.4), math.sin(0.4), -1.5]
+    np.testing.assert_allclose(transform(x)[0].numpy(), expected, rtol=1e-6)
+    back = transform.inverse(transform(x))[0]
+    assert torch.isnan(back).tolist() == [True, False, False, True, False]
+    np.testing.assert_allclose(back[[1, 2, 4]].numpy(), [3.0, 0.4, -1.5], rtol=1e-6)
+    masked = transform(x, torch.tensor([False]))
+    assert masked.tolist() == [[0.0] * 4]
+
+
+def test_a_tensor_without_any_input_has_no_width() -> None:
+    features = {"px": Feature(input=False), "py": Feature(input=False)}
+    transform = FeatureTransform(features, None, "jets")
+    assert transform(torch.rand(3, 4, 2)).shape == (3, 4, 0)
+    assert torch.isnan(transform.inverse(torch.zeros(3, 4, 0))).all()
+
+
+def test_one_input_among_others_of_the_same_kind() -> None:
+    features = {"px": Feature(input=False), "pt": Feature(), "py": Feature(input=False)}
+    transform = FeatureTransform(features, None, "jets")
+    assert transform(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[2.0]]
+    back = transform.inverse(torch.tensor([[2.0]]))
+    assert torch.isnan(back)[0].tolist() == [True, False, True]
+    assert float(back[0, 1]) == 2

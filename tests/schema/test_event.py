@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hepset.errors import ConfigurationError, EventInfoError
-from hepset.schema.event import EventInfo, Feature, guess_role
+from hepset.schema.event import EventInfo, Feature, guess_role, transform_domain
 
 TTBAR: dict[str, Any] = {
     "format": "hepset-event/1",
@@ -129,6 +129,63 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_transforms_that_make_no_sense_are_refused(transform: list[str]) -> None:
     with pytest.raises(ValueError, match="transform"):
         Feature.model_validate({"transform": transform})
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        [{"affine": {"multiply": 0}}],
+        [{"affine": {"multiply": float("inf")}}],
+        [{"clip": [5, -5]}],
+        [{"clip": [None, None]}],
+        [{"clip": [float("nan"), 1]}],
+        [{"clip": [0, 1], "affine": {}}],
+        ["standardise", "log"],
+        ["circular", {"clip": [0, 1]}],
+        [{"affine": {"multiply": -1}}, "log"],
+        [{"clip": [-3, 0]}, "log"],
+    ],
+)
+def test_fixed_steps_that_make_no_sense_are_refused(transform: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"transform"):
+        Feature.model_validate({"transform": transform})
+
+
+def test_fixed_steps_load_and_store_to_the_same() -> None:
+    features = {
+        "a": {"transform": {"affine": {"subtract": 1.7, "multiply": 0.7}}},
+        "b": {"transform": ["log", {"clip": [-5, float("inf")]}, "standardise"], "input": False},
+    }
+    event = EventInfo.parse({"streams": {"jets": {"features": features}}}, "e")
+    found = event.streams["jets"].features
+    assert [str(step) for step in found["a"].transform] == ["(x - 1.7) * 0.7"]
+    assert [str(step) for step in found["b"].transform] == ["log", "clip(-5, –)", "standardise"]
+    stored = event.model_dump(mode="json", exclude_none=True)
+    assert stored["streams"]["jets"]["features"]["b"]["transform"][1] == {"clip": [-5, None]}
+    assert EventInfo.parse(stored, "stored") == event
+    assert "clip(-5, –) → standardise (no input)" in event._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("transform", "domain"),
+    [
+        ([], None),
+        (["asinh"], None),
+        (["log"], ("log", 0.0)),
+        (["log1p", {"affine": {"subtract": 3}}], ("log1p", -1.0)),
+        # (x - 3) * 2 > -1 where x > 2.5.
+        ([{"affine": {"subtract": 3, "multiply": 2}}, "log1p"], ("log1p", 2.5)),
+        ([{"clip": [1e-3, None]}, "log"], None),
+        ([{"clip": [0, None]}, "log"], ("log", 0.0)),
+        # 0.5 * x >= -0.5 after the clip, above the bound of log1p.
+        ([{"clip": [-1, None]}, {"affine": {"multiply": 0.5}}, "log1p"], None),
+        ([{"clip": [0, 1]}, "standardise"], None),
+    ],
+)
+def test_what_a_logarithm_asks_of_the_physical_value(
+    transform: list[object], domain: tuple[str, float] | None
+) -> None:
+    assert transform_domain(Feature.model_validate({"transform": transform}).transform) == domain
 
 
 def test_html_escapes_names() -> None:

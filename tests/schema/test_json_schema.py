@@ -19,7 +19,16 @@ jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not install
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EVENT: dict[str, Any] = {
-    "streams": {"jets": {"features": {"pt": {"transform": "log1p"}, "eta": None}}},
+    "streams": {
+        "jets": {
+            "features": {
+                "pt": {"transform": "log1p"},
+                "eta": None,
+                "d0": {"transform": {"clip": [-1, None]}},
+                "dz": {"transform": [{"affine": {"subtract": 1.7}}, "standardise"]},
+            }
+        }
+    },
     "globals": {"met": {"features": ["pt", "phi"]}},
     "particles": {"t": ["b", "q"], "s": {"c": "jets"}},
     "symmetries": {"t": [["b", "q"]]},

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from hepset.dataset.columns import Column, Jagged, part
 from hepset.schema.contract import Contract
-from hepset.schema.event import Feature
+from hepset.schema.event import (
+    AffineStep,
+    ClipStep,
+    Feature,
+    TransformParts,
+    transform_parts,
+)
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,
@@ -28,8 +34,6 @@ Array = NDArray[Any]
 
 BLOCK: Final = 1024
 """Events per block: its columns stay in the cache."""
-
-_STEPS: Final = ("log1p", "log", "asinh")
 
 
 @dataclass
@@ -105,11 +109,12 @@ class _TensorCollector:
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self.names = list(spec.features) or [""]
-        self.steps: list[tuple[int, str]] = []
-        for index, name in enumerate(self.names):
-            for step in self._feature(name).transform:
-                if step in _STEPS:
-                    self.steps.append((index, step))
+        self.steps = [
+            (index, parts)
+            for index, name in enumerate(self.names)
+            if (parts := transform_parts(self._feature(name).transform)).shape != "circular"
+            and (parts.before or parts.shape != "plain" or parts.between)
+        ]
         self.raw = _Moments.empty(len(self.names))
         self.changed = _Moments.empty(len(self.steps))
         self.lengths = _Moments.empty(1) if spec.kind == "stream" else None
@@ -130,7 +135,7 @@ class _TensorCollector:
         self.raw.add(wide)
         if self.steps:
             with np.errstate(all="ignore"):
-                self.changed.add(np.stack([_transform(wide[i], step) for i, step in self.steps]))
+                self.changed.add(np.stack([_transform(wide[i], parts) for i, parts in self.steps]))
 
     def add_lengths(self, counts: Array) -> None:
         """Add the numbers of objects of some events."""
@@ -260,11 +265,22 @@ class StatisticsCollector:
         return None
 
 
-def _transform(values: Array, step: str) -> Array:
-    if step == "log1p":
-        changed: Array = np.log1p(values)
-    elif step == "log":
-        changed = np.log(values)
-    else:
-        changed = np.arcsinh(values / 2)
-    return changed
+def _transform(values: Array, parts: TransformParts) -> Array:
+    """Apply the steps before the standardisation, in float64."""
+    values = _fixed(values, parts.before)
+    if parts.shape == "log1p":
+        values = np.log1p(values)
+    elif parts.shape == "log":
+        values = np.log(values)
+    elif parts.shape == "asinh":
+        values = np.arcsinh(values / 2)
+    return _fixed(values, parts.between)
+
+
+def _fixed(values: Array, steps: Iterable[AffineStep | ClipStep]) -> Array:
+    for step in steps:
+        if isinstance(step, AffineStep):
+            values = (values - step.affine.subtract) * step.affine.multiply
+        else:
+            values = np.clip(values, *step.clip)
+    return values

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
 from hepset.schema.contract import Contract
-from hepset.schema.event import Feature
+from hepset.schema.event import (
+    Affine,
+    AffineStep,
+    ClipStep,
+    Feature,
+    transform_parts,
+)
 from hepset.schema.statistics import Statistics, TensorStatistics
 
 __all__ = ["FeatureTransform", "TargetTransform"]
+
+FixedSteps: TypeAlias = tuple[AffineStep | ClipStep, ...]
 
 _LOG1P_FLOOR: Final = -1 + 2.0**-23
 """The smallest x above −1 that float32 distinguishes: log1p is −15.9 there."""
@@ -67,9 +75,11 @@ _SLOPE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 class FeatureTransform(nn.Module):
     """Transform the columns of one tensor, all at once.
 
-    A circular column becomes the two columns (cos, sin), every other one stays one column; their
-    order is that of the features. Values at or below the bound of a logarithm, which the contract
-    refuses, are taken as the smallest value above it, so that the graph stays finite.
+    A circular column becomes the two columns (cos, sin), every other one stays one column, and one
+    that is no input (``input: false``) none; their order is that of the features. Values at or
+    below the bound of a logarithm, which the contract refuses, are taken as the smallest value
+    above it, so that the graph stays finite. Fixed steps act in float32, in the order written: an
+    affine one as ``(x - subtract) * multiply``.
 
     Args:
         features: Column → unit and transform, in the order of the last axis.
@@ -103,19 +113,29 @@ class FeatureTransform(nn.Module):
         groups: dict[str, list[int]] = {}
         columns: list[list[int]] = []
         scales: list[tuple[float, float]] = []
+        before: list[FixedSteps] = []
+        between: list[FixedSteps] = []
+        after: list[FixedSteps] = []
         for index, (name, feature) in enumerate(features.items()):
-            step = _step(feature)
-            groups.setdefault(step, []).append(index)
-            if step == "circular":
+            parts = transform_parts(feature.transform)
+            before.append(parts.before if feature.input else ())
+            if not feature.input:
+                columns.append([])
+                continue
+            groups.setdefault(parts.shape, []).append(index)
+            if parts.shape == "circular":
                 columns.append([len(scales), len(scales) + 1])
                 scales += [(0.0, 1.0)] * 2
             else:
                 columns.append([len(scales)])
                 scales.append(_scale(name, feature, statistics, where, always=standardise))
+            between += [parts.between] * len(columns[-1])
+            after += [parts.after] * len(columns[-1])
         self.steps = tuple(groups)
         self.width_in = len(columns)
         self.width_out = len(scales)
         self.columns = tuple(tuple(part) for part in columns)
+        self.before, self.between, self.after = _Fixed(before), _Fixed(between), _Fixed(after)
         self.register_buffer("mean", torch.tensor([mean for mean, _ in scales]))
         self.register_buffer("width", torch.tensor([width for _, width in scales]))
         # Where each group's columns are, and where they go after the groups stand side by side.
@@ -131,8 +151,11 @@ class FeatureTransform(nn.Module):
                 self._keep(f"model_{step}", [columns[i][0] for i in indices])
                 grouped_out += [columns[i][0] for i in indices]
             grouped_in += indices
-        self._keep("order_in", _inverted(grouped_in))
+        # Columns that are no inputs come back from the place behind all others, which holds NaN.
+        places = {column: place for place, column in enumerate(grouped_in)}
+        self._keep("order_in", [places.get(i, len(places)) for i in range(self.width_in)])
         self._keep("order_out", _inverted(grouped_out))
+        self.complete = len(places) == self.width_in
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Bring physical values ``(..., width_in)`` to model space, ``(..., width_out)``.
@@ -144,6 +167,7 @@ class FeatureTransform(nn.Module):
         """
         if mask is not None:
             x = torch.where(mask[..., None], x, 0.0)
+        x = self.before(x)
         parts = []
         for step in self.steps:
             part = self._take(x, f"physical_{step}")
@@ -151,22 +175,26 @@ class FeatureTransform(nn.Module):
                 parts += [torch.cos(part), torch.sin(part)]
             else:
                 parts.append(_FORWARD[step](part))
-        y = (self._joined(parts, "order_out", x) - self.mean) / self.width
+        if not parts:
+            return x[..., :0]
+        y = self.between(_side_by_side(parts, self.get_buffer("order_out")))
+        y = self.after((y - self.mean) / self.width)
         return y if mask is None else torch.where(mask[..., None], y, 0.0)
 
     def inverse(self, y: Tensor, mask: Tensor | None = None) -> Tensor:
         """Bring model-space values ``(..., width_out)`` back, ``(..., width_in)``.
 
-        Angles come back in [−π, π]. Exponents are limited to ±80, which float32 can hold.
+        Angles come back in [−π, π]. Exponents are limited to ±80, which float32 can hold. What a
+        clip cut off does not come back. Columns that are no inputs are NaN.
         """
-        y = y * self.width + self.mean
+        y = self.between.inverse(self.after.inverse(y) * self.width + self.mean)
         parts = []
         for step in self.steps:
             if step == "circular":
                 parts.append(torch.atan2(self._take(y, "sine"), self._take(y, "cosine")))
             else:
                 parts.append(_INVERSE[step](self._take(y, f"model_{step}")))
-        x = self._joined(parts, "order_in", y)
+        x = self.before.inverse(self._physical(parts, y))
         return x if mask is None else torch.where(mask[..., None], x, 0.0)
 
     def spread(self, y: Tensor, spread: Tensor) -> Tensor:
@@ -179,7 +207,8 @@ class FeatureTransform(nn.Module):
         Returns:
             Widths in physical units, shape ``(..., width_in)``; at most π for an angle.
         """
-        y, spread = y * self.width + self.mean, spread * self.width
+        y = self.between.inverse(self.after.inverse(y) * self.width + self.mean)
+        spread = self.between.inverse_spread(self.after.inverse_spread(spread) * self.width)
         parts = []
         for step in self.steps:
             if step == "circular":
@@ -192,22 +221,78 @@ class FeatureTransform(nn.Module):
             else:
                 name = f"model_{step}"
                 parts.append(_SLOPE[step](self._take(y, name)) * self._take(spread, name))
-        return self._joined(parts, "order_in", y)
+        return self.before.inverse_spread(self._physical(parts, y))
 
     def _keep(self, name: str, indices: Sequence[int]) -> None:
         self.register_buffer(name, torch.tensor(indices, dtype=torch.int64), persistent=False)
 
     def _take(self, x: Tensor, name: str) -> Tensor:
-        if len(self.steps) == 1 and self.steps[0] != "circular":
+        if self.complete and len(self.steps) == 1 and self.steps[0] != "circular":
             return x
         return x.index_select(-1, self.get_buffer(name))
 
-    def _joined(self, parts: list[Tensor], order: str, like: Tensor) -> Tensor:
-        if not parts:
-            return like
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts, -1).index_select(-1, self.get_buffer(order))
+    def _physical(self, parts: list[Tensor], like: Tensor) -> Tensor:
+        """Bring the groups' columns back into the order of the features."""
+        if not self.complete:
+            parts = [*parts, like.new_full((*like.shape[:-1], 1), math.nan)]
+        return _side_by_side(parts, self.get_buffer("order_in")) if parts else like
+
+
+class _Fixed(nn.Module):
+    """Affine and clip steps with constants, of all columns at once, round by round.
+
+    Args:
+        columns: The steps of each column. A column without a step in some round keeps its value
+            exactly.
+    """
+
+    def __init__(self, columns: Sequence[FixedSteps]) -> None:
+        super().__init__()
+        self.rounds: list[str] = []
+        for number in range(max((len(steps) for steps in columns), default=0)):
+            steps = [part[number] if number < len(part) else None for part in columns]
+            affine = [s.affine if isinstance(s, AffineStep) else Affine() for s in steps]
+            bounds = [s.clip if isinstance(s, ClipStep) else (None, None) for s in steps]
+            # A column has one of the two in a round, so their order does not matter.
+            if any(isinstance(step, AffineStep) for step in steps):
+                self.rounds.append("affine")
+                self._keep([part.subtract for part in affine], [part.multiply for part in affine])
+            if any(isinstance(step, ClipStep) for step in steps):
+                self.rounds.append("clip")
+                self._keep(
+                    [-math.inf if low is None else low for low, _ in bounds],
+                    [math.inf if high is None else high for _, high in bounds],
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the steps; NaN stays NaN."""
+        for number, kind in enumerate(self.rounds):
+            one, two = self._constants(number)
+            x = (x - one) * two if kind == "affine" else torch.minimum(torch.maximum(x, one), two)
+        return x
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Undo the affine steps."""
+        for number, kind in reversed(list(enumerate(self.rounds))):
+            if kind == "affine":
+                subtract, multiply = self._constants(number)
+                x = x / multiply + subtract
+        return x
+
+    def inverse_spread(self, spread: Tensor) -> Tensor:
+        """Bring widths back through the affine steps."""
+        for number, kind in enumerate(self.rounds):
+            if kind == "affine":
+                spread = spread / self._constants(number)[1].abs()
+        return spread
+
+    def _keep(self, one: Sequence[float], two: Sequence[float]) -> None:
+        number = len(self.rounds) - 1
+        self.register_buffer(f"one_{number}", torch.tensor(one), persistent=False)
+        self.register_buffer(f"two_{number}", torch.tensor(two), persistent=False)
+
+    def _constants(self, number: int) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"one_{number}"), self.get_buffer(f"two_{number}")
 
 
 class TargetTransform(FeatureTransform):
@@ -236,12 +321,6 @@ class TargetTransform(FeatureTransform):
         super().__init__(features, joint, "target", standardise=True)
 
 
-def _step(feature: Feature) -> str:
-    """The one step that is not a standardisation."""
-    steps = [step for step in feature.transform if step != "standardise"]
-    return steps[0] if steps else "plain"
-
-
 def _scale(
     name: str,
     feature: Feature,
@@ -257,7 +336,8 @@ def _scale(
     found = None
     if statistics is not None:
         found = statistics.transformed.get(name)
-        if found is None and _step(feature) == "plain":
+        parts = transform_parts(feature.transform)
+        if found is None and parts.shape == "plain" and not parts.between:
             found = statistics.columns.get(name)
     if found is None:
         if not declared:
@@ -267,6 +347,13 @@ def _scale(
             "the statistics do not hold this column; prepare the dataset again"
         )
     return found.mean, found.width
+
+
+def _side_by_side(parts: list[Tensor], order: Tensor) -> Tensor:
+    """Join the groups' columns and bring them into an order."""
+    if len(parts) == 1 and parts[0].shape[-1] == len(order):
+        return parts[0]
+    return torch.cat(parts, -1).index_select(-1, order)
 
 
 def _inverted(order: Sequence[int]) -> list[int]:

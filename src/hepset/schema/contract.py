@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hepset.errors import ContractError
 from hepset.schema.base import Model
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo, Feature, transform_domain
 from hepset.schema.tensors import (
     Domain,
     Finite,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from hepset.schema.report import Report
 
 CONTRACT_FORMAT: Final = 1
-
-_LOG_DOMAIN = {"log1p": -1.0, "log": 0.0}
 
 
 class Contract(Model):
@@ -322,12 +320,12 @@ def _slots(event: EventInfo, stream: str) -> int | None:
 
 
 def _domains(features: Mapping[str, Feature]) -> tuple[Rule, ...]:
-    return tuple(
-        Domain(feature=name, above=_LOG_DOMAIN[step], transform=step)
-        for name, feature in features.items()
-        for step in feature.transform
-        if step in _LOG_DOMAIN
-    )
+    rules: list[Rule] = []
+    for name, feature in features.items():
+        domain = transform_domain(feature.transform)
+        if domain is not None:
+            rules.append(Domain(feature=name, above=domain[1], transform=domain[0]))
+    return tuple(rules)
 
 
 def _event_contract(event: EventInfo) -> Contract:

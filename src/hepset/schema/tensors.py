@@ -32,7 +32,7 @@ class Domain(Model):
     feature: str
     """Column the rule is about; empty for a tensor without features."""
     above: float
-    """Exclusive lower bound: −1 for ``log1p``, 0 for ``log``."""
+    """Exclusive lower bound: −1 for ``log1p``, 0 for ``log``, moved by fixed steps before it."""
     transform: str
     """The transform that asks for it."""
 

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from hepset.batch import EventBatch, FlatStream, make_ids
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
-from hepset.schema.event import EventInfo, Feature, Role, guess_role
+from hepset.schema.event import (
+    AffineStep,
+    ClipStep,
+    EventInfo,
+    Feature,
+    Role,
+    guess_role,
+)
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,
@@ -375,9 +382,16 @@ def _real_entries(spec: TensorSpec, array: Array, batch: EventBatch) -> Array:
 
 
 def _transformed(values: Array, feature: Feature) -> Array:
+    values = values.astype(np.float64)
     for step in feature.transform:
-        if step in _STEPS:
-            values = _STEPS[step](values.astype(np.float64))
+        if step == "standardise":
+            break
+        if isinstance(step, AffineStep):
+            values = (values - step.affine.subtract) * step.affine.multiply
+        elif isinstance(step, ClipStep):
+            values = np.clip(values, *step.clip)
+        elif step in _STEPS:
+            values = _STEPS[step](values)
     return values
 
 

@@ -274,7 +274,7 @@ def _without_standardisation(event: EventInfo, where: str) -> EventInfo:
             if steps not in ([], ["log1p"]):
                 raise ConfigurationError(
                     f"{where}: {name}.{column}: SPANet has the transform log1p only, the event "
-                    f"asks for {', '.join(steps)}"
+                    f"asks for {', '.join(map(str, steps))}"
                 )
             found[column] = feature.model_copy(update={"transform": tuple(steps)})
         return found
