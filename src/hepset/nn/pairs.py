@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hepset.errors import ConfigurationError, ContractError, did_you_mean
 from hepset.nn.mlp import make_activation
 
-__all__ = ["PAIR_FEATURES", "PairBias", "pair_features"]
+__all__ = ["PAIR_FEATURES", "PairBias", "features_between", "pair_coordinates", "pair_features"]
 
 PAIR_FEATURES = ("ln_kt", "ln_z", "ln_delta_r", "ln_m2")
 """All pair features, in the order of the Particle Transformer."""
@@ -53,33 +53,57 @@ def pair_features(p4: Tensor, mask: Tensor, features: Sequence[str] = PAIR_FEATU
             f"got {tuple(p4.shape)}"
         )
         raise ContractError(message)
-    p4 = torch.where(mask[..., None], p4.detach(), 0.0)
-    px, py, pz, energy = p4.unbind(-1)
+    coordinates = pair_coordinates(torch.where(mask[..., None], p4, 0.0))
+    columns = features_between(coordinates[:, :, :, None], coordinates[:, :, None, :], features)
+    pairs = mask[:, None, :, None] & mask[:, None, None, :]
+    return torch.where(pairs, torch.stack(columns, 1), 0.0)
+
+
+def pair_coordinates(p4: Tensor) -> Tensor:
+    """What `features_between` needs of every object; no gradient flows to the momenta.
+
+    Args:
+        p4: ``(px, py, pz, E)``, shape ``(..., 4)``.
+
+    Returns:
+        ``(px, py, pz, E, pt, rapidity, phi)``, shape ``(7, ...)``.
+    """
+    px, py, pz, energy = p4.detach().unbind(-1)
     pt = torch.sqrt(px * px + py * py)
     # The outer floor only acts where rounding has lost E + pz, and weaver would give -inf.
     tilt = 1 + 2 * pz / (energy - pz).clamp(min=_RAPIDITY_FLOOR)
     rapidity = 0.5 * torch.log(tilt.clamp(min=_RAPIDITY_FLOOR))
-    phi = torch.atan2(py, px)
+    return torch.stack([px, py, pz, energy, pt, rapidity, torch.atan2(py, px)])
 
+
+def features_between(
+    first: Tensor, second: Tensor, features: Sequence[str] = PAIR_FEATURES
+) -> list[Tensor]:
+    """Pair features of objects given by `pair_coordinates`, see `pair_features`.
+
+    Args:
+        first: Coordinates of one member, shape ``(7, ...)``.
+        second: Those of the other, of a shape that broadcasts with it.
+        features: Which of `PAIR_FEATURES`.
+
+    Returns:
+        One tensor per feature, of the broadcast shape without the 7.
+    """
+    pt, other_pt = first[4], second[4]
+    smaller_pt = torch.minimum(pt, other_pt)
     columns: dict[str, Tensor] = {}
-    smaller_pt = torch.minimum(pt[:, :, None], pt[:, None, :])
     if not {"ln_kt", "ln_delta_r"}.isdisjoint(features):
-        d_rapidity = rapidity[:, :, None] - rapidity[:, None, :]
-        d_phi = phi[:, :, None] - phi[:, None, :]
+        d_rapidity, d_phi = first[5] - second[5], first[6] - second[6]
         d_phi = torch.remainder(d_phi + math.pi, 2 * math.pi) - math.pi
         distance = torch.sqrt(d_rapidity * d_rapidity + d_phi * d_phi)
         columns["ln_delta_r"] = distance
         columns["ln_kt"] = smaller_pt * distance
     if "ln_z" in features:
-        total_pt = pt[:, :, None] + pt[:, None, :]
-        columns["ln_z"] = smaller_pt / total_pt.clamp(min=_FLOOR)
+        columns["ln_z"] = smaller_pt / (pt + other_pt).clamp(min=_FLOOR)
     if "ln_m2" in features:
-        total = p4[:, :, None, :] + p4[:, None, :, :]
-        px2, py2, pz2, energy2 = (total * total).unbind(-1)
-        columns["ln_m2"] = energy2 - (px2 + py2 + pz2)
-    stacked = torch.stack([columns[name] for name in features], 1).clamp(min=_FLOOR).log()
-    pairs = mask[:, None, :, None] & mask[:, None, None, :]
-    return torch.where(pairs, stacked, 0.0)
+        px, py, pz, energy = (first[axis] + second[axis] for axis in range(4))
+        columns["ln_m2"] = energy * energy - (px * px + py * py + pz * pz)
+    return [columns[name].clamp(min=_FLOOR).log() for name in features]
 
 
 class PairBias(nn.Module):
