@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.dataset.columns import Column, Jagged, part
+from hepset.dataset.counts import CountsCollector
 from hepset.schema.contract import Contract
 from hepset.schema.event import (
     AffineStep,
@@ -214,6 +215,7 @@ class StatisticsCollector:
             ):
                 self._tensors[spec.name] = _TensorCollector(spec)
         self._masks = {spec.name: spec.mask for spec in contract.tensors.values()}
+        self._counts = CountsCollector(contract, here)
 
     def add(self, columns: Mapping[str, Column], rows: int) -> None:
         """Add some events.
@@ -232,10 +234,12 @@ class StatisticsCollector:
             events=self._events,
             tensors={name: collector.result() for name, collector in self._tensors.items()},
             labels={name: collector.result() for name, collector in self._labels.items()},
+            counts=self._counts.result(),
         )
 
     def _add(self, columns: Mapping[str, Column], rows: int) -> None:
         self._events += rows
+        self._counts.add(columns, rows)
         weight = columns.get("weight")
         weights = weight if isinstance(weight, np.ndarray) else np.ones(rows)
         for name, collector in self._tensors.items():

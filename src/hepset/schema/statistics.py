@@ -9,6 +9,9 @@ for any number of workers.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -107,6 +110,42 @@ class LabelCounts(Model):
         )
 
 
+class EventCounts(Model):
+    """How many events have how many objects, and which particles."""
+
+    objects: dict[int, int] = Field(default_factory=dict)
+    """Number of real objects of all streams together → events."""
+    present: dict[str, dict[int, dict[str, int]]] = Field(default_factory=dict)
+    """Process as in ``target/assignment/<process>/…`` (empty where there is one) → its number in
+    ``process`` → which particles are there with all their products → events. ``"101"``: the first
+    and the third, in the order of their tensors."""
+
+    def merge(self, other: EventCounts) -> EventCounts:
+        """Return the counts of both parts together."""
+        present = {
+            name: {
+                number: _added(
+                    self.present.get(name, {}).get(number, {}),
+                    other.present.get(name, {}).get(number, {}),
+                )
+                for number in sorted(
+                    {*self.present.get(name, {}), *other.present.get(name, {})},
+                )
+            }
+            for name in dict.fromkeys([*self.present, *other.present])
+        }
+        return EventCounts(objects=_added(self.objects, other.objects), present=present)
+
+
+K = TypeVar("K", int, str)
+
+
+def _added(first: Mapping[K, int], second: Mapping[K, int]) -> dict[K, int]:
+    counts: Counter[K] = Counter(first)
+    counts.update(second)
+    return dict(sorted(counts.items()))
+
+
 class Statistics(Model):
     """Statistics of a training split as written."""
 
@@ -116,6 +155,8 @@ class Statistics(Model):
     """By tensor name: inputs, regression targets, weights."""
     labels: dict[str, LabelCounts] = Field(default_factory=dict)
     """By target tensor of kind classification, and ``process``."""
+    counts: EventCounts = EventCounts()
+    """By number of objects and by the particles that are there; empty in older data sets."""
 
     def merge(self, other: Statistics) -> Statistics:
         """Return the statistics of both parts together."""
@@ -127,4 +168,5 @@ class Statistics(Model):
             events=self.events + other.events,
             tensors={name: part.merge(other.tensors[name]) for name, part in self.tensors.items()},
             labels={name: part.merge(other.labels[name]) for name, part in self.labels.items()},
+            counts=self.counts.merge(other.counts),
         )

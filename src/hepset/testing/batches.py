@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.batch import EventBatch, FlatStream, make_ids
+from hepset.dataset.counts import CountsCollector
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import (
@@ -178,7 +179,11 @@ def make_statistics(contract: Contract, batch: EventBatch) -> Statistics:
             },
             multiplicity=_column(batch.flat(name).counts) if spec.kind == "stream" else None,
         )
-    return Statistics(events=len(batch), tensors=tensors, labels=labels)
+    given = {name: batch.get(name) for name in contract.tensors}
+    columns = {name: np.asarray(array) for name, array in given.items() if array is not None}
+    counts = CountsCollector(contract, columns)
+    counts.add(columns, len(batch))
+    return Statistics(events=len(batch), tensors=tensors, labels=labels, counts=counts.result())
 
 
 class _Maker:
