@@ -21,6 +21,7 @@ KINEMATICS: Final = 8
 _CENTRES: Final = 24
 _RANGE: Final = 2.0
 _SMALLEST: Final = 1e-3
+_LEAST_EXPONENT: Final = -20.0
 
 
 class Where(NamedTuple):
@@ -185,7 +186,9 @@ class TupleScorer(nn.Module):
         """Logarithm of the mass, and how near it is to each of many masses, (M, 25)."""
         logarithm = self._log(mass)[:, None]
         step = 2 * _RANGE / (_CENTRES - 1)
-        near = torch.exp(-0.5 * ((logarithm - self.centres) / step) ** 2)
+        exponent = -0.5 * ((logarithm - self.centres) / step) ** 2
+        # Numbers below 1e-38 would make every product with them many times slower.
+        near = torch.exp(exponent.clamp(min=_LEAST_EXPONENT))
         return torch.cat([logarithm, near], -1)
 
     def _log(self, momentum: Tensor) -> Tensor:
