@@ -7,7 +7,7 @@ model again is plain data (`Model.record`) beside a state dict, so that no pickl
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -155,6 +155,50 @@ class Model(nn.Module):
             ContractError: Naming every rule that the inputs break, or events with more objects than
                 the model was trained on; the number of padded slots is free.
         """
+        return self._in_parts(batch, batch_size, self.decode)
+
+    def diagnose(
+        self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Decide for some events, and compute what heads want to know for judging only.
+
+        Args:
+            batch: As for `predict`.
+            batch_size: As for `predict`.
+
+        Returns:
+            What `predict` returns, and ``<head>/<field>`` → array of `Head.diagnose`.
+
+        Raises:
+            ContractError: As `predict`.
+        """
+        decided: set[str] = set()
+
+        def both(outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            found = self.decode(outputs)
+            decided.update(found)
+            for name in self.heads:
+                for field, value in self.head(name).diagnose(outputs[name]).items():
+                    found[f"diagnosis:{name}/{field}"] = value
+            return found
+
+        found = self._in_parts(batch, batch_size, both)
+        return (
+            {name: array for name, array in found.items() if name in decided},
+            {
+                name.removeprefix("diagnosis:"): array
+                for name, array in found.items()
+                if name not in decided
+            },
+        )
+
+    def _in_parts(
+        self,
+        batch: EventBatch | Mapping[str, Array],
+        batch_size: int,
+        decide: Callable[[Outputs], dict[str, Tensor]],
+    ) -> dict[str, Array]:
+        """Compute and decide some events at a time, without gradients."""
         arrays = input_arrays(self.contract, as_batch(batch))
         events = len(next(iter(arrays.values())))
         was_training = self.training
@@ -164,9 +208,11 @@ class Model(nn.Module):
                 if not events:
                     # One event without objects, and its row dropped: shapes and dtypes are as ever.
                     one = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
-                    return {name: array[:0] for name, array in self._decisions(one).items()}
+                    return {name: array[:0] for name, array in self._part(one, decide).items()}
                 parts = [
-                    self._decisions({n: a[start : start + batch_size] for n, a in arrays.items()})
+                    self._part(
+                        {n: a[start : start + batch_size] for n, a in arrays.items()}, decide
+                    )
                     for start in range(0, events, batch_size)
                 ]
         finally:
@@ -229,11 +275,13 @@ class Model(nn.Module):
             ) from error
         return model
 
-    def _decisions(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def _part(
+        self, arrays: Mapping[str, Array], decide: Callable[[Outputs], dict[str, Tensor]]
+    ) -> dict[str, Array]:
         """Decide for events given by `input_arrays`."""
         # Copied, because arrays of a data set may be read-only, which torch knows not.
         tensors = {name: torch.tensor(array, device=self.device) for name, array in arrays.items()}
-        return {k: v.cpu().numpy() for k, v in self.decode(self.forward(tensors)).items()}
+        return {k: v.cpu().numpy() for k, v in decide(self.forward(tensors)).items()}
 
     def _versions(self) -> dict[str, str]:
         """Versions of what the numbers depend on, plugins included."""

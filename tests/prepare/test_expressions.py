@@ -249,6 +249,25 @@ def test_float32_sums_accumulate_in_double_precision() -> None:
     )
 
 
+def test_uniform_numbers_follow_from_the_value_and_the_seed() -> None:
+    values = np.random.default_rng(1).exponential(50, 20_000)
+    columns = jets(values.tolist(), dtype=np.float64)
+    first, second = (compute(f"uniform(jets.pt, {seed})", columns) for seed in (1, 2))
+    assert ((first >= 0) & (first < 1)).all()
+    # Chi-square of 20 bins: 19 ± 6.2; correlation 0 ± 0.007.
+    counts = np.histogram(first, 20, (0, 1))[0]
+    assert ((counts - 1000) ** 2 / 1000).sum() < 50
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    assert abs(np.corrcoef(first, np.roll(first, 1))[0, 1]) < 0.03
+    # The same object has the same number, whatever stands beside it.
+    alone = compute("uniform(jets.pt, 1)", jets(values[7:8].tolist(), dtype=np.float64))
+    assert alone[0] == first[7]
+    zeros = compute("uniform(jets.pt, 1)", jets([0.0, -0.0]))
+    assert zeros[0] == zeros[1]
+    with pytest.raises(ExpressionError, match="must be a whole constant"):
+        compute("uniform(jets.pt, jets.pt)", THREE)
+
+
 def test_angles_wrap() -> None:
     columns = jets([3.0, -3.0, math.pi, -math.pi, 9.5], [100.0], dtype=np.float64)
     wrapped = compute("wrap_phi(jets.pt)", columns)

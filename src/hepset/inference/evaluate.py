@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -19,15 +21,25 @@ from hepset.errors import DatasetError, did_you_mean
 from hepset.inference.judgement import HeadResult, Judgement, effective_events
 from hepset.inference.load import load_checkpoint
 from hepset.inference.predict import predict_split
+from hepset.inference.variations import Shift, metrics_in_parts, shifts, vary
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.schema.config import EvaluateConfig
 
 if TYPE_CHECKING:
     from hepset.model import Model
 
-__all__ = ["choose_split", "evaluate_run", "judge", "metrics_document", "write_metrics"]
+__all__ = [
+    "choose_split",
+    "evaluate_run",
+    "judge",
+    "metrics_document",
+    "open_variations",
+    "write_metrics",
+]
 
 _LOG = logging.getLogger(__name__)
+
+Variation: TypeAlias = Callable[[EventBatch], EventBatch]
 
 OVERLAY_EVENTS: Final = 20_000
 """Largest number of training events that are overlaid on the judged split, and that baselines are
@@ -80,7 +92,15 @@ def evaluate_run(
     }
     content = metrics_document(judgement, provenance)
     write_metrics(target / "metrics.json", content)
-    write_report(target / "report.html", judgement, model, dataset, directory=target, name=name)
+    write_report(
+        target / "report.html",
+        judgement,
+        model,
+        dataset,
+        directory=target,
+        name=name,
+        variations=config.variations,
+    )
     _LOG.info("evaluate: %s events of %s, see %s", content["events"], split, target / "report.html")
     return content
 
@@ -121,15 +141,22 @@ def judge(
         predictions: Directory for ``<split>.parquet``; None writes no file.
     """
     path = None if predictions is None else predictions / f"{split}.parquet"
-    parts = predict_split(
-        model,
-        dataset,
-        split,
-        path,
-        batch_size=config.batch_size,
-        max_events=config.max_events,
-    )
-    main = _gather(parts)
+
+    def judged(variation: Variation | None = None, to: Path | None = None) -> dict[str, Array]:
+        """Predict the split, with changed inputs or without."""
+        parts = predict_split(
+            model,
+            dataset,
+            split,
+            to,
+            batch_size=config.batch_size,
+            max_events=config.max_events,
+            decide=lambda batch: _decided(model, batch if variation is None else variation(batch)),
+        )
+        return _gather(parts)
+
+    variations = open_variations(dataset, config)
+    main = judged(to=path)
     overlay = None
     if split != "train" and "train" in dataset.splits and len(dataset.split("train")):
         seen = predict_split(
@@ -144,14 +171,58 @@ def judge(
         heads[head_name] = HeadResult(
             head.metrics(evaluation), head.baselines(evaluation), head.figures(evaluation)
         )
+    found: dict[str, dict[str, list[Shift]]] = {name: {} for name in variations}
+    parts = {
+        name: metrics_in_parts(model.head(name), _evaluation(model, dataset, main, name))
+        for name in (heads if variations else ())
+    }
+    for number, (name, variation) in enumerate(variations.items()):
+        _LOG.info("evaluate: variation %r (%d of %d)", name, number + 1, len(variations))
+        changed = judged(variation)
+        for head_name, result in heads.items():
+            evaluation = _evaluation(model, dataset, changed, head_name)
+            head = model.head(head_name)
+            after = metrics_in_parts(head, evaluation)
+            found[name][head_name] = shifts(
+                result.metrics, head.metrics(evaluation), parts[head_name], after
+            )
     train = None if overlay is None else _evaluation(model, dataset, overlay, None)
-    return Judgement(split, _evaluation(model, dataset, main, None, train), heads)
+    return Judgement(split, _evaluation(model, dataset, main, None, train), heads, found)
+
+
+def open_variations(dataset: Dataset, config: EvaluateConfig) -> dict[str, Variation]:
+    """Return the variations of a configuration, each tried on the first event of a split.
+
+    Raises:
+        ExpressionError: If one of them names what the data set does not hold, or is no expression.
+    """
+    found: dict[str, Variation] = {}
+    derive = dict(dataset.manifest.prepare.get("derive") or {})
+    for name, expressions in config.variations.items():
+        where = f"evaluate.variations.{name}"
+        found[name] = partial(
+            vary, event=dataset.event, expressions=expressions, derive=derive, where=where
+        )
+    if found:
+        for split in dataset.splits:
+            for batch in dataset.split(split).batches(1):
+                for variation in found.values():
+                    variation(batch)
+                return found
+    return found
+
+
+def _decided(model: Model, batch: EventBatch) -> EventBatch:
+    """Return events with predictions, and with what heads compute for judging only."""
+    predictions, diagnoses = model.diagnose(batch)
+    arrays = {f"diagnosis:{name}": array for name, array in diagnoses.items()}
+    return replace(batch.with_arrays(arrays), predictions=predictions)
 
 
 def metrics_document(judgement: Judgement, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of ``metrics.json``; what is not finite is null."""
     weight = judgement.evaluation.weight
-    return {
+    document = {
         "format": "hepset-metrics/1",
         "split": judgement.split,
         "events": len(judgement.evaluation),
@@ -166,6 +237,22 @@ def metrics_document(judgement: Judgement, provenance: Mapping[str, Any]) -> dic
         },
         "provenance": dict(provenance),
     }
+    if judgement.variations:
+        document["variations"] = {
+            name: {
+                head: [
+                    {
+                        **_plain(found.varied),
+                        "shift": _number(found.shift.value),
+                        "shift_error": _number(found.shift.error),
+                    }
+                    for found in parts
+                ]
+                for head, parts in heads.items()
+            }
+            for name, heads in judgement.variations.items()
+        }
+    return document
 
 
 def write_metrics(path: Path, content: Mapping[str, Any]) -> None:
@@ -201,6 +288,7 @@ def _gather(batches: Any) -> dict[str, Array]:  # noqa: ANN401  an iterable of b
             parts.setdefault(name, []).append(batch[name])
         for name, array in batch.predictions.items():
             parts.setdefault(f"prediction:{name}", []).append(array)
+        parts.setdefault("source", []).append(batch.ids["source"])
         if "weight" not in names:
             parts.setdefault("weight", []).append(np.ones(len(batch)))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -213,17 +301,21 @@ def _evaluation(
     head: str | None,
     train: Evaluation | None = None,
 ) -> Evaluation:
-    prefix = f"prediction:{head}/"
     inputs = dataset.contract.inputs()
     weight = arrays["weight"].astype(np.float64)
-    return Evaluation(
-        event=dataset.event,
-        contract=model.contract,
-        predictions={
+
+    def of_head(kind: str) -> dict[str, Array]:
+        prefix = f"{kind}:{head}/"
+        return {
             name.removeprefix(prefix): array
             for name, array in arrays.items()
             if head is not None and name.startswith(prefix)
-        },
+        }
+
+    return Evaluation(
+        event=dataset.event,
+        contract=model.contract,
+        predictions=of_head("prediction"),
         targets={
             name: array
             for name, array in arrays.items()
@@ -235,4 +327,9 @@ def _evaluation(
         train=train,
         statistics=dataset.statistics,
         extra={name: array for name, array in arrays.items() if name.startswith("extra/")},
+        diagnoses=of_head("diagnosis"),
+        sample=np.array([source.sample for source in dataset.manifest.sources])[arrays["source"]],
+        sample_names=tuple(
+            sample.label or f"sample {index}" for index, sample in enumerate(dataset.samples)
+        ),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hepset.batch import Array
+from hepset.inference.variations import Shift
 from hepset.interfaces.head import Drawing, Evaluation, Metric
 
 __all__ = ["HeadResult", "Judgement", "effective_events"]
@@ -35,11 +36,13 @@ class Judgement:
         split: Name of the split.
         evaluation: Inputs, targets and weights of the split, without predictions of one head.
         heads: Head name → its result.
+        variations: Variation → head → what it does to the head's metrics.
     """
 
     split: str
     evaluation: Evaluation
     heads: dict[str, HeadResult]
+    variations: dict[str, dict[str, list[Shift]]] = field(default_factory=dict)
 
 
 def effective_events(weight: Array) -> float:

@@ -85,6 +85,7 @@ def predict_split(
     max_events: int | None = None,
     writer: Writer | None = None,
     provenance: Mapping[str, Any] | None = None,
+    decide: Callable[[EventBatch], EventBatch] | None = None,
 ) -> Iterator[EventBatch]:
     """Predict a split batch by batch, and write the predictions on the way.
 
@@ -99,6 +100,8 @@ def predict_split(
         max_events: Stop after so many events.
         writer: How to write; Parquet where None.
         provenance: Where the predictions come from, for the file's metadata.
+        decide: Returns a batch with its predictions, and whatever else, in the place of
+            ``model.predict``.
 
     Yields:
         The events with ``batch.predictions``, ``selected`` and ``trained_on``.
@@ -130,7 +133,11 @@ def predict_split(
                 SELECTED: np.ones(len(batch), bool),
                 TRAINED_ON: np.full(len(batch), split == "train"),
             }
-            judged = replace(batch.with_arrays(flags), predictions=model.predict(batch))
+            if decide is None:
+                judged = replace(batch, predictions=model.predict(batch))
+            else:
+                judged = decide(batch)
+            judged = judged.with_arrays(flags)
             if used is not None:
                 used.write(judged)
             yield judged

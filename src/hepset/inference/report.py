@@ -6,7 +6,7 @@ The page needs no other file and no network: figures are inside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +17,13 @@ from hepset.dataset import Dataset
 from hepset.dataset.manifest import Manifest
 from hepset.dataset.shards import atomic_file
 from hepset.inference import page
-from hepset.inference.headline import best_baseline, compare_metric, headline, verdict
+from hepset.inference.headline import (
+    best_baseline,
+    compare_metric,
+    headline,
+    quality,
+    verdict,
+)
 from hepset.inference.history import draw_history, losses_of, read_history
 from hepset.inference.judgement import Judgement, effective_events
 from hepset.inference.numbers import number, with_error
@@ -30,6 +36,7 @@ from hepset.inference.spectra import (
     momentum_guess,
     spectra,
 )
+from hepset.inference.variations import PARTS, Shift
 from hepset.interfaces.head import Metric
 from hepset.schema.units import unit_of
 
@@ -41,6 +48,8 @@ __all__ = ["write_report"]
 SUSPICIOUS: Final = 0.001
 """p-value below which a difference between training and judged split is pointed out."""
 SHOWN_SOURCES: Final = 100
+SHOWN_SHIFTS: Final = 6
+"""Metrics of a head whose shifts are shown at once; the others on request."""
 NEGATIVE_WARNING: Final = 0.05
 
 
@@ -52,6 +61,7 @@ def write_report(
     *,
     directory: Path,
     name: str,
+    variations: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write the report of a run.
 
@@ -62,6 +72,7 @@ def write_report(
         dataset: What it was trained on.
         directory: Directory of the run, for its configuration and its training history.
         name: Name of the run.
+        variations: ``evaluate.variations``, to show what each of them is.
     """
     sections = [
         _summary(judgement, model, directory),
@@ -70,6 +81,7 @@ def write_report(
         *_inputs(judgement),
         _training(model, directory),
         *_heads(judgement),
+        _variations(judgement, variations or {}),
         _notes(judgement, dataset),
     ]
     evaluation = judgement.evaluation
@@ -379,6 +391,61 @@ def _heads(judgement: Judgement) -> Iterator[Section]:
             for drawing in result.drawings
         ]
         yield Section(f"Head {name}", body + page.gallery(figures))
+
+
+def _variations(
+    judgement: Judgement, expressions: Mapping[str, Mapping[str, str]]
+) -> Section | None:
+    """How far the numbers move when inputs are changed."""
+    names = list(judgement.variations)
+    if not names:
+        return None
+    body = page.paragraph(
+        "The judged events once more with changed inputs; objects neither enter nor leave, and the "
+        "model stays. Shifts are differences to the unchanged events; their errors come from the "
+        f"spread over {PARTS} parts of the events, each compared with itself."
+    )
+    body += table(
+        ("variation", "feature", "expression"),
+        [
+            (name if first else "", feature, text)
+            for name in names
+            for first, (feature, text) in _firsts(expressions.get(name, {}).items())
+        ],
+    )
+    for head, result in judgement.heads.items():
+        shown = [metric for metric in result.metrics if math.isfinite(metric.value)]
+        rows = []
+        for metric in shown:
+            row: list[object] = [metric.name, with_error(metric.value, metric.error, metric.unit)]
+            for name in names:
+                parts = judgement.variations[name].get(head, [])
+                same = [part for part in parts if part.nominal.name == metric.name]
+                row.append(_shift(same[0]) if same else "–")
+            rows.append(row)
+        title = f"Head {head}: shift under"
+        columns = ("metric", "unchanged", *names)
+        numbers = range(1, len(columns))
+        body += table(columns, rows[:SHOWN_SHIFTS], numbers=numbers, caption=title)
+        if len(rows) > SHOWN_SHIFTS:
+            more = table(columns, rows[SHOWN_SHIFTS:], numbers=numbers)
+            body += page.details(f"{len(rows) - SHOWN_SHIFTS} more metrics of {head}", more)
+    return Section("Robustness", body)
+
+
+def _firsts(items: Iterable[tuple[str, str]]) -> Iterator[tuple[bool, tuple[str, str]]]:
+    for index, item in enumerate(items):
+        yield index == 0, item
+
+
+def _shift(part: Shift) -> Markup:
+    """A shift with its sign; marked where it is worse by more than twice its error."""
+    value, error = part.shift
+    text = with_error(value, error, part.nominal.unit)
+    text = text if text.startswith("−") or not value else f"+{text}"
+    worse = quality(part.varied) < quality(part.nominal)
+    bad = worse and math.isfinite(error) and abs(value) > 2 * error
+    return Markup(f'<span class="{"bad" if bad else "soft"}">{page.escape(text)}</span>')
 
 
 def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tuple[object, ...]]:

@@ -73,7 +73,8 @@ class Compatibility:
 def class_labels(evaluation: Evaluation) -> tuple[list[str], Array]:
     """Return class names and each event's class (−1 = none), by the first target of classes.
 
-    Without one, the processes are the classes; without those, all events are one class ``""``.
+    Without one, the processes are the classes; without those, the samples; else all events are
+    one class ``""``.
     """
     event = evaluation.event
     for name, target in event.targets.items():
@@ -88,6 +89,8 @@ def class_labels(evaluation: Evaluation) -> tuple[list[str], Array]:
     process = evaluation.targets.get("process")
     if process is not None and len(event.process_names) > 1 and (process >= 0).any():
         return event.process_names, process.astype(np.int64)
+    if evaluation.sample is not None and len(evaluation.sample_names) > 1:
+        return list(evaluation.sample_names), evaluation.sample.astype(np.int64)
     return [""], np.zeros(len(evaluation), np.int64)
 
 

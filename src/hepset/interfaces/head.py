@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -89,6 +89,9 @@ class Evaluation:
         train: The same of a part of the training split, for overlays; None where absent.
         statistics: Statistics of the training split.
         extra: Extra tensors (``extra/…``) by name.
+        diagnoses: ``<field>`` → array, what this head computes for judging only (`Head.diagnose`).
+        sample: Index of each event's sample into `sample_names`; None where that is not known.
+        sample_names: Labels of the samples.
     """
 
     event: EventInfo
@@ -101,10 +104,30 @@ class Evaluation:
     train: Evaluation | None = None
     statistics: Statistics = field(default_factory=Statistics)
     extra: Mapping[str, Array] = field(default_factory=dict)
+    diagnoses: Mapping[str, Array] = field(default_factory=dict)
+    sample: Array | None = None
+    sample_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of events."""
         return int(np.shape(self.weight)[0])
+
+    def take(self, rows: Array) -> Evaluation:
+        """Return some events, given by a mask or by indices; `train` stays as it is."""
+
+        def chosen(arrays: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: np.asarray(array)[rows] for name, array in arrays.items()}
+
+        return replace(
+            self,
+            predictions=chosen(self.predictions),
+            targets=chosen(self.targets),
+            inputs=chosen(self.inputs),
+            weight=self.weight[rows],
+            extra=chosen(self.extra),
+            diagnoses=chosen(self.diagnoses),
+            sample=None if self.sample is None else self.sample[rows],
+        )
 
 
 class HeadConfig(ComponentConfig):
@@ -189,6 +212,14 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn raw outputs into physics decisions: torch only, exportable, physical units."""
+
+    def diagnose(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute what only judging needs, such as what another way of deciding would give.
+
+        It is neither exported nor written to files; `Evaluation.diagnoses` holds it.
+        """
+        del outputs
+        return {}
 
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Judge the predictions, each number with its statistical error."""

@@ -83,6 +83,18 @@ def _delta_r(eta1: Array, phi1: Array, eta2: Array, phi2: Array) -> Array:
     return distance
 
 
+def _uniform(x: Array, seed: int) -> Array:
+    """Hash values to [0, 1), as splitmix64 does (Steele, Lea and Flood, OOPSLA 2014)."""
+    # Adding 0 makes one zero of both.
+    state = (np.asarray(x, np.float64) + 0.0).view(np.uint64)
+    with np.errstate(over="ignore"):
+        state = state + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    number: Array = ((state ^ (state >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    return number
+
+
 def _reduce(ufunc: np.ufunc, offsets: Array, values: Array, empty: Any) -> Array:  # noqa: ANN401
     """Reduce the values of every event; `empty` stands where there are none.
 
@@ -191,6 +203,7 @@ FUNCTIONS: Final[Mapping[str, Function]] = MappingProxyType(
         "wrap_phi": _elementwise(wrap_phi, "phi"),
         "delta_phi": _elementwise(_delta_phi, "phi1", "phi2"),
         "delta_r": _elementwise(_delta_r, "eta1", "phi1", "eta2", "phi2"),
+        "uniform": _elementwise(_uniform, "x", "seed", ordinals=frozenset({1})),
         **{
             name: _elementwise(ufunc, "x")
             for name, ufunc in {

@@ -16,7 +16,9 @@ from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.report import Report
 
 if TYPE_CHECKING:
+    from hepset.batch import EventBatch
     from hepset.run.run import Run
+    from hepset.schema.event import EventInfo
 
 FIRST_EVENTS = 1000
 """Events of each source that the quick check looks at."""
@@ -98,6 +100,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
                 batch = derive(batch, plan.event, plan.config.derive)
                 passing, _ = select(batch, plan.event, plan.config.select)
                 splitter.assign(passing)
+                _check_variations(run, passing, plan.event)
                 reports.append(plan.contract.check(passing, raw=True))
                 checked += len(batch)
                 selected += len(passing)
@@ -126,6 +129,17 @@ def _chunks(reader: Reader, source: int, *, is_file: bool, full: bool) -> Iterat
     yield Chunk(source, first.start, min(first.stop, first.start + limit))
 
 
+def _check_variations(run: Run, batch: EventBatch, event: EventInfo) -> None:
+    """Try `evaluate.variations` on events as they are read."""
+    if not run.config.evaluate.variations or not len(batch):
+        return
+    from hepset.inference.variations import vary  # noqa: PLC0415  imports torch
+
+    derived = run.config.prepare.derive
+    for name, expressions in run.config.evaluate.variations.items():
+        vary(batch, event, expressions, derive=derived, where=f"evaluate.variations.{name}")
+
+
 def _check_model(run: Run) -> None:
     """Hold the backbone's options against its own model; the heads' contracts did that for them."""
     options = run.config.model.backbone
@@ -142,6 +156,10 @@ def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:
     contract.require_same_inputs(
         dataset.contract, here="the configuration", there=str(dataset.path)
     )
+    if run.config.model.heads and run.config.evaluate.variations:
+        from hepset.inference.evaluate import open_variations  # noqa: PLC0415  imports torch
+
+        open_variations(dataset, run.config.evaluate)
     missing = [
         spec.name
         for spec in contract.of_kind("target", "index")

@@ -179,6 +179,7 @@ class Run:
             elif not self.config.model.heads:
                 _LOG.info("%s: nothing to do, the configuration names no head", stage)
             elif stage == "train":
+                self._check_variations()
                 self.train(force=force)
             elif stage == "evaluate":
                 self.evaluate(force=force)
@@ -400,6 +401,13 @@ class Run:
                 f"{self.resolved.where}: prepare.split: the heads need a split 'train', this makes "
                 f"{made or 'none'}; give train, val and test, or leave the heads out and convert"
             )
+
+    def _check_variations(self) -> None:
+        """Refuse `evaluate.variations` that cannot be made, before hours of training."""
+        if self.config.evaluate.variations:
+            from hepset.inference.evaluate import open_variations  # noqa: PLC0415  imports torch
+
+            open_variations(self.dataset, self.config.evaluate)
 
     def _need_heads(self, stage: str) -> None:
         if not self.config.model.heads:

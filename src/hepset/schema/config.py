@@ -294,6 +294,9 @@ class EvaluateConfig(Model):
     """Events per batch."""
     max_events: PositiveInt | None = None
     """Judge at most so many events; null = all."""
+    variations: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Name → input feature → expression of the unchanged inputs, ``{jes_up: {jets.pt: "1.02 *
+    jets.pt"}}``: the events are predicted and judged again with each."""
 
 
 class ExportConfig(Model):
