@@ -30,6 +30,7 @@ FLOORS = {
     "dataset": 3,
     "readers": 4,
     "prepare": 4,
+    "sampling": 4,
     "backbones": 4,
     "heads": 4,
     "transforms": 4,

@@ -29,6 +29,7 @@ from hepset.dataset.expanded import expand
 from hepset.dataset.order import (
     EpochOrder,
     Piece,
+    RowSampler,
     Stretch,
     count_batches,
     order_epoch,
@@ -85,8 +86,10 @@ class Loader(IterableDataset[Batch]):
         buffers: Batches in memory at a time; `buffers` − 2 are prepared ahead.
         pin_memory: Use page-locked memory, for copies to a GPU; only without `copy`.
         window: Row groups that are shuffled together; two windows are in memory at a time.
+        sampling: Says how often each event is read in an epoch; null = once.
 
     Attributes:
+        rows: Events of an epoch, before `drop_last`.
         epoch: Number of the epoch that is read, or that the next iteration will read.
         wait_seconds: Time that the consumer has waited for batches so far.
 
@@ -114,6 +117,7 @@ class Loader(IterableDataset[Batch]):
         buffers: int = 6,
         pin_memory: bool = False,
         window: int = 4,
+        sampling: RowSampler | None = None,
     ) -> None:
         smallest = {"batch_size": 1, "threads": 0, "world": 1, "buffers": KEPT + 1, "window": 1}
         given = {
@@ -146,11 +150,13 @@ class Loader(IterableDataset[Batch]):
         self.buffers = buffers
         self.pin_memory = pin_memory and not copy
         self.window = window
+        self.sampling = sampling
         self.layouts = _chosen(split, columns)
         self.epoch = 0
         self.wait_seconds = 0.0
         self._consumed = 0
-        self._batches = count_batches(len(split), batch_size, world=world, drop_last=drop_last)
+        self.rows = len(split) if sampling is None else sampling.events
+        self._batches = count_batches(self.rows, batch_size, world=world, drop_last=drop_last)
         self._current: weakref.ref[_Iteration] | None = None
 
     def __len__(self) -> int:
@@ -161,8 +167,8 @@ class Loader(IterableDataset[Batch]):
     def events(self) -> int:
         """Number of events that all ranks read in an epoch."""
         if not self.drop_last:
-            return len(self.split)
-        return min(len(self) * self.batch_size * self.world, len(self.split))
+            return self.rows
+        return min(len(self) * self.batch_size * self.world, self.rows)
 
     def __iter__(self) -> Iterator[Batch]:
         """Read the epoch, from where `load_state_dict` has put it."""
@@ -442,9 +448,9 @@ class _Worker:
             shard = self._shard(piece.shard)
             ids, columns = shard.read_group(piece.group, list(self.layouts))
             place = slice(offset, offset + len(piece))
-            window.ids[place] = ids[piece.start : piece.stop]
+            window.ids[place] = _of_piece(ids, piece)
             for name, column in columns.items():
-                rows: Column = part(column, piece.start, piece.stop)
+                rows = _of_piece(column, piece)
                 if isinstance(rows, Jagged):
                     window.jagged[name][index] = rows
                 else:
@@ -604,6 +610,7 @@ class _Iteration(Iterator[Batch]):
             "rank": loader.rank,
             "world": loader.world,
             "drop_last": loader.drop_last,
+            "counts": None if loader.sampling is None else loader.sampling.counts(loader.epoch),
         }
 
     def _draw(self) -> Batch | None:
@@ -634,8 +641,8 @@ class _Iteration(Iterator[Batch]):
     def _buffer(self, slot: int) -> _Buffer:
         loader = self._loader
         while len(self._ring) <= slot:
-            # A split smaller than a batch needs no more than its own size.
-            size = min(loader.batch_size, len(loader.split))
+            # An epoch smaller than a batch needs no more than its own size.
+            size = min(loader.batch_size, loader.rows)
             self._ring.append(
                 _Buffer(loader.layouts, size, ids=loader.ids, pinned=loader.pin_memory)
             )
@@ -686,6 +693,14 @@ class _Iteration(Iterator[Batch]):
         for number in [n for n in self._windows if self._starts[n + 1] <= done]:
             window = self._windows.pop(number)
             self._idle.append((window.ids, window.fixed))
+
+
+def _of_piece(column: Column, piece: Piece) -> Column:
+    """The rows of a row group that a piece reads."""
+    if piece.rows is None:
+        return part(column, piece.start, piece.stop)
+    rows = piece.rows[piece.start : piece.stop]
+    return column.take(rows) if isinstance(column, Jagged) else column[rows]
 
 
 def _stored_shape(layout: ColumnLayout) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,19 @@ Array = NDArray[Any]
 _SHARDS, _GROUPS, _ROWS = range(3)
 
 
+class RowSampler(Protocol):
+    """Says how often each row of a split is read in an epoch."""
+
+    @property
+    def events(self) -> int:
+        """Rows that are read in an epoch, the same in all."""
+        ...
+
+    def counts(self, epoch: int) -> Array:
+        """Return how often each row of the split is read (row,), adding up to `events`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Piece:
     """Some rows of a row group.
@@ -31,14 +44,16 @@ class Piece:
     Attributes:
         shard: Number of the shard.
         group: Number of the row group in the shard.
-        start: First row.
-        stop: One past the last row.
+        start: First row, or first position in `rows`.
+        stop: One past the last one.
+        rows: The rows of the group that are read, some of them perhaps several times; null = all.
     """
 
     shard: int
     group: int
     start: int
     stop: int
+    rows: Array | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -158,6 +173,7 @@ def order_epoch(
     world: int = 1,
     drop_last: bool = False,
     window: int = 4,
+    counts: Array | None = None,
 ) -> EpochOrder:
     """Plan what a rank reads in an epoch.
 
@@ -171,10 +187,15 @@ def order_epoch(
         world: Number of ranks.
         drop_last: Leave out rows that do not fill a batch (other ones in every epoch).
         window: Row groups whose rows are shuffled together.
+        counts: How often each row of the split is read; null = once.
 
     Raises:
         DatasetError: If there are fewer events than ranks.
     """
+    chosen: list[list[Array]] | None = None
+    if counts is not None:
+        chosen = _chosen_rows(groups, counts)
+        groups = [[len(rows) for rows in shard] for shard in chosen]
     shards = np.arange(len(groups))
     if shuffle:
         shards = shards[_permutation(len(groups), seed, epoch, _SHARDS, 0)]
@@ -195,7 +216,8 @@ def order_epoch(
         rows = groups[shard][group]
         start, stop = max(first - position, 0), min(last - position, rows)
         if start < stop:
-            pieces.append(Piece(shard, group, start, stop))
+            own = None if chosen is None else chosen[shard][group]
+            pieces.append(Piece(shard, group, start, stop, own))
         position += rows
     windows = tuple(tuple(pieces[i : i + window]) for i in range(0, len(pieces), window))
     return EpochOrder(windows, ends, seed, epoch, shuffle, first)
@@ -211,8 +233,9 @@ def order_rows(
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
+    counts: Array | None = None,
 ) -> tuple[Array, tuple[int, ...]]:
-    """Plan an epoch over rows that can be had in any order.
+    """Plan an epoch over rows that can be had in any order; options as `order_epoch` has them.
 
     Returns:
         The rank's rows in order, and one past the last position of each batch.
@@ -220,10 +243,24 @@ def order_rows(
     Raises:
         DatasetError: If there are fewer events than ranks.
     """
-    order = _permutation(rows, seed, epoch, _ROWS, 0) if shuffle else np.arange(rows)
+    available = np.arange(rows) if counts is None else np.repeat(np.arange(rows), counts)
+    rows = len(available)
+    order = available[_permutation(rows, seed, epoch, _ROWS, 0)] if shuffle else available
     own = order[rank * rows // world : (rank + 1) * rows // world]
     batches = count_batches(rows, batch_size, world=world, drop_last=drop_last)
     return own, _ends(len(own), batch_size, batches, drop_last=drop_last)
+
+
+def _chosen_rows(groups: Sequence[Sequence[int]], counts: Array) -> list[list[Array]]:
+    """Rows of every row group of every shard, each as often as it is read."""
+    found: list[list[Array]] = []
+    start = 0
+    for shard in groups:
+        found.append([])
+        for rows in shard:
+            found[-1].append(np.repeat(np.arange(rows), counts[start : start + rows]))
+            start += rows
+    return found
 
 
 def _ends(rows: int, size: int, batches: int, *, drop_last: bool) -> tuple[int, ...]:

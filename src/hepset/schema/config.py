@@ -23,6 +23,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hepset.schema.base import IDENTIFIER, Model, accept_null
+from hepset.schema.sampling import SamplingConfig
 
 Stage = Literal["prepare", "train", "evaluate", "export"]
 STAGES: tuple[Stage, ...] = ("prepare", "train", "evaluate", "export")
@@ -217,6 +218,8 @@ class TrainConfig(Model):
     """Stop early; null trains all epochs."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of training batches."""
+    sampling: SamplingConfig | None = None
+    """How often each training event is shown; null = once per epoch."""
     negative_weights: Literal["keep", "abs", "drop", "error"] = "keep"
     """What negative event weights do to the loss; ``keep`` warns above 5 %."""
     cache: Literal["none", "mmap"] = "none"

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError
 from hepset.model import build_model
+from hepset.sampling.split import SplitSampler
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
 from hepset.training.history import History
@@ -78,6 +79,9 @@ def fit(
     if resume is None and getattr(rank_zero_only, "rank", 0) == 0:
         _remove_old(checkpoints, logs)
     checkpoints.mkdir(parents=True, exist_ok=True)
+    sampler = None
+    if config.sampling is not None:
+        sampler = SplitSampler(dataset.split("train"), config.sampling, seed)
     with torch.random.fork_rng(), _threads(execution.threads), _quiet_lightning():
         torch.manual_seed(seed)
         model = build_model(
@@ -89,14 +93,16 @@ def fit(
                 "dataset": dataset.digest,
                 "prepare": dataset.manifest.prepare,
                 "class_names": {k: list(v) for k, v in dataset.manifest.class_names.items()},
-                "prior": {k: list(v) for k, v in dataset.manifest.prior.items()},
+                "prior": _prior(dataset, sampler),
                 "sources": {part.key: part.digest for part in dataset.manifest.sources},
                 "data": dataset.manifest.provenance,
                 "seed": seed,
                 "train": config.model_dump(mode="json"),
             },
         )
-        module = TrainingModule(model, dataset, config, seed=seed, directory=logs, key=key)
+        module = TrainingModule(
+            model, dataset, config, seed=seed, directory=logs, key=key, sampler=sampler
+        )
         trainer = create_trainer(module, execution, directory)
         _announce(module, resume)
         try:
@@ -204,21 +210,33 @@ def _remove_old(checkpoints: Path, logs: Path) -> None:
 
 def _announce(module: TrainingModule, resume: Path | None) -> None:
     trainable = [p for p in module.model.parameters() if p.requires_grad]
-    split, config = module.dataset.split("train"), module.config
+    config, sampler = module.config, module.sampler
+    events = len(module.dataset.split("train")) if sampler is None else sampler.events
     size = config.batch_size
     _LOG.info(
         "training %d parameters on %d events, %d for validation; %d epochs of %d batches of %d%s%s",
         sum(p.numel() for p in trainable),
-        len(split),
+        events,
         len(module.dataset.split("val")) if module.validates else 0,
         config.total_epochs,
-        max(1, len(split) // size),
-        min(size, len(split)),
-        f", {len(split) % size} other events left out of each"
-        if len(split) > size and len(split) % size
+        max(1, events // size),
+        min(size, events),
+        f", {events % size} other events left out of each"
+        if events > size and events % size
         else "",
         f"; continues {resume}" if resume is not None else "",
     )
+
+
+def _prior(dataset: Dataset, sampler: SplitSampler | None) -> dict[str, list[float]]:
+    """Share of each class among the events that are shown, by target tensor."""
+    prior = {name: list(shares) for name, shares in dataset.manifest.prior.items()}
+    if sampler is None:
+        return prior
+    # A target of every object of a stream has no share that follows from the events' alone.
+    own = [name for name in prior if dataset.layouts[name].shape == ()]
+    labels = dataset.split("train").read(own)
+    return prior | {n: sampler.fractions(labels[n], len(prior[n])).tolist() for n in own}
 
 
 @contextmanager

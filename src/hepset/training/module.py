@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hepset.dataset import Dataset
 from hepset.dataset.loader import Loader, ids_of
+from hepset.dataset.order import RowSampler
 from hepset.errors import ConfigurationError, TrainingError, did_you_mean
 from hepset.model import Model
 from hepset.schema.config import TrainConfig
@@ -51,6 +52,7 @@ class TrainingModule(LightningModule):
         seed: Seed of the order of the events, of dropout and of augmentation.
         directory: Where the history is written; null writes none.
         key: What a checkpoint must agree on to be continued.
+        sampler: How often each training event is shown; null = once per epoch.
 
     Attributes:
         history: What every epoch gave.
@@ -70,8 +72,10 @@ class TrainingModule(LightningModule):
         seed: int,
         directory: Path | None = None,
         key: str = "",
+        sampler: RowSampler | None = None,
     ) -> None:
         super().__init__()
+        self.sampler = sampler
         self.model = model
         self.dataset = dataset
         self.config = config
@@ -219,6 +223,7 @@ class TrainingModule(LightningModule):
             cache=self.config.cache,
             copy=False,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            sampling=self.sampler if split == "train" else None,
         )
 
     def transfer_batch_to_device(
