@@ -293,7 +293,7 @@ def _momentum(
 ) -> _Momentum:
     # A padding value such as eta = -999 would overflow sinh, and 0 * inf is NaN.
     eta = _within(xp, eta, ETA_LIMIT)
-    return pt * cos_phi, pt * sin_phi, pt * xp.sinh(eta)
+    return pt * cos_phi, pt * sin_phi, pt * _sinh(xp, eta)
 
 
 def _mass_squared(p4: _Array) -> _Array:
@@ -311,6 +311,13 @@ def _arcsinh_ratio(xp: _Namespace, numerator: _Array, denominator: _Array) -> _A
 def _within(xp: _Namespace, array: _Array, limit: float) -> _Array:
     array = xp.where(array > limit, limit, array)
     return xp.where(array < -limit, -limit, array)
+
+
+def _sinh(xp: _Namespace, array: _Array) -> _Array:
+    """Hyperbolic sine; in torch's float64 by exponentials, as ONNX Runtime has no other."""
+    if xp is np or array.dtype != xp.float64:
+        return xp.sinh(array)
+    return 0.5 * (xp.exp(array) - xp.exp(-array))
 
 
 def _sqrt(xp: _Namespace, square: _Array) -> _Array:

@@ -78,7 +78,9 @@ class InputTransform(nn.Module):
             x.streams[name] = self._block(name)(values, mask)
             x.masks[name] = mask
             if name in self.momenta:
-                x.p4[name] = four_momentum(values, self.momenta[name], mask)
+                # Masses are small differences: every runtime has to give the very same momenta.
+                p4 = four_momentum(values.double(), self.momenta[name], mask)
+                x.p4[name] = p4.float()
         for name in self.pair_names:
             mask = x.masks[name]
             both = mask[:, :, None] & mask[:, None, :]
