@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hepset.batch import EventBatch, FlatStream, PaddedStream, make_ids
 from hepset.errors import ReadError
@@ -190,6 +191,29 @@ def test_a_flaw_is_named(flaw: str, message: str, files: list[str]) -> None:
     broken = flawed(flaw)
     with pytest.raises(AssertionError, match=message):
         check_reader(broken(FileReaderConfig(files=files, chunk_size=5)))
+
+
+class OtherScalars(JsonReader):
+    """Gives other rows when it is asked for scalars only."""
+
+    def read_scalars(self, chunk: Chunk) -> EventBatch:
+        batch = super().read_scalars(chunk)
+        return batch.take(np.arange(len(batch))[::-1])
+
+
+class OtherRows(JsonReader):
+    """Gives rows in file order, whatever order was asked for."""
+
+    def read_rows(self, chunk: Chunk, rows: NDArray[Any]) -> EventBatch:
+        return super().read_rows(chunk, rows if rows.dtype == bool else np.sort(rows))
+
+
+def test_reading_in_two_steps_is_checked(files: list[str]) -> None:
+    config = FileReaderConfig(files=files, chunk_size=5)
+    with pytest.raises(AssertionError, match=r"read_scalars\(.* gives other rows than read"):
+        check_reader(OtherScalars(config))
+    with pytest.raises(AssertionError, match=r"read_rows\(.* with numbers gives other events"):
+        check_reader(OtherRows(config))
 
 
 def test_a_reader_may_select_if_it_says_so(files: list[str]) -> None:

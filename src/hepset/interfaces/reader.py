@@ -6,13 +6,13 @@ import glob
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from hepset.batch import EventBatch
+from hepset.batch import Array, EventBatch
 from hepset.errors import ReadError
 from hepset.interfaces.component import ComponentConfig
 from hepset.schema.base import Model
@@ -55,6 +55,14 @@ class FileReaderConfig(ReaderConfig):
 
     files: list[str] | dict[str, list[str]]
     """Paths or glob patterns, or group → patterns; the group is kept in ``extra/group``."""
+
+    def expand(self) -> list[tuple[str, str]]:
+        """Resolve the patterns to (path, group), see `expand_files`.
+
+        Raises:
+            ReadError: If a pattern matches nothing.
+        """
+        return expand_files(self.files)
 
     @field_validator(
         "files",
@@ -154,6 +162,32 @@ class Reader(ABC):
         Raises:
             ReadError: If the file does not hold what was asked for.
         """
+
+    def read_scalars(self, chunk: Chunk) -> EventBatch:
+        """Read what the events of a chunk have once; the batch has no streams.
+
+        Its rows are those of `read`. Selection and sampling that need no objects are decided on it,
+        and `read_rows` then reads the events that are wanted. This default reads everything.
+
+        Raises:
+            ReadError: If the file does not hold what was asked for.
+        """
+        batch = self.read(chunk)
+        counted = {f"{stream}.counts" for stream in batch.streams}
+        arrays = {name: array for name, array in batch.arrays.items() if name not in counted}
+        return replace(batch, streams={}, slots={}, arrays=arrays)
+
+    def read_rows(self, chunk: Chunk, rows: Array) -> EventBatch:
+        """Read some rows of a chunk: ``read(chunk).take(rows)``.
+
+        Args:
+            chunk: One of `chunks()`, or any part of one.
+            rows: A mask over the rows of `read`, or their numbers in any order, also repeated.
+
+        Raises:
+            ReadError: If the file does not hold what was asked for.
+        """
+        return self.read(chunk).take(rows)
 
     def chunks(self) -> list[Chunk]:
         """Cut the sources into chunks of at most ``chunk_size`` events, ``max_events`` in all."""

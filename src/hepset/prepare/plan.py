@@ -216,7 +216,7 @@ def open_sources(
     config = reader.config
     good: dict[str, list[str]] = {}
     bad: list[tuple[str, str]] = []
-    for path, group in expand_files(config.files):
+    for path, group in config.expand():
         alone = config.model_copy(update={"files": {group: [path]}})
         try:
             type(reader)(alone, reader.event).sources()

@@ -46,6 +46,17 @@ def part(data: Data, start: int, stop: int) -> Data:
     return Jagged(offsets - offsets[0], data.content[offsets[0] : offsets[-1]])
 
 
+def joined(parts: Sequence[Data]) -> Data:
+    """Return the events of several parts of one column."""
+    first = parts[0]
+    if not isinstance(first, Jagged):
+        return np.concatenate([values for values in parts if not isinstance(values, Jagged)])
+    lists = [values for values in parts if isinstance(values, Jagged)]
+    counts = np.concatenate([np.diff(values.offsets) for values in lists])
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Jagged(offsets, np.concatenate([values.content for values in lists]))
+
+
 @dataclass(frozen=True)
 class Where:
     """The place of a chunk, for messages."""

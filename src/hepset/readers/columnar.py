@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from hepset.batch import EventBatch, make_ids
+from hepset.batch import Array, EventBatch, make_ids
 from hepset.errors import ConfigurationError
-from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source, expand_files
+from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source
 from hepset.readers.assembly import Assembly, Data, Where
-from hepset.readers.column_map import Column, ColumnMap, check_keys, resolve
+from hepset.readers.column_map import Column, ColumnMap, Entry, check_keys, resolve
 from hepset.schema.event import EventInfo
 
 _OPEN_FILES = 8
@@ -36,6 +36,10 @@ class ColumnarFile(ABC):
     @abstractmethod
     def names(self) -> list[str]:
         """Names of the columns; parts of a nested one are joined by dots."""
+
+    def holds_lists(self, name: str) -> bool:  # noqa: ARG002  a file that cannot tell says no
+        """Whether a column is known to have a list per event."""
+        return False
 
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
@@ -130,19 +134,54 @@ class ColumnarReader(Reader):
         Raises:
             ReadError: If a column is not there, is not of the expected form, or cannot be read.
         """
+        _, columns = self._file(chunk.source)
+        return self._assembled(chunk, columns)
+
+    def read_scalars(self, chunk: Chunk) -> EventBatch:
+        """Read what the events of a chunk have once: only these columns are decoded.
+
+        Raises:
+            ReadError: If a column is not there, is not of the expected form, or cannot be read.
+        """
         event = self.event_info()
         file, columns = self._file(chunk.source)
+        once = ColumnMap([e for e in columns.entries if _is_scalar(e, event, file)])
+        return self._assembled(chunk, once, streams=False)
+
+    def read_rows(self, chunk: Chunk, rows: Array) -> EventBatch:
+        """Read some events of a chunk: the range from the first to the last of them is decoded.
+
+        Raises:
+            ReadError: If a column is not there, is not of the expected form, or cannot be read.
+        """
+        rows = np.asarray(rows)
+        chosen = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
+        if first < 0 or last >= len(chunk) or (rows.dtype == bool and len(rows) != len(chunk)):
+            raise IndexError(
+                f"rows: a chunk of {len(chunk)} events has the rows 0 to {len(chunk) - 1}, or a "
+                f"mask of that length; asked for {first} to {last} of {len(rows)}"
+            )
+        start = chunk.start + first
+        batch = self.read(Chunk(chunk.source, start, start + last + 1 - first))
+        chosen -= first
+        everything = np.array_equal(chosen, np.arange(len(batch)))
+        return batch if everything else batch.take(chosen)
+
+    def _assembled(self, chunk: Chunk, columns: ColumnMap, *, streams: bool = True) -> EventBatch:
+        """Read columns of a chunk and put them in their places."""
+        file, _ = self._file(chunk.source)
         path, group = self._files()[chunk.source]
-        where = Where(path, chunk.start)
         data = file.read(columns.names(), chunk.start, chunk.stop)
-        assembly = Assembly(event, columns, data, group, len(chunk), where)
-        streams = assembly.streams()
-        arrays = assembly.arrays(streams)
+        where = Where(path, chunk.start)
+        assembly = Assembly(self.event_info(), columns, data, group, len(chunk), where)
+        found = assembly.streams() if streams else {}
+        arrays = assembly.arrays(found)
         if any(name for _, name in self._files()):
             arrays["extra/group"] = np.full(len(chunk), group)
         return EventBatch(
             make_ids(chunk.source, range(chunk.start, chunk.stop)),
-            streams,
+            found,
             arrays,
             sources=[source for source, _ in self._files()],
         )
@@ -163,7 +202,7 @@ class ColumnarReader(Reader):
 
     def _files(self) -> list[tuple[str, str]]:
         if self._paths is None:
-            self._paths = expand_files(self.options.files)
+            self._paths = self.options.expand()
         return self._paths
 
     def _file(self, index: int) -> tuple[ColumnarFile, ColumnMap]:
@@ -180,3 +219,17 @@ class ColumnarReader(Reader):
                 files.popitem(last=False)[1][0].close()
         files.move_to_end(index)
         return files[index]
+
+
+def _is_scalar(entry: Entry, event: EventInfo, file: ColumnarFile) -> bool:
+    """Whether an event has a value of this entry once."""
+    if entry.kind == "target":
+        return event.targets[entry.owner].stream is None
+    if entry.kind == "extra":
+        return entry.column.stream is None
+    if entry.kind == "mask":
+        return entry.owner in event.globals
+    if entry.kind == "column":
+        loose = event.columns[entry.owner] is None
+        return loose and not any(file.holds_lists(name) for name in entry.names)
+    return entry.kind not in {"stream", "count"}

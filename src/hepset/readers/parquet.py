@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ from hepset.errors import ReadError
 from hepset.readers.assembly import Data, Jagged
 from hepset.readers.columnar import ColumnarFile, ColumnarReader
 
-_BATCH = 4096
-"""Rows decoded at a time, which bounds the memory however large a row group is."""
+_BATCH = (1024, 16_384)
+"""Fewest and most rows decoded at a time, which bounds the memory however large a row group is."""
+_CURSORS = 2
+"""Passes under way: over the columns that decide, and over those of chosen events."""
 
 
 class ParquetReader(ColumnarReader):
@@ -59,9 +62,13 @@ class ParquetFile(ColumnarFile):
             raise _unreadable(path, problem) from problem
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         leaves = [name for part in self._file.schema_arrow for name in _leaves(part)]
-        stored = [self._file.schema.column(i).path for i in range(len(leaves))]
-        self._stored = dict(zip(leaves, stored, strict=True))
-        self._cursor: _Cursor | None = None
+        stored = [self._file.schema.column(i) for i in range(len(leaves))]
+        self._stored = {name: column.path for name, column in zip(leaves, stored, strict=True)}
+        self._repeated = {
+            name: column.max_repetition_level > 0
+            for name, column in zip(leaves, stored, strict=True)
+        }
+        self._cursors: OrderedDict[tuple[str, ...], _Cursor] = OrderedDict()
 
     @property
     def entries(self) -> int:
@@ -71,6 +78,10 @@ class ParquetFile(ColumnarFile):
     def names(self) -> list[str]:
         """Dotted names of all leaves."""
         return list(self._stored)
+
+    def holds_lists(self, name: str) -> bool:
+        """Whether a column has a list per row."""
+        return self._repeated.get(name, False)
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
         """Read columns of a range of rows.
@@ -83,21 +94,25 @@ class ParquetFile(ColumnarFile):
         try:
             rows = self._rows(tuple(names), start, stop)
         except (OSError, pa.ArrowException) as problem:
-            self._cursor = None
+            self._cursors.clear()
             raise _unreadable(self.path, problem, f" in rows {start} to {stop - 1}") from problem
         return {name: self._data(rows, name) for name in names}
 
     def close(self) -> None:
         """Close the file."""
-        self._cursor = None
+        self._cursors.clear()
         self._file.close()
 
     def _rows(self, names: tuple[str, ...], start: int, stop: int) -> pa.Table:
-        cursor = self._cursor
-        if cursor is None or cursor.names != names or cursor.position != start:
-            cursor = self._cursor = self._seek(names, start)
         if start == stop:
             return self._file.schema_arrow.empty_table()
+        cursor = self._cursors.pop(names, None)
+        if cursor is None or not cursor.position <= start < self._group_end(cursor.position):
+            cursor = self._begin(names, start, stop - start)
+        self._skip(cursor, start)
+        self._cursors[names] = cursor
+        while len(self._cursors) > _CURSORS:
+            self._cursors.popitem(last=False)
         pieces: list[pa.RecordBatch] = []
         while cursor.position < stop:
             batch = cursor.rest if cursor.rest is not None else self._next(cursor)
@@ -115,22 +130,29 @@ class ParquetFile(ColumnarFile):
             )
         return batch
 
-    def _seek(self, names: tuple[str, ...], start: int) -> _Cursor:
-        """Begin a pass at a row, in the row group that holds it."""
+    def _group_end(self, row: int) -> int:
+        """First row of the row group after the one that holds a row."""
+        following = int(np.searchsorted(self._starts, row, side="right"))
+        return int(self._starts[min(following, len(self._starts) - 1)])
+
+    def _begin(self, names: tuple[str, ...], start: int, rows: int) -> _Cursor:
+        """Begin a pass with the row group that holds a row."""
         group = int(np.searchsorted(self._starts, start, side="right")) - 1
         batches = self._file.iter_batches(
-            batch_size=_BATCH,
+            batch_size=min(max(rows, _BATCH[0]), _BATCH[1]),
             row_groups=list(range(group, len(self._starts) - 1)),
             columns=[self._stored[name] for name in names],
             use_threads=False,
         )
-        cursor = _Cursor(names, int(self._starts[group]), batches)
+        return _Cursor(names, int(self._starts[group]), batches)
+
+    def _skip(self, cursor: _Cursor, start: int) -> None:
+        """Go on to a row."""
         while cursor.position < start:
-            batch = self._next(cursor)
+            batch = cursor.rest if cursor.rest is not None else self._next(cursor)
             skipped = min(batch.num_rows, start - cursor.position)
             cursor.rest = batch.slice(skipped) if skipped < batch.num_rows else None
             cursor.position += skipped
-        return cursor
 
     def _data(self, rows: pa.Table, name: str) -> Data:
         top, path = self._split(rows, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,11 +22,15 @@ from awkward.contents import (
 
 from hepset.batch import Array
 from hepset.errors import ReadError, did_you_mean
-from hepset.readers.assembly import Data, Jagged, part
+from hepset.readers.assembly import Data, Jagged, joined, part
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 
 _READ_AHEAD = 4096
 """Entries below which a read costs mostly its overhead (measured: 500 cost twice as much)."""
+_HELD_BYTES = 256 << 20
+"""Compressed size up to which a cluster is decompressed once and held for the chunks in it."""
+_HELD = 2
+"""Sets of columns for which a cluster is held: those that decide, and those of chosen events."""
 _TREES = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple", "TNtuple", "TNtupleD", "TChain")
 
 
@@ -62,13 +67,17 @@ def branch_names(paths: Sequence[str], names: Sequence[str]) -> list[str]:
 class _Ahead:
     """Entries that were read along with those that were asked for."""
 
-    names: tuple[str, ...]
     start: int
     stop: int
     data: dict[str, Data]
 
-    def holds(self, names: tuple[str, ...], start: int, stop: int) -> bool:
-        return names == self.names and self.start <= start and stop <= self.stop
+    def part(self, start: int, stop: int) -> dict[str, Data]:
+        """Return a range of the entries, without copying."""
+        if (start, stop) == (self.start, self.stop):
+            return self.data
+        return {
+            n: part(data, start - self.start, stop - self.start) for n, data in self.data.items()
+        }
 
 
 class RootFile(ColumnarFile):
@@ -77,7 +86,8 @@ class RootFile(ColumnarFile):
     def __init__(self, path: str, tree: str | None) -> None:
         """Open the file; `tree` may be None where there is only one."""
         self.path = path
-        self._ahead: _Ahead | None = None
+        self._ahead: OrderedDict[tuple[str, ...], _Ahead] = OrderedDict()
+        self._edges: dict[tuple[str, ...], Array] = {}
         try:
             self._directory: Any = uproot.open(path)
             classes = self._directory.classnames(recursive=True, cycle=False)
@@ -97,6 +107,7 @@ class RootFile(ColumnarFile):
         try:
             self._tree: Any = self._directory[tree]
             self._entries = int(self._tree.num_entries)
+            self._entry_bytes = self._directory.file.source.num_bytes / max(self._entries, 1)
             self._is_ttree = hasattr(self._tree, "branches")
             self._names: list[str] = self._tree.keys()
             if self._is_ttree:
@@ -113,25 +124,67 @@ class RootFile(ColumnarFile):
         """Names of all branches or fields."""
         return self._names
 
+    def holds_lists(self, name: str) -> bool:
+        """Whether a branch has a list per entry, as far as its type tells."""
+        kind: str = self._tree[name].typename
+        return "vector<" in kind or kind.endswith("[]")
+
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
         """Read branches of a range of entries, all in one go.
 
-        The cost of a read is per branch, so a short range is read with those after it.
+        Compressed data come in clusters of entries: a cluster that is begun is read to its end, and
+        what is left of it kept for the next range.
 
         Raises:
             ReadError: If a branch is damaged or has a form that is not supported.
         """
-        if stop - start >= _READ_AHEAD:
-            return self._read(tuple(names), start, stop)
-        ahead = self._ahead
-        if ahead is None or not ahead.holds(tuple(names), start, stop):
-            end = min(start + _READ_AHEAD, self._entries)
-            ahead = _Ahead(tuple(names), start, end, self._read(tuple(names), start, end))
-            self._ahead = ahead
-        return {
-            name: part(data, start - ahead.start, stop - ahead.start)
-            for name, data in ahead.data.items()
-        }
+        wanted = tuple(names)
+        found: list[dict[str, Data]] = []
+        at = start
+        ahead = self._ahead.get(wanted)
+        if ahead is not None and ahead.start <= start < ahead.stop:
+            at = min(stop, ahead.stop)
+            found.append(ahead.part(start, at))
+        if at < stop or not found:
+            end = self._end(wanted, at, stop)
+            read = _Ahead(at, end, self._read(wanted, at, end))
+            found.append(read.part(at, stop))
+            self._ahead.pop(wanted, None)
+            if end > stop:
+                self._ahead[wanted] = read
+            while len(self._ahead) > _HELD:
+                self._ahead.popitem(last=False)
+        if len(found) == 1:
+            return found[0]
+        return {name: joined([part[name] for part in found]) for name in names}
+
+    def _end(self, names: tuple[str, ...], start: int, stop: int) -> int:
+        """Where to end a read of `start` to `stop`: at the end of a cluster if that is near."""
+        if start == stop:
+            return stop
+        if names not in self._edges:
+            self._edges[names] = self._cluster_edges(names)
+        edges = self._edges[names]
+        end = int(edges[np.searchsorted(edges, stop)])
+        if (end - stop) * self._entry_bytes > _HELD_BYTES:
+            end = stop
+        return min(max(end, start + _READ_AHEAD), self._entries)
+
+    def _cluster_edges(self, names: tuple[str, ...]) -> Array:
+        """Entries at which compressed blocks of all columns end, the last entry included."""
+        try:
+            if self._is_ttree:
+                chosen = set(names)
+                found = self._tree.common_entry_offsets(
+                    filter_branch=lambda branch: (
+                        branch.name in chosen or branch.object_path.rpartition(":")[2] in chosen
+                    )
+                )
+            else:
+                found = [cluster.num_first_entry for cluster in self._tree.cluster_summaries]
+        except Exception as problem:  # damaged bytes fail in any way
+            raise _unreadable(self.path, problem) from problem
+        return np.unique([*found, self._entries])
 
     def _read(self, names: tuple[str, ...], start: int, stop: int) -> dict[str, Data]:
         limits = {"entry_start": start, "entry_stop": stop}
@@ -160,7 +213,7 @@ class RootFile(ColumnarFile):
 
     def close(self) -> None:
         """Close the file."""
-        self._ahead = None
+        self._ahead.clear()
         self._directory.close()
 
 

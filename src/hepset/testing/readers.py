@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +38,7 @@ def check_reader(
     * Batches obey the contract of the description; ids are unique and lie in the chunk.
     * Any cut into chunks gives the same events, in any order unless the reader is `sequential`;
       a pickled copy reads the same.
+    * `read_scalars` gives the same rows without streams, `read_rows` some of them.
     * A file that is missing or damaged is a `ReadError` that names it.
     * Importing the reader loads no torch.
 
@@ -65,6 +67,7 @@ def check_reader(
     _check_agreement(chunks, batches)
     _check_ids(sources, chunks, batches, every_entry=every_entry)
     _check_cuts(reader, chunks, batches, entries, sizes)
+    _check_two_steps(reader, chunks, batches)
     _check_options_of_chunks(reader, sources, batches)
     if isinstance(reader.config, FileReaderConfig):
         _check_missing_file(reader, sources)
@@ -306,6 +309,31 @@ def _check_cuts(
             joined = Chunk(chunks[0].source, whole[0].start, whole[-1].stop)
             if len(joined) == sum(map(len, whole)):
                 _require_rows(reader.read(joined), everything, joined, "reading a source at once")
+
+
+def _check_two_steps(reader: Reader, chunks: list[Chunk], batches: list[EventBatch]) -> None:
+    """Reading what events have once, and then some of the events, changes nothing."""
+    if reader.sequential:
+        return  # cannot go back to read the events that were chosen
+    for chunk, batch in list(zip(chunks, batches, strict=True))[:3]:
+        once = reader.read_scalars(chunk)
+        require(not once.streams, f"read_scalars({chunk}) has the streams {list(once.streams)}")
+        counted = {f"{stream}.counts" for stream in batch.streams}
+        arrays = {name: array for name, array in batch.arrays.items() if name not in counted}
+        require_same_batch(
+            once,
+            replace(batch, streams={}, slots={}, arrays=arrays),
+            f"read_scalars({chunk}) gives other rows than read, so that what is decided on them "
+            "would meet other events",
+        )
+        mask = np.arange(len(batch)) % 3 == 1
+        some = np.arange(len(batch))[::-2].repeat(2)
+        for what, rows in (("a mask", mask), ("numbers", some), ("none", some[:0])):
+            require_same_batch(
+                reader.read_rows(chunk, rows),
+                batch.take(rows),
+                f"read_rows({chunk}, rows) with {what} gives other events than read(…).take(rows)",
+            )
 
 
 def _parts(chunk: Chunk, entries: int, size: int) -> Iterable[Chunk]:
