@@ -15,7 +15,7 @@ from hepset.prepare.derivations import (
     evaluate_derivations,
     order_derivations,
 )
-from hepset.prepare.expressions import EVENT, Scope, compile_selection
+from hepset.prepare.expressions import EVENT, Scope, compile_expression, compile_selection
 
 SCOPE = Scope(streams={"jets": ["pt"], "leptons": ["pt"]}, events=["met.pt", "weight"])
 
@@ -111,3 +111,49 @@ def test_a_circle_is_shown() -> None:
 def test_errors_name_the_column(derive: dict[str, str], message: str) -> None:
     with pytest.raises(ExpressionError, match=message):
         compile_derivations(derive, SCOPE)
+
+
+def test_a_plain_name_is_whatever_its_expression_gives() -> None:
+    derivations, scope = compile_derivations(
+        {
+            "jets.log_x": "log(x)",
+            "x": "fraction * ht",
+            "fraction": "jets.pt / ht",
+            "ht": "sum(jets.pt)",
+            "extra.twice": "2 * ht",
+        },
+        SCOPE,
+    )
+    kinds = {d.name: (d.kind, d.plain) for d in derivations}
+    assert kinds == {
+        "ht": (EVENT, True),
+        "extra/twice": (EVENT, False),
+        "fraction": ("jets", True),
+        "x": ("jets", True),
+        "jets.log_x": ("jets", False),
+    }
+    values = evaluate_derivations(derivations, Columns())
+    assert_array_equal(values["fraction"], [0.75, 0.25, 1])
+    assert_array_equal(values["jets.log_x"], np.log([30.0, 10, 40]))
+    assert compile_selection("all(x > 1) and ht > 10", scope).names == ("ht", "x")
+    with pytest.raises(ExpressionError, match=r"in a circle: .*a -> b|b -> a"):
+        compile_derivations({"a": "b + met.pt", "b": "a"}, SCOPE)
+
+
+def test_columns_of_the_files_have_their_own_names() -> None:
+    scope = Scope(
+        streams={"jets": ["pt"]},
+        events=["columns/met", "columns/weight", "weight"],
+        objects={"columns/raw": "jets"},
+        absent={"lost": "a.root"},
+    )
+
+    def names(text: str) -> tuple[str, ...]:
+        return compile_expression(text, scope).names
+
+    assert names("raw / met") == ("columns/met", "columns/raw")
+    assert names("weight + columns.weight") == ("columns/weight", "weight")
+    with pytest.raises(ExpressionError, match=r"there is no column 'lost' in a\.root"):
+        names("raw / lost")
+    with pytest.raises(ExpressionError, match="unknown name 'mett'; did you mean 'met'"):
+        names("mett > 3")

@@ -17,7 +17,7 @@ from hepset.inference.membership import TrainingMembership
 from hepset.inference.predictions import SELECTED, TRAINED_ON, ParquetWriter
 from hepset.prepare.convert import Progress
 from hepset.prepare.select import derive as add_derived
-from hepset.prepare.select import passes
+from hepset.prepare.select import passes, possible, without_columns
 from hepset.prepare.slots import conform
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
@@ -212,10 +212,11 @@ def _predict_chunk(
     membership: TrainingMembership | None,
 ) -> tuple[EventBatch, dict[str, int]]:
     """Derive, select, conform and predict one batch as a reader gave it."""
-    batch = add_derived(batch, model.event, derive)
+    batch = add_derived(batch, model.event, possible(batch, model.event, derive))
     selected = np.ones(len(batch), bool)
     for passed in passes(batch, model.event, cuts).values():
         selected &= passed
+    batch = without_columns(batch)
     flags = {SELECTED: selected}
     if membership is not None:
         flags[TRAINED_ON] = membership.flags(batch)

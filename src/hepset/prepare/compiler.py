@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hepset.errors import ExpressionError, did_you_mean
 from hepset.prepare.functions import FUNCTIONS, Function
-from hepset.prepare.scope import EVENT, ColumnSource, Scope
+from hepset.prepare.scope import COLUMNS, EVENT, ColumnSource, Scope
 
 __all__ = ["Compiler", "Functions", "Node"]
 
@@ -464,7 +464,8 @@ class Compiler:
         stream, *rest = parts
         if len(rest) == 1 and rest[0] in self.scope.streams.get(stream, ()):
             return self.stream_column(tree, stream, rest[0], f"{stream}.{rest[0]}")
-        for name in (".".join(parts), "/".join(parts)):
+        spellings = (".".join(parts), "/".join(parts))
+        for name in (*spellings, f"{COLUMNS}/{stream}") if len(parts) == 1 else spellings:
             if name in self.scope.objects:
                 return self.stream_column(tree, self.scope.objects[name], name, name)
             if name in self.scope.events:
@@ -490,12 +491,18 @@ class Compiler:
                     f"{did_you_mean(feature, features)} (features: {', '.join(features) or 'none'})"
                 )
             return self.error(tree, reason)
+        wanted = name.removeprefix(f"{COLUMNS}.")
+        if wanted in self.scope.absent:
+            return self.error(
+                tree, f"there is no column {wanted!r} in {self.scope.absent[wanted] or 'the files'}"
+            )
         if len(parts) == 1 and name in self.known:
             signature = self.known[name].signature(name)
             return self.error(tree, f"{name!r} is a function; call it: {signature}")
         available = self.scope.available()
         inside = [known for known in available if known.startswith((f"{first}.", f"{first}/"))]
         candidates = [*available, *(known.replace("/", ".") for known in available)]
+        candidates += [known.removeprefix(f"{COLUMNS}/") for known in available]
         streams = self.scope.streams if len(parts) == 1 else ()
         return self.error(
             tree,

@@ -1,13 +1,15 @@
 """Derived columns: ``derive: {jets.pt_fraction: "jets.pt / sum(jets.pt)"}``.
 
 A derived column may use others, in any order of writing; they are computed in an order in which
-each finds what it needs. ``stream.feature`` is a new feature of a stream, anything else
-(``met.log_pt``, ``extra.ht``) a new value per event. A value per event that is given to a stream
-is repeated for its objects. Columns that exist cannot be replaced.
+each finds what it needs. ``stream.feature`` is a new feature of a stream, a plain name (``ht``)
+whatever its expression gives and of use to other expressions only, anything else (``met.log_pt``,
+``extra.ht``) a new value per event. A value per event that is given to a stream is repeated for its
+objects. Columns that exist cannot be replaced.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +29,15 @@ from hepset.prepare.expressions import (
     compile_expression,
 )
 
-__all__ = ["Derivation", "compile_derivations", "evaluate_derivations", "order_derivations"]
+__all__ = [
+    "Derivation",
+    "DerivedColumns",
+    "compile_derivations",
+    "derived_columns",
+    "evaluate_derivations",
+    "names_of",
+    "order_derivations",
+]
 
 _TARGET: Final = re.compile(r"[A-Za-z_]\w*([./][^./\s](?:[^.\s]*[^./\s])?)?", re.ASCII)
 _GROUPS: Final = frozenset({"extra", "target", "weight"})
@@ -39,16 +49,18 @@ class Derivation:
 
     Attributes:
         name: The new column as `Scope` names it: ``jets.pt_fraction``, ``met.log_pt``,
-            ``extra/ht``.
+            ``extra/ht``, ``ht``.
         kind: `EVENT`, or the stream that the column belongs to.
         feature: Its name within the stream; equals `name` where the kind is `EVENT`.
         expression: How it is computed.
+        plain: Whether it is a plain name, of use to other expressions only.
     """
 
     name: str
     kind: str
     feature: str
     expression: Expression
+    plain: bool = False
 
     def evaluate(self, columns: ColumnSource) -> NDArray[Any]:
         """Compute the column, shape ``(event,)`` or ``(object,)``.
@@ -125,11 +137,20 @@ def compile_derivations(
                 "choose a new name"
             )
             raise ExpressionError(message)
-        extended = _with_column(extended, name, kind, feature)
+        if not _is_plain(name):
+            extended = _with_column(extended, name, kind, feature)
     found: dict[str, Derivation] = {}
-    for written, (name, kind, feature) in targets.items():
+    # What a plain name has one value of follows from its expression, so they are compiled first,
+    # in the order in which they need each other.
+    plain = [written for written in derive if _is_plain(targets[written][0])]
+    needs = {written: names_of(derive[written]) & set(plain) for written in plain}
+    for written in [*order_derivations(needs), *(w for w in derive if w not in plain)]:
+        name, kind, feature = targets[written]
         place = f"{where}.{written}"
         expression = compile_expression(derive[written], extended, functions, where=place)
+        if _is_plain(name):
+            kind = expression.kind
+            extended = _with_plain(extended, name, kind)
         if expression.kind not in (EVENT, kind):
             owner = "the event" if kind == EVENT else f"the stream {kind!r}"
             message = (
@@ -137,7 +158,8 @@ def compile_derivations(
                 f"object of {expression.kind!r}\n  {expression.text}"
             )
             raise ExpressionError(message)
-        found[name] = Derivation(name, kind, feature, expression)
+        found[name] = Derivation(name, kind, feature, expression, _is_plain(name))
+    found = {targets[written][0]: found[targets[written][0]] for written in derive}
     ordered = order_derivations({name: d.expression.names for name, d in found.items()})
     return [found[name] for name in ordered], extended
 
@@ -157,14 +179,28 @@ def evaluate_derivations(
     Raises:
         ExpressionError: As `Expression.evaluate`.
     """
-    overlay = _Overlay(columns)
-    for derivation in derivations:
-        overlay.derived[derivation.kind, derivation.feature] = derivation.evaluate(overlay)
-        overlay.names[derivation.name] = (derivation.kind, derivation.feature)
+    overlay = derived_columns(derivations, columns)
     return {name: overlay.derived[place] for name, place in overlay.names.items()}
 
 
-class _Overlay:
+def derived_columns(derivations: Iterable[Derivation], columns: ColumnSource) -> DerivedColumns:
+    """Compute derived columns one after the other and lay them over the others.
+
+    Args:
+        derivations: In the order of `compile_derivations`.
+        columns: The columns that exist.
+
+    Raises:
+        ExpressionError: As `Expression.evaluate`.
+    """
+    overlay = DerivedColumns(columns)
+    for derivation in derivations:
+        overlay.derived[derivation.kind, derivation.feature] = derivation.evaluate(overlay)
+        overlay.names[derivation.name] = (derivation.kind, derivation.feature)
+    return overlay
+
+
+class DerivedColumns:
     """Columns with derived ones laid over them."""
 
     def __init__(self, columns: ColumnSource) -> None:
@@ -203,6 +239,25 @@ def _target(written: str, scope: Scope, where: str) -> tuple[str, str, str]:
         return f"{first}.{rest}", first, rest
     name = f"{first}/{rest}" if separator and first in _GROUPS else written.replace("/", ".", 1)
     return name, EVENT, name
+
+
+def _is_plain(name: str) -> bool:
+    return "." not in name and "/" not in name
+
+
+def names_of(text: str) -> set[str]:
+    """Return the names that an expression uses: ``met`` of ``met.pt``; none if it is not one."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()  # Compiling it says what is wrong.
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _with_plain(scope: Scope, name: str, kind: str) -> Scope:
+    if kind == EVENT:
+        return replace(scope, events=[*scope.events, name])
+    return replace(scope, objects={**scope.objects, name: kind})
 
 
 def _with_column(scope: Scope, name: str, kind: str, feature: str) -> Scope:

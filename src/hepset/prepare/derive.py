@@ -48,9 +48,10 @@ def derived_event(event: EventInfo, derive: Mapping[str, str]) -> EventInfo:
 
 
 def input_event(event: EventInfo, derive: Mapping[str, str]) -> EventInfo:
-    """Return what an event of the files is: without the features that prepare derives."""
+    """Return what an event of the files is: without the features and targets prepare derives."""
     blocks = _derived(event, derive)
-    if not blocks:
+    targets = {n: t for n, t in event.targets.items() if not _is_derived(f"target/{n}", derive)}
+    if not blocks and len(targets) == len(event.targets):
         return event
     streams, globals_ = dict(event.streams), dict(event.globals)
     for name, features in blocks.items():
@@ -61,7 +62,12 @@ def input_event(event: EventInfo, derive: Mapping[str, str]) -> EventInfo:
             del place[name]
             continue
         place[name] = block.model_copy(update={"features": kept})
-    return event.model_copy(update={"streams": streams, "globals": globals_})
+    changed = {"streams": streams, "globals": globals_, "targets": targets}
+    return event.model_copy(update=changed)
+
+
+def _is_derived(tensor: str, derive: Mapping[str, str]) -> bool:
+    return tensor in derive or tensor.replace("/", ".", 1) in derive
 
 
 def derived_contract(contract: Contract, event: EventInfo) -> Contract:
@@ -95,4 +101,10 @@ def restored_event(found: EventInfo, declared: EventInfo, derive: Mapping[str, s
             if feature in known or feature in features
         }
         place[name] = place.get(name, full).model_copy(update={"features": completed})
-    return found.model_copy(update={"streams": streams, "globals": globals_})
+    targets = {
+        name: found.targets.get(name, target)
+        for name, target in declared.targets.items()
+        if name in found.targets or _is_derived(f"target/{name}", derive)
+    }
+    changed = {"streams": streams, "globals": globals_, "targets": targets | found.targets}
+    return found.model_copy(update=changed)

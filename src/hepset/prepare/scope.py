@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from hepset.errors import ExpressionError
 
-__all__ = ["EVENT", "ColumnSource", "Scope"]
+__all__ = ["COLUMNS", "EVENT", "ColumnSource", "Scope"]
 
 EVENT: Final = "event"
 """The kind of what has one value per event; other kinds are names of streams."""
+
+COLUMNS: Final = "columns"
+"""Group of the columns of the files under their own names, which need no group in expressions."""
 
 Array: TypeAlias = NDArray[Any]
 
@@ -48,12 +51,14 @@ class Scope:
             read with ``ColumnSource.stream("jets", "extra/origin")``.
         labels: What the integers of an event column stand for, so that ``process == 'ttbar'``
             can be written: position in the sequence is the integer.
+        absent: Columns of the files that were asked for and are not there, with the file.
     """
 
     streams: Mapping[str, Sequence[str]] = field(default_factory=dict)
     events: Sequence[str] = ()
     objects: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a stream whose name is that of the event axis."""

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream
-from hepset.prepare.derivations import compile_derivations, evaluate_derivations
+from hepset.batch import EventBatch, FlatStream, StreamData
+from hepset.prepare.derivations import (
+    compile_derivations,
+    derived_columns,
+    evaluate_derivations,
+    names_of,
+)
 from hepset.prepare.derive import input_event
 from hepset.prepare.exact import exact_sum
-from hepset.prepare.expressions import EVENT, compile_selection
+from hepset.prepare.expressions import EVENT, Expression, compile_selection
 from hepset.prepare.functions import Function
-from hepset.prepare.scope import Scope
+from hepset.prepare.scope import COLUMNS, ColumnSource, Scope
 from hepset.schema.event import EventInfo
 
 Array = NDArray[Any]
@@ -75,11 +80,13 @@ class BatchColumns:
         if event.processes:
             labels["process"] = tuple(event.process_names)
         known = {*self._events, *objects}
+        place = batch.where(0)[0] if len(batch) else ""
         self.scope = Scope(
             streams={name: list(stream.columns) for name, stream in batch.streams.items()},
             events=list(self._events),
             objects=objects,
             labels={name: names for name, names in labels.items() if name in known},
+            absent={c: place for c in event.columns if f"{COLUMNS}/{c}" not in known},
         )
 
     def event(self, name: str) -> Array:
@@ -102,6 +109,37 @@ class BatchColumns:
         return self._flat[stream]
 
 
+def derive_and_select(
+    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
+) -> tuple[EventBatch, list[Tally]]:
+    """Apply the cuts, and add derived columns to the events that pass.
+
+    Cuts may use derived columns; of those only what they need is computed for the other events.
+
+    Args:
+        batch: As a reader gives it.
+        event: What an event of the data set is, derived features included.
+        expressions: New column → expression.
+        cuts: Cut → expression; NaN fails a cut.
+
+    Returns:
+        The events that pass all cuts, without what only expressions needed; and what is there
+        before any cut and after each.
+
+    Raises:
+        ExpressionError: If an expression cannot be compiled or evaluated.
+    """
+    weights = batch.arrays.get("weight", np.ones(len(batch)))
+    tallies = [Tally.of(weights)]
+    if cuts:
+        alive = np.ones(len(batch), bool)
+        for row in _passes_before(batch, event, expressions, cuts).values():
+            alive &= row
+            tallies.append(Tally.of(weights[alive]))
+        batch = batch if alive.all() else batch.take(alive)
+    return without_columns(derive(batch, event, expressions)), tallies
+
+
 def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) -> EventBatch:
     """Add derived columns to a batch.
 
@@ -112,7 +150,7 @@ def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) 
 
     Returns:
         The batch with new features of streams and globals (in the order that the event declares)
-        and new arrays (``extra/…``).
+        and new arrays (``extra/…``, plain names).
 
     Raises:
         ExpressionError: If an expression cannot be compiled or evaluated.
@@ -126,10 +164,12 @@ def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) 
     added: dict[str, Array] = {}
     for derivation in derivations:
         found = values[derivation.name]
-        if derivation.kind != EVENT:
-            batch = batch.with_columns(derivation.kind, {derivation.feature: found})
-        else:
+        if derivation.kind == EVENT:
             added[derivation.name] = np.array(np.broadcast_to(found, (len(batch),)))
+        elif derivation.plain:
+            batch = _attached(batch, derivation.kind, derivation.name, found)
+        else:
+            batch = batch.with_columns(derivation.kind, {derivation.feature: found})
     arrays = dict(batch.arrays)
     for name, block in event.globals.items():
         stated = files.globals[name].features if name in files.globals else {}
@@ -145,48 +185,98 @@ def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) 
     return replace(batch, arrays={**arrays, **added})
 
 
-def select(
-    batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]
-) -> tuple[EventBatch, list[Tally]]:
-    """Apply cuts one after the other.
+def without_columns(batch: EventBatch) -> EventBatch:
+    """Leave out what only expressions needed: columns of the files, and plain names."""
+
+    def kept(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: array for name, array in arrays.items() if not name.startswith(f"{COLUMNS}/")}
+
+    streams = {
+        name: replace(stream, attached={n: a for n, a in kept(stream.attached).items() if "/" in n})
+        for name, stream in batch.streams.items()
+    }
+    return replace(batch, streams=streams, arrays=kept(batch.arrays))
+
+
+def possible(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) -> dict[str, str]:
+    """Return the derivations without targets, weights and extras that a batch has no columns for.
+
+    Files to predict need not have what only a training needs.
+    """
+    absent = set(BatchColumns(batch, input_event(event, expressions)).scope.absent)
+    left = dict(expressions)
+    while True:
+        lacking = {
+            name for name, text in left.items() if names_of(text) & absent and _is_optional(name)
+        }
+        if not lacking:
+            return left
+        absent |= lacking
+        left = {name: text for name, text in left.items() if name not in lacking}
+
+
+def _is_optional(name: str) -> bool:
+    group = name.replace("/", ".", 1).partition(".")
+    return not group[1] or group[0] in {"extra", "target", "weight"}
+
+
+def _passes_before(
+    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
+) -> dict[str, Array]:
+    """Return which events pass each cut, computing only the derived columns that cuts need."""
+    columns = BatchColumns(batch, input_event(event, expressions))
+    derivations, scope = compile_derivations(expressions, columns.scope, plugin_functions())
+    compiled = _compiled(cuts, scope)
+    needed = {name for expression in compiled.values() for name in expression.names}
+    wanted = []
+    for derivation in reversed(derivations):
+        if derivation.name in needed:
+            wanted.append(derivation)
+            needed |= set(derivation.expression.names)
+    overlay = derived_columns(reversed(wanted), columns)
+    return _evaluated(compiled, overlay, len(batch))
+
+
+def passes(batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]) -> dict[str, Array]:
+    """Return, cut by cut, which events pass it alone, shape ``(event,)``.
 
     Args:
         batch: With derived columns.
         event: What an event of the data set is.
         cuts: Name → expression; NaN fails a cut.
 
-    Returns:
-        The events that pass all cuts, and what is there before any cut and after each.
-
     Raises:
         ExpressionError: If an expression cannot be compiled or evaluated.
     """
-    weights = batch.arrays.get("weight", np.ones(len(batch)))
-    tallies = [Tally.of(weights)]
     if not cuts:
-        return batch, tallies
-    passed = passes(batch, event, cuts)
-    alive = np.ones(len(batch), bool)
-    for row in passed.values():
-        alive &= row
-        tallies.append(Tally.of(weights[alive]))
-    return (batch if alive.all() else batch.take(alive)), tallies
-
-
-def passes(batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]) -> dict[str, Array]:
-    """Return, cut by cut, which events pass it alone, shape ``(event,)``.
-
-    Raises:
-        ExpressionError: If an expression cannot be compiled or evaluated.
-    """
+        return {}
     columns = BatchColumns(batch, event)
-    functions = plugin_functions() if cuts else {}
-    found: dict[str, Array] = {}
-    for name, text in cuts.items():
-        where = f"prepare.select.{name}"
-        expression = compile_selection(text, columns.scope, functions, where=where)
-        found[name] = np.broadcast_to(expression.evaluate(columns), (len(batch),))
-    return found
+    return _evaluated(_compiled(cuts, columns.scope), columns, len(batch))
+
+
+def _compiled(cuts: Mapping[str, str], scope: Scope) -> dict[str, Expression]:
+    return {
+        name: compile_selection(text, scope, plugin_functions(), where=f"prepare.select.{name}")
+        for name, text in cuts.items()
+    }
+
+
+def _evaluated(
+    cuts: Mapping[str, Expression], columns: ColumnSource, events: int
+) -> dict[str, Array]:
+    return {name: np.broadcast_to(cut.evaluate(columns), (events,)) for name, cut in cuts.items()}
+
+
+def _attached(batch: EventBatch, stream: str, name: str, values: Array) -> EventBatch:
+    """Add values per object that are no feature of their stream."""
+    data = batch.streams[stream]
+    if isinstance(data, FlatStream):
+        changed: StreamData = replace(data, attached={**data.attached, name: values})
+    else:
+        padded = np.zeros(data.mask.shape, values.dtype)
+        padded[data.mask] = values
+        changed = replace(data, attached={**data.attached, name: padded})
+    return replace(batch, streams={**batch.streams, stream: changed})
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -38,11 +38,12 @@ from hepset.dataset.columns import (
 from hepset.dataset.manifest import Truncation
 from hepset.dataset.shards import ShardRecord, atomic_file, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
-from hepset.errors import ContractError, DatasetError, HepsetError, ReadError
+from hepset.errors import ContractError, DatasetError, ReadError
 from hepset.interfaces import Chunk
 from hepset.prepare.plan import Plan, Range
+from hepset.prepare.reading import read_chunk
 from hepset.prepare.rows import label_range, pick, stored_columns
-from hepset.prepare.select import Tally, derive, select
+from hepset.prepare.select import Tally, derive_and_select
 from hepset.prepare.slots import conform
 from hepset.prepare.split import shard_bounds
 from hepset.schema.base import Model
@@ -202,7 +203,7 @@ def count_range(item: RangeItem) -> dict[str, tuple[int, int, int]]:
     found: dict[str, tuple[int, int, int]] = {}
     for chunk in item.range.chunks:
         try:
-            batch = _read(context, item.range, chunk)
+            batch = read_chunk(context.plan, item.range, chunk)
         except ReadError:
             if context.plan.config.on_error == "stop":
                 raise
@@ -270,42 +271,16 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _read(context: Context, work: Range, chunk: Chunk) -> EventBatch:
-    """Read a chunk; its ids count through the sources of all readers."""
-    plan = context.plan
-    reader, path = plan.readers[work.reader], plan.paths[work.source]
-    where = f"{path}: entries {chunk.start} to {chunk.stop}"
-    try:
-        batch = reader.read(chunk)
-    except HepsetError:
-        raise
-    except (ArithmeticError, AttributeError, NameError, TypeError):
-        raise  # A defect of the reader, not of the file.
-    except Exception as problem:  # libraries of file formats raise anything
-        detail = f"{type(problem).__name__}: {problem}"
-        raise ReadError(f"{where} cannot be read ({detail})") from problem
-    ids = np.zeros(len(batch), ID_DTYPE)
-    for name in ("source", "entry", "sample"):
-        ids[name] = batch.ids[name]
-    ids["source"] += np.uint32(plan.offsets[work.reader])
-    arrays = dict(batch.arrays)
-    group = plan.sources[work.source].group
-    if group and "extra/group" not in arrays:
-        arrays["extra/group"] = np.full(len(batch), group)
-    return replace(batch, ids=ids, arrays=arrays, sources=plan.keys)
-
-
 def _selected(context: Context, batch: EventBatch) -> tuple[EventBatch, list[Tally]]:
     plan = context.plan
-    batch = derive(batch, plan.event, plan.config.derive)
-    return select(batch, plan.event, plan.config.select)
+    return derive_and_select(batch, plan.event, plan.config.derive, plan.config.select)
 
 
 def _read_chunk(context: Context, item: RangeItem, chunk: Chunk) -> ChunkResult:
     plan = context.plan
     result = ChunkResult(work=item.stamp, source=item.range.source, start=chunk.start)
     try:
-        batch = _read(context, item.range, chunk)
+        batch = read_chunk(context.plan, item.range, chunk)
     except ReadError as problem:
         if plan.config.on_error == "stop":
             raise

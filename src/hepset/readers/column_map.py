@@ -23,9 +23,21 @@ from hepset.schema.base import Model
 from hepset.schema.event import EventInfo
 
 Kind = Literal[
-    "stream", "global", "target", "assignment", "mask", "count", "weight", "process", "extra"
+    "stream",
+    "global",
+    "target",
+    "assignment",
+    "mask",
+    "count",
+    "weight",
+    "process",
+    "extra",
+    "column",
 ]
 
+
+FILE = "file"
+"""Column that every file has: its own path, unless it holds another one of that name."""
 
 _MISSPELT = 0.82
 """Names at least this near are taken for one name and its misspelling."""
@@ -237,6 +249,12 @@ def resolve(
     for kind_, owner, feature in list(left):
         add(kind_, owner, feature, None)
     used = {name for entry in entries for name in entry.names}
+    for name in event.columns:
+        # What is not there is missed where an expression names it, as targets may not need it.
+        if name in names:
+            entries.append(Entry("column", name, "", Column.model_validate(name)))
+        elif name == FILE and event.columns[name] is None:
+            entries.append(Entry("column", name, "", Column(value=where)))
     for kind_, owner in absent:
         finder.refuse_misspelt(kind_, owner, used)
     return ColumnMap(entries)

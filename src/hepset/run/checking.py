@@ -10,7 +10,7 @@ from hepset.errors import ConfigurationError, DatasetError
 from hepset.interfaces import Chunk, Reader, parse_options
 from hepset.plugins import registry
 from hepset.prepare.plan import make_plan
-from hepset.prepare.select import derive, select
+from hepset.prepare.select import derive_and_select
 from hepset.run.config import engine_of
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.report import Report
@@ -97,8 +97,9 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
             checked = selected = 0
             for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
                 batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
-                batch = derive(batch, plan.event, plan.config.derive)
-                passing, _ = select(batch, plan.event, plan.config.select)
+                passing, _ = derive_and_select(
+                    batch, plan.event, plan.config.derive, plan.config.select
+                )
                 splitter.assign(passing)
                 _check_variations(run, passing, plan.event)
                 reports.append(plan.contract.check(passing, raw=True))

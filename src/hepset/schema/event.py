@@ -503,6 +503,16 @@ class EventInfo(Model):
     """Targets by name, ``signal`` or ``t1/mass``."""
     shared_objects: bool = False
     """Whether two particles may share an object, as in boosted topologies."""
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    """Further columns of the files that expressions use by their own names: column → the stream
+    whose objects they belong to, if they hold lists. They are not kept in the dataset."""
+
+    @field_validator(
+        "columns", mode="before", json_schema_input_type=dict[str, str | None] | list[str]
+    )
+    @classmethod
+    def _list_of_columns(cls, value: object) -> object:
+        return _named(value, "column") if isinstance(value, list | tuple) else value
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -549,6 +559,10 @@ class EventInfo(Model):
                         raise ValueError(f"{particle}.{product}: no stream {stream!r}{hint}")
         if self.processes and not self.streams:
             raise ValueError("particles are made of objects of a stream, and no stream is declared")
+        for column, stream in self.columns.items():
+            if stream is not None and stream not in self.streams:
+                hint = did_you_mean(stream, self.streams)
+                raise ValueError(f"columns.{column}: no stream {stream!r}{hint}")
         for name, target in self.targets.items():
             if name.split("/", 1)[0] in {"assignment", "segmentation"} or not name.strip("/"):
                 raise ValueError(f"target {name!r}: this name is reserved")
