@@ -13,6 +13,8 @@ from hepset.training.losses import LossSums, WeightedLoss, summarise_weights
 
 
 class FakeHead:
+    weighs_targets = False
+
     def __init__(self, factor: float, targets: list[str]) -> None:
         self.config = type("Config", (), {"loss_weight": factor})()
         self._targets = targets
@@ -120,6 +122,23 @@ def test_the_weight_of_a_target_acts_on_its_own_term() -> None:
     assert {n: (s / c).item() for n, (s, c) in found.items()} == {
         "a/ce": 2, "b/y": 6, "b/z": 10, "b/nll": 30,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("keep", [2.0, -4.0]), ("abs", [2.0, 4.0]), ("drop", [2.0, 0.0])]
+)
+def test_a_head_may_weigh_its_targets_itself(policy: Any, expected: list[float]) -> None:
+    """It is given the weights with mean magnitude one, and its terms are left alone."""
+    head = FakeHead(1.0, ["x"])
+    head.weighs_targets = True
+    weights = summaries(weight=1.0, weight_x=0.5)
+    combined = WeightedLoss(FakeModel(a=head), weights, policy)  # type: ignore[arg-type]
+    batch = {"weight": torch.tensor([3.0, 1.0]), "weight/x": torch.tensor([1.0, -2.0])}
+    prepared = combined.prepared(batch)
+    assert prepared["weight/x"].tolist() == expected
+    assert prepared["weight"].tolist() == [3.0, 1.0]
+    loss, _ = combined({"a/ce": term(1.0, 5.0)}, batch)
+    assert loss.item() == pytest.approx((3 * 1 + 1 * 5) / 2)
 
 
 def test_processes_with_unequal_targets_give_the_gradient_of_one_large_batch() -> None:

@@ -48,6 +48,8 @@ class Metric(NamedTuple):
         unit: Unit, empty for pure numbers.
         better: Which way is better.
         of: Who reached it: empty for the model, otherwise the baseline's description.
+        limit: Whether it is what no model can beat, such as the truth itself: it stands beside
+            the baselines, but nothing is compared with it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Metric(NamedTuple):
     unit: str = ""
     better: Literal["higher", "lower"] = "higher"
     of: str = ""
+    limit: bool = False
 
 
 class Drawing(NamedTuple):
@@ -174,6 +177,10 @@ class Head(nn.Module, ABC):
 
     Config: ClassVar[type[HeadConfig]] = HeadConfig
     """Model of the options."""
+    weighs_targets: ClassVar[bool] = False
+    """Whether `loss` itself applies the weights of the targets, ``weight/<target>`` beside them,
+    because its terms mix several targets. Else every term is multiplied by them. The event's own
+    ``weight`` is always applied outside."""
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         """Keep the name the user gave and the options; `build` makes the layers."""

@@ -145,11 +145,33 @@ class WeightedLoss:
         self.active: set[str] = set(model.config.heads)
         """Heads that learn now; the losses of the others are computed, but do not count."""
         self.targets: dict[str, list[str]] = {}
+        """Targets whose weights multiply the terms of a head, by head."""
         for name in model.config.heads:
             head = model.head(name)
             self.factors[name] = head.config.loss_weight
+            if head.weighs_targets:
+                self.targets[name] = []
+                continue
             wanted = head.contract(model.event).of_kind("target", "index")
             self.targets[name] = [spec.name.removeprefix("target/") for spec in wanted]
+
+    def prepared(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the batch as heads see it that weigh their targets themselves.
+
+        The weights of targets have mean magnitude one over the training split; negative ones are
+        positive by the policy ``abs``, 0 by ``drop``.
+        """
+        found = dict(batch)
+        for name, scale in self.scales.items():
+            if name == "weight" or name not in batch:
+                continue
+            weight = batch[name].float() * scale
+            if self.policy == "abs":
+                weight = weight.abs()
+            elif self.policy == "drop":
+                weight = weight.clamp(min=0)
+            found[name] = weight
+        return found
 
     def __call__(
         self,

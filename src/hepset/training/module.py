@@ -383,7 +383,7 @@ class TrainingModule(LightningModule):
 
     def _loss(self, batch: Batch, batch_idx: int, sums: LossSums, part: str) -> Tensor:
         outputs = self.model(batch)
-        terms = self.model.losses(batch, outputs)
+        terms = self.model.losses(self.combine.prepared(batch), outputs)
         together = part == "training" and self.trainer.world_size > 1
         loss, found = self.combine(terms, batch, self._process_mean if together else None)
         if not bool(torch.isfinite(loss)):

@@ -50,6 +50,7 @@ class AssignmentHead(Head):
 
     Config: ClassVar[type[HeadConfig]] = AssignmentConfig
     config: AssignmentConfig
+    weighs_targets: ClassVar[bool] = True
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__(name, config)
@@ -102,7 +103,7 @@ class AssignmentHead(Head):
         }
         slots[None] = sum(slots.values())
         self.space = TupleSpace(self.topology, slots, config.max_tuples)
-        self.compare = AssignmentLoss(self.topology, config, self.space)
+        self.compare = AssignmentLoss(self.topology, config, self.space, statistics, where)
         self.scorers = nn.ModuleList(
             TupleScorer(
                 kind,
@@ -159,7 +160,8 @@ class AssignmentHead(Head):
         ``assignment`` counts where some product of a particle is known (all of them, without
         `partial_products`), ``detection`` in every event of the process.
         """
-        return self.compare(outputs, targets)
+        terms: dict[str, LossTerm] = self.compare(outputs, targets)[0]
+        return terms
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Choose an assignment per process.

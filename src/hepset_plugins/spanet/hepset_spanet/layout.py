@@ -18,7 +18,7 @@ import numpy as np
 
 from hepset.errors import EventInfoError, ReadError, closest
 from hepset.schema.event import EventInfo, Stream
-from hepset_spanet.names import spanet_key
+from hepset_spanet.names import spanet_key, weight_tensor
 
 with contextlib.suppress(ImportError):  # registers further compression filters with HDF5
     import hdf5plugin  # noqa: F401
@@ -83,11 +83,6 @@ class Layout:
             *self.products,
             *map(weight_tensor, self.particle_weights),
         }
-
-
-def weight_tensor(target: str) -> str:
-    """Return the tensor with the weights of a target tensor, ``weight/…`` for ``target/…``."""
-    return target.replace("target/", "weight/", 1)
 
 
 def open_file(path: str) -> h5py.File:

@@ -53,3 +53,8 @@ def spanet_key(name: str, particles: Collection[str]) -> str | None:
         case [particle, _, _] if particle in particles:
             return name
     return None
+
+
+def weight_tensor(target: str) -> str:
+    """Return the tensor with the weights of a target tensor, ``weight/…`` for ``target/…``."""
+    return target.replace("target/", "weight/", 1)

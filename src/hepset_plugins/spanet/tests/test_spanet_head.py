@@ -15,10 +15,22 @@ from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Evaluation
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
-from hepset.schema.statistics import ColumnStatistics, Statistics, TensorStatistics
+from hepset.schema.statistics import (
+    ColumnStatistics,
+    EventCounts,
+    Statistics,
+    TensorStatistics,
+)
 from hepset.testing import check_head, make_event_info
 from hepset.transforms import InputTransform
 from hepset_spanet.head import AssignmentConfig, AssignmentHead
+from hepset_spanet.losses import (
+    AssignmentTarget,
+    combine,
+    pair_terms,
+    permutation_terms,
+    symmetry_breaking,
+)
 
 Array = NDArray[Any]
 
@@ -46,6 +58,10 @@ TOPS = event_of(
     {"t1": {"b": "jets", "q1": "jets", "q2": "jets"}, "t2": {"b": None, "q1": None, "q2": None}},
     {"t1": [["q1", "q2"]], "t2": [["q1", "q2"]]},
 )
+PAIR = event_of(
+    {"h1": {"a": "jets", "b": "jets"}, "h2": {"a": "jets", "b": "jets"}},
+    {"event": [["h1", "h2"]], "h1": [["a", "b"]], "h2": [["a", "b"]]},
+)
 
 
 def make_head(event: EventInfo, **options: Any) -> tuple[AssignmentHead, Contract]:
@@ -63,6 +79,7 @@ def make_head(event: EventInfo, **options: Any) -> tuple[AssignmentHead, Contrac
         {"mass_features": False, "detection_loss_weight": 0, "partial_products": False},
         {"particle_queries": True, "combination": "softmin", "selection": "greedy"},
         {"max_tuples": 12, "use_detection": True, "focal_gamma": 1.5},
+        {"balance_particles": True, "balance_objects": True},
     ],
 )
 def test_conforms(options: dict[str, Any]) -> None:
@@ -87,14 +104,16 @@ def test_conforms_for_any_topology(event: EventInfo) -> None:
     check_head(AssignmentHead, {"particle_queries": True, "selection_width": 16}, event=event)
 
 
+def test_conforms_with_a_penalty_of_overlaps() -> None:
+    options = {"particle_queries": True, "overlap_loss_weight": 0.5, "balance_particles": True}
+    check_head(AssignmentHead, options, event=PAIR)
+
+
 def test_the_graph_decides_the_same() -> None:
     check_head(
         AssignmentHead,
         {"selection_width": 24, "particle_queries": True},
-        event=event_of(
-            {"h1": {"a": "jets", "b": "jets"}, "h2": {"a": "jets", "b": "jets"}},
-            {"event": [["h1", "h2"]], "h1": [["a", "b"]], "h2": [["a", "b"]]},
-        ),
+        event=PAIR,
         onnx=True,
     )
 
@@ -140,9 +159,19 @@ def test_wrong_events_are_refused() -> None:
     plain = {"streams": {"hits": {"features": ["charge"]}}, "particles": {"x": ["a", "b"]}}
     with pytest.raises(ConfigurationError, match="mass_features: no stream of a product has"):
         make_head(EventInfo.model_validate(plain), mass_features=True)
-    many = event_of({f"x{n}": ["a"] for n in range(8)}, {"event": [[f"x{n}" for n in range(8)]]})
-    with pytest.raises(ConfigurationError, match="40,320 permutations"):
+    names = [f"x{n}" for n in range(9)]
+    rounds = [[names], [names[:3]]]  # odd cycles generate the 181 440 even orders
+    many = event_of({name: ["a"] for name in names}, {"event": rounds})
+    with pytest.raises(ConfigurationError, match="permutations of particles change nothing"):
         make_head(many)
+    free = event_of({name: ["a"] for name in names}, {"event": [names]})
+    make_head(free, particle_queries=True)
+    more = [f"x{n}" for n in range(11)]
+    eleven = event_of({name: ["a"] for name in more}, {"event": [more]})
+    with pytest.raises(ConfigurationError, match="softmin cannot weight the permutations of 11"):
+        make_head(eleven, particle_queries=True, combination="softmin")
+    with pytest.raises(ConfigurationError, match="set particle_queries: true"):
+        make_head(TOPS, overlap_loss_weight=1.0)
     head = AssignmentHead("assignment", AssignmentConfig())
     with pytest.raises(ConfigurationError, match="call contract"):
         head.build(compile_contract(TOPS), Statistics(), 8)
@@ -204,6 +233,145 @@ def test_partial_particles_train_through_the_marginal() -> None:
     assert bool(loss["assignment"].valid)
     assert not parity.loss(outputs, targets)["assignment"].valid.any()
     assert float(loss["detection"].value) == pytest.approx(0.5 * math.log(2))
+
+
+def random_outputs(head: AssignmentHead, events: int) -> dict[str, Tensor]:
+    """Scores of two particles over all tuples of seven jets, two of them padded in one event."""
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.ones(events, 7, dtype=torch.bool)
+    mask[0, 5:] = False
+    given = {"mask.jets": mask}
+    exists = head.space.exist(0, head.space.of(0, given), given)
+    scores = torch.randn(events, 2, exists.shape[1], generator=generator, dtype=torch.float64)
+    return {
+        **given,
+        "scores.0": torch.where(exists[:, None], scores, -1e12),
+        "detection.0": torch.randn(events, 2, generator=generator, dtype=torch.float64),
+    }
+
+
+@pytest.mark.parametrize("combination", ["min", "softmin", "mean"])
+def test_parity_gives_what_spanet_minimises(combination: str) -> None:
+    """Against the functions that are held to SPANet's own numbers, on the same distributions."""
+    head, _ = make_head(
+        PAIR,
+        particle_queries=True,
+        combination=combination,
+        detection_loss_weight=0.7,
+        overlap_loss_weight=0.3,
+        focal_gamma=1.5,
+        parity="spanet",
+        max_tuples=10_000,
+    )
+    events = 6
+    outputs = random_outputs(head, events)
+    targets = {
+        "target/assignment/h1": torch.tensor(
+            [[0, 1], [-1, -1], [3, 4], [6, 2], [1, -1], [5, 6]],
+        ),
+        "target/assignment/h2": torch.tensor(
+            [[2, 3], [0, 5], [-1, 2], [0, 1], [-1, -1], [4, 2]],
+        ),
+        "weight/assignment/h1": torch.tensor([1.0, 2.0, 0.5, 1.5, 1.0, 0.1]),
+        "weight/assignment/h2": torch.tensor([1.0, 1.0, 3.0, 0.2, 2.0, 1.0]),
+    }
+    found = head.loss(outputs, targets)
+
+    objects = head.space.of(0, outputs).objects
+    logs = torch.log_softmax(outputs["scores.0"], -1)
+    dense = torch.full((2, events, 7, 7), -torch.inf, dtype=torch.float64)
+    for tuples, (a, b) in enumerate(objects.tolist()[:-1]):
+        for particle in range(2):
+            value = logs[:, particle, tuples] - math.log(2)
+            value = torch.where(value < -1e9, -torch.inf, value)
+            dense[particle, :, a, b] = dense[particle, :, b, a] = value
+    names = ("h1", "h2")
+    swap = ((0, 1), (1, 0))
+    wanted = [
+        AssignmentTarget(
+            targets[f"target/assignment/{name}"],
+            (targets[f"target/assignment/{name}"] >= 0).all(1),
+            targets[f"weight/assignment/{name}"].double(),
+        )
+        for name in names
+    ]
+    pairs = pair_terms(
+        list(dense), list(outputs["detection.0"].T), wanted, [2, 2], swap, focal_gamma=1.5
+    )
+    scale = torch.tensor([1.0, 0.7], dtype=torch.float64)[:, None]
+    combined = combine(permutation_terms(pairs * scale, swap), combination)
+    masks = torch.stack([each.mask for each in wanted])
+    order = torch.tensor(swap)[combined.best].T
+    there = masks.gather(0, order)
+    expected = combined.terms.sum(2) / there.sum(1).clamp(min=1)[:, None]
+    penalty = symmetry_breaking(list(dense), there, [(0, 1)])
+    overlap = 0.3 * 2 * 2 * penalty.sum() / there.sum()
+    for name, value in (
+        ("assignment", expected[:, 0].sum()),
+        ("detection", expected[:, 1].sum()),
+        ("overlap", overlap),
+    ):
+        assert bool(found[name].valid.all())
+        assert float(found[name].value.mean()) == pytest.approx(float(value), rel=1e-6), name
+
+
+def test_weights_of_particles_are_inside_the_choice_of_the_permutation() -> None:
+    """Unweighted the swap is better; where only h1 counts, h1's own target with the first is."""
+    head, _ = make_head(PAIR, particle_queries=True, detection_loss_weight=0)
+    given = {"mask.jets": torch.ones(1, 7, dtype=torch.bool)}
+    objects = head.space.of(0, given).objects.tolist()
+    probability = {(0, 1): (0.2, 0.3), (2, 3): (0.4, 0.01)}
+    scores = torch.full((1, 2, len(objects)), -1e12)
+    for place, pair in enumerate(map(tuple, objects[:-1])):
+        for query in range(2):
+            rest = (1 - sum(p[query] for p in probability.values())) / (len(objects) - 3)
+            chance = probability[pair][query] if pair in probability else rest
+            scores[0, query, place] = math.log(chance)
+    outputs = {**given, "scores.0": scores}
+    targets = {
+        "target/assignment/h1": torch.tensor([[0, 1]]),
+        "target/assignment/h2": torch.tensor([[2, 3]]),
+    }
+    swapped = -math.log(0.4) - math.log(0.3)
+    assert float(head.loss(outputs, targets)["assignment"].value) == pytest.approx(swapped)
+    targets["weight/assignment/h1"] = torch.tensor([0.1])
+    targets["weight/assignment/h2"] = torch.tensor([2.0])
+    # h2's target by the first particle: 2 · 0.92 + 0.1 · 1.2; by the second: 2 · 4.6 + 0.1 · 1.6.
+    weighted = -2 * math.log(0.4) - 0.1 * math.log(0.3)
+    assert float(head.loss(outputs, targets)["assignment"].value) == pytest.approx(weighted)
+    targets["weight/assignment/h2"] = torch.tensor([0.0])
+    targets["weight/assignment/h1"] = torch.tensor([-1.0])
+    # The one with the larger probability for h1's target, 0.3, is chosen all the same.
+    loss = head.loss(outputs, targets)["assignment"]
+    assert float(loss.value) == pytest.approx(math.log(0.3))
+
+
+def test_rare_events_count_more() -> None:
+    """Weights by the set of particles times those by the number of objects."""
+    head, contract = make_head(PAIR)
+    counts = EventCounts(objects={5: 3, 7: 1}, present={"": {0: {"00": 1, "10": 2, "11": 1}}})
+    balanced = AssignmentHead(
+        "assignment", AssignmentConfig(balance_particles=True, balance_objects=True)
+    )
+    balanced.contract(PAIR)
+    balanced.build(contract, Statistics(events=4, counts=counts), 16)
+    outputs = random_outputs(head, 2)
+    outputs = {**outputs, "scores.0": outputs["scores.0"][:, :1]}
+    outputs["detection.0"] = outputs["detection.0"][:, :1]
+    targets = {
+        "target/assignment/h1": torch.tensor([[0, 1], [0, 1]]),
+        "target/assignment/h2": torch.tensor([[2, 3], [-1, -1]]),
+    }
+    plain, weighted = head.loss(outputs, targets), balanced.loss(outputs, targets)
+    beta = 3 / 4
+    by_set = {n: (1 - beta) / (1 - beta ** (n + 1)) for n in (1, 2)}
+    mean = (2 * by_set[1] + 2 * by_set[2]) / 4
+    by_size = {n: (1 - beta) / (1 - beta**n) for n in (3, 1)}
+    size_mean = (3 * by_size[3] + by_size[1]) / 4
+    expected = [by_set[1] * by_size[3], by_set[2] * by_size[1]]
+    for name in ("assignment", "detection"):
+        ratio = weighted[name].value / plain[name].value
+        assert ratio.tolist() == pytest.approx([e / mean / size_mean for e in expected])
 
 
 def boosted(parts: Array, momentum: Array, mass: float) -> Array:

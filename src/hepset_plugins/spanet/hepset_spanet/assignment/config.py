@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from hepset.interfaces.head import HeadConfig
 
@@ -34,6 +34,19 @@ class AssignmentConfig(HeadConfig):
     detection_loss_weight: float = Field(default=0.5, ge=0)
     """Factor of the loss of the probability that a particle is there with all its products; 0 =
     do not predict it."""
+    overlap_loss_weight: float = Field(default=0.0, ge=0)
+    """Factor of exp(-J²) for interchangeable particles that both are there, with the
+    Jensen-Shannon divergence J of their distributions over tuples: they are to look at different
+    objects. Needs `particle_queries`."""
+    balance_particles: bool = False
+    """Whether events count more the rarer the set of particles is that they have."""
+    balance_objects: bool = False
+    """Whether events count more the rarer their number of objects is."""
+    parity: Literal["none", "spanet"] = "none"
+    """``spanet`` scales the losses as SPANet does: sums over a batch are divided by the number of
+    events in which the particle is there, those of the detection too; only complete particles
+    train; balanced weights have the mean one over kinds of events instead of over events; and the
+    penalty of overlaps has no gradient."""
     selection: Literal["exact", "greedy"] = "exact"
     """How one assignment is chosen: the jointly most probable one, or the best tuple first."""
     selection_width: PositiveInt = 64
@@ -45,3 +58,12 @@ class AssignmentConfig(HeadConfig):
     max_tuples: PositiveInt = 6000
     """Most tuples per particle. Where there are more, each product keeps the objects with the
     largest scores of its own, as many as fit, and learns these scores too."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AssignmentConfig:
+        if self.overlap_loss_weight > 0 and not self.particle_queries:
+            raise ValueError(
+                "overlap_loss_weight: without particle_queries interchangeable particles share "
+                "one distribution, which nothing can drive apart; set particle_queries: true"
+            )
+        return self

@@ -3,56 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from hepset.errors import ConfigurationError
 from hepset.interfaces.head import LossTerm
+from hepset.schema.statistics import Statistics
+from hepset_spanet.assignment.balance import object_table, particle_table
 from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.config import AssignmentConfig
 from hepset_spanet.assignment.objective import (
-    Symmetrised,
     compatible,
     negative_log_likelihood,
+    overlap_penalty,
     symmetrise,
 )
 from hepset_spanet.assignment.places import absolute, extents_of
-from hepset_spanet.assignment.topology import ProcessPlan, Topology
+from hepset_spanet.assignment.topology import Particle, ProcessPlan, Topology
+from hepset_spanet.names import weight_tensor
 
-__all__ = ["AssignmentLoss"]
+__all__ = ["AssignmentLoss", "Compared"]
+
+_MOST_SOFTMIN = 10
+"""Interchangeable particles whose permutations ``softmin`` can weight."""
 
 
-class AssignmentLoss:
+@dataclass
+class Compared:
+    """One process of a batch compared with its targets.
+
+    Attributes:
+        mine: Events of the process, (B,).
+        agrees: Per true particle, which tuples agree with what is known of it, (B, C).
+        known: Whether anything is known that a tuple agrees with, (B, P) by true particle.
+        complete: Whether a true particle is there with all its products, (B, P).
+        order: The true particle that each particle is compared with, (B, P).
+        terms: Losses by name.
+    """
+
+    mine: Tensor
+    agrees: list[Tensor] = field(default_factory=list)
+    known: Tensor = field(default_factory=lambda: torch.empty(0))
+    complete: Tensor = field(default_factory=lambda: torch.empty(0))
+    order: Tensor = field(default_factory=lambda: torch.empty(0))
+    terms: dict[str, LossTerm] = field(default_factory=dict)
+
+
+class AssignmentLoss(nn.Module):
     """Compares the scores of tuples with the true ones.
 
     Args:
         topology: What is assigned.
         config: Options of the head.
         space: The tuples.
+        statistics: Of the training split.
+        where: Name of the head's configuration, for messages.
+
+    Raises:
+        ConfigurationError: If the options do not fit the topology, or the statistics lack what
+            they need.
     """
 
-    def __init__(self, topology: Topology, config: AssignmentConfig, space: TupleSpace) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        config: AssignmentConfig,
+        space: TupleSpace,
+        statistics: Statistics,
+        where: str,
+    ) -> None:
+        super().__init__()
         self.topology = topology
         self.config = config
         self.space = space
+        self.parity = config.parity == "spanet"
+        for plan in topology.processes:
+            largest = max((len(orbit) for orbit in plan.orbits), default=1)
+            if config.combination == "softmin" and plan.order > 1 and largest > _MOST_SOFTMIN:
+                raise ConfigurationError(
+                    f"{where}.combination: softmin cannot weight the permutations of {largest} "
+                    f"particles, at most of {_MOST_SOFTMIN}; use min"
+                )
+            if config.balance_particles and plan.particles:
+                table = particle_table(
+                    statistics,
+                    plan.group,
+                    process=plan.name,
+                    number=plan.number,
+                    parity=self.parity,
+                    where=f"{where}.balance_particles",
+                )
+                self.register_buffer(f"particles{plan.number}", torch.from_numpy(table).float())
+        if config.balance_objects:
+            table = object_table(statistics, parity=self.parity, where=f"{where}.balance_objects")
+            self.register_buffer("objects", torch.from_numpy(table).float())
 
-    def __call__(
+    def forward(
         self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> dict[str, LossTerm]:
-        """Compute ``assignment`` and ``detection``, and ``candidates`` where they are limited."""
+    ) -> tuple[dict[str, LossTerm], dict[int, Compared]]:
+        """Compute the terms, summed over processes, and what they were made of by process.
+
+        Returns:
+            ``assignment``, ``detection``, ``overlap`` and, where they are limited, ``candidates``.
+        """
         batch = outputs["scores.0"].shape[0]
         zero = outputs["scores.0"].new_zeros(batch)
         never = torch.zeros_like(zero, dtype=torch.bool)
         sums = {name: LossTerm(zero, never) for name in self._terms}
+        compared = {}
         for plan in self.topology.processes:
             if not plan.particles or any(p.tensor not in targets for p in plan.particles):
                 continue
-            for name, term in self._process(plan, outputs, targets).items():
+            found = self._process(plan, outputs, targets)
+            compared[plan.number] = found
+            for name, term in found.terms.items():
                 before = sums[name]
                 value = before.value + torch.where(term.valid, term.value, 0.0)
                 sums[name] = LossTerm(value, before.valid | term.valid)
-        return sums
+        return sums, compared
 
     @property
     def _limited(self) -> bool:
@@ -63,45 +134,52 @@ class AssignmentLoss:
         terms = ["assignment"]
         if self.config.detection_loss_weight > 0:
             terms.append("detection")
+        if self.config.overlap_loss_weight > 0 and any(p.order > 1 for p in self._plans):
+            terms.append("overlap")
         if self._limited:
             terms.append("candidates")
         return terms
 
+    @property
+    def _plans(self) -> list[ProcessPlan]:
+        return [plan for plan in self.topology.processes if plan.particles]
+
     def _process(
         self, plan: ProcessPlan, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> dict[str, LossTerm]:
-        batch = outputs["scores.0"].shape[0]
-        device = outputs["scores.0"].device
-        mine = torch.ones(batch, dtype=torch.bool, device=device)
+    ) -> Compared:
+        zero = outputs["scores.0"].new_zeros(outputs["scores.0"].shape[0])
+        mine = torch.ones_like(zero, dtype=torch.bool)
         if len(self.topology.processes) > 1:
             process = targets.get("process")
             mine = mine & (False if process is None else process == plan.number)
         extents = extents_of(self.topology, outputs)
         count = len(plan.particles)
         orbit_of = {p: number for number, orbit in enumerate(plan.orbits) for p in orbit}
-        zero = outputs["scores.0"].new_zeros(batch)
         losses: dict[tuple[int, int], Tensor] = {}
         found: dict[tuple[int, int], Tensor] = {}
-        pointed = zero
-        any_used = torch.zeros_like(mine)
+        compared = Compared(mine)
+        known, complete, weights, pointed = [], [], [], zero
         for true, particle in enumerate(plan.particles):
             kind = self.topology.kinds[particle.kind]
             objects = self.space.of(particle.kind, outputs).objects
             wanted = absolute(particle.streams, targets[particle.tensor], extents)
             scores = outputs[f"scores.{particle.kind}"]
             agrees = compatible(objects, wanted, kind) & (scores[:, 0] > EXISTS)
-            complete = (wanted >= 0).all(1)
-            known = (wanted >= 0).any(1) if self.config.partial_products else complete
-            used = known & mine & agrees.any(1)
-            any_used = any_used | used
+            compared.agrees.append(agrees)
+            whole = (wanted >= 0).all(1)
+            some = (wanted >= 0).any(1) if self._partial else whole
+            used = some & mine & agrees.any(1)
+            known.append(used)
+            complete.append(whole)
+            weights.append(_weight(particle, targets, zero))
             value = negative_log_likelihood(scores, agrees, self.config.focal_gamma)
             value = torch.where(used[:, None], value, 0.0)
             if f"pointer.{particle.kind}.0" in outputs:
                 part = self._pointer_loss(particle.kind, wanted, outputs)
-                pointed = pointed + torch.where(known & mine, part, 0.0)
+                pointed = pointed + torch.where(some & mine, part, 0.0)
             logits = outputs.get(f"detection.{particle.kind}")
             if logits is not None:
-                truth = complete[:, None].expand_as(logits).to(logits.dtype)
+                truth = whole[:, None].expand_as(logits).to(logits.dtype)
                 detected = functional.binary_cross_entropy_with_logits(
                     logits, truth, reduction="none"
                 )
@@ -110,25 +188,79 @@ class AssignmentLoss:
                     losses[own, true] = value[:, other.query]
                     if logits is not None:
                         found[own, true] = detected[:, other.query]
+        compared.known = torch.stack(known, 1)
+        compared.complete = torch.stack(complete, 1)
+        weight = torch.stack(weights, 1)[:, None, :]
+        assignment = _matrix(losses, count, zero)
+        detection = self.config.detection_loss_weight * _matrix(found, count, zero)
+        # A negative weight must not make the worst permutation the best.
+        choice = (assignment + detection) * (weight if self.parity else weight.abs())
         combined = symmetrise(
-            _matrix(losses, count, zero),
-            _matrix(found, count, zero) if found else None,
-            plan.elements,
-            self.config.combination,
-            self.config.detection_loss_weight,
+            assignment * weight, detection * weight, plan, self.config.combination, choice
         )
-        return self._named(combined, pointed, any_used, mine)
-
-    def _named(
-        self, combined: Symmetrised, pointed: Tensor, used: Tensor, mine: Tensor
-    ) -> dict[str, LossTerm]:
-        terms = {"assignment": LossTerm(combined.assignment, used)}
-        weight = self.config.detection_loss_weight
-        if weight > 0:
-            terms["detection"] = LossTerm(weight * combined.detection, mine)
+        compared.order = combined.order
+        balance = self._balance(plan, compared, outputs)
+        scaled = balance[:, None] * torch.stack([combined.assignment, combined.detection])
+        if self.parity:
+            present = (compared.complete & mine[:, None]).gather(1, combined.order)
+            scaled = scaled * _parity_factor(present, mine)
+            sums, used = scaled.sum(2), mine
+        else:
+            sums, used = scaled.sum(2), compared.known.any(1)
+        compared.terms = {"assignment": LossTerm(sums[0], used)}
+        if self.config.detection_loss_weight > 0:
+            compared.terms["detection"] = LossTerm(sums[1], mine)
+        if "overlap" in self._terms and plan.order > 1:
+            compared.terms["overlap"] = self._overlap(plan, compared, outputs, balance)
         if self._limited:
-            terms["candidates"] = LossTerm(pointed, mine & (pointed > 0))
-        return terms
+            compared.terms["candidates"] = LossTerm(balance * pointed, mine & (pointed > 0))
+        return compared
+
+    @property
+    def _partial(self) -> bool:
+        return self.config.partial_products and not self.parity
+
+    def _balance(
+        self, plan: ProcessPlan, compared: Compared, outputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Weight of each event against rare kinds of events, (B,)."""
+        weight = torch.ones_like(outputs["scores.0"][:, 0, 0])
+        if self.config.balance_particles:
+            table = self.get_buffer(f"particles{plan.number}")
+            powers = 1 << torch.arange(len(plan.particles), device=weight.device)
+            weight = weight * table[(compared.complete * powers).sum(1)]
+        if self.config.balance_objects:
+            table = self.get_buffer("objects")
+            masks = [outputs[f"mask.{name}"].sum(1) for name in self.topology.streams]
+            number = torch.stack(masks).sum(0).clamp(max=len(table) - 1)
+            weight = weight * table[number]
+        return weight
+
+    def _overlap(
+        self,
+        plan: ProcessPlan,
+        compared: Compared,
+        outputs: Mapping[str, Tensor],
+        balance: Tensor,
+    ) -> LossTerm:
+        """Penalty of interchangeable particles that look at the same tuples."""
+        present = (compared.complete & compared.mine[:, None]).gather(1, compared.order)
+        total = torch.zeros_like(balance)
+        pairs = plan.group.transpositions
+        for i, j in pairs:
+            first, second = plan.particles[i], plan.particles[j]
+            scores = outputs[f"scores.{first.kind}"]
+            penalty = overlap_penalty(
+                scores[:, first.query], scores[:, second.query], parity=self.parity
+            )
+            total = total + torch.where(present[:, i] & present[:, j], penalty, 0.0)
+        value = self.config.overlap_loss_weight * balance * total / len(pairs)
+        valid = present.sum(1) > 1
+        if self.parity:
+            # SPANet sums the penalty once for every particle and kind of term.
+            events = compared.mine.sum() / present.sum().clamp(min=1)
+            value, valid = 2 * len(plan.particles) * value * events, compared.mine
+        return LossTerm(value, valid)
 
     def _pointer_loss(self, number: int, wanted: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
         """Cross-entropy of the known products with the scores that limit the candidates, (B,)."""
@@ -145,6 +277,18 @@ class AssignmentLoss:
             value = torch.logsumexp(pointer, 1) - torch.where(known, chosen, 0.0)
             total = total + torch.where(known, value, 0.0)
         return total
+
+
+def _parity_factor(present: Tensor, mine: Tensor) -> Tensor:
+    """Turns the mean over events into SPANet's sum over events by those with the particle, (P,)."""
+    factor: Tensor = mine.sum() / present.sum(0).clamp(min=1)
+    return factor
+
+
+def _weight(particle: Particle, targets: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Weight of a true particle's terms, (B,)."""
+    weight = targets.get(weight_tensor(particle.tensor))
+    return torch.ones_like(like) if weight is None else weight.to(like.dtype)
 
 
 def _matrix(values: Mapping[tuple[int, int], Tensor], count: int, zero: Tensor) -> Tensor:

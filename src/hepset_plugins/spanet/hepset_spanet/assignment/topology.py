@@ -11,7 +11,7 @@ from hepset.schema.symmetry import PermutationGroup
 __all__ = ["MAX_PERMUTATIONS", "Kind", "Particle", "ProcessPlan", "Topology", "make_topology"]
 
 MAX_PERMUTATIONS = 5040
-"""Largest event group whose elements the loss tries one by one: seven identical particles."""
+"""Largest event group whose elements are listed: seven identical particles."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,34 @@ class ProcessPlan:
         name: Name of the process, empty for the only one.
         number: Its value in the tensor ``process``.
         particles: In order of declaration.
-        elements: All permutations of the particles that change nothing, identity first.
+        group: What may be interchanged among the particles.
+        elements: All permutations of the particles that change nothing, identity first; empty
+            where there are more than `MAX_PERMUTATIONS`, and every orbit may be reordered freely.
         orbits: Positions of interchangeable particles.
     """
 
     name: str
     number: int
     particles: tuple[Particle, ...]
+    group: PermutationGroup
     elements: tuple[tuple[int, ...], ...]
     orbits: tuple[tuple[int, ...], ...]
+
+    @property
+    def order(self) -> int:
+        """Number of permutations that the loss has to compare.
+
+        One where interchangeable particles share an output: all permutations are the same then.
+        """
+        outputs = [
+            {(self.particles[p].kind, self.particles[p].query) for p in o} for o in self.orbits
+        ]
+        return 1 if all(len(each) == 1 for each in outputs) else self.group.order
+
+    @property
+    def free_orbits(self) -> bool:
+        """Whether the members of each orbit may be reordered independently of the rest."""
+        return self.group.is_product_of_symmetric
 
     @property
     def prefix(self) -> str:
@@ -149,10 +168,12 @@ class _Builder:
     def process(self, number: int, name: str, process: Process) -> ProcessPlan:
         group = process.event_group
         label = f"process {name!r}: " if name else ""
-        if group.order > MAX_PERMUTATIONS:
+        listed = group.order <= MAX_PERMUTATIONS
+        if not listed and not group.is_product_of_symmetric:
             raise ConfigurationError(
                 f"{self.where}: {label}{group.order:,} permutations of particles change nothing, "
-                f"more than the {MAX_PERMUTATIONS:,} that the loss can compare"
+                f"more than the {MAX_PERMUTATIONS:,} that can be compared one by one; only where "
+                "all reorderings of some particles are allowed, there may be more"
             )
         names = list(process.particles)
         prefix = f"{name}/" if name else ""
@@ -173,7 +194,8 @@ class _Builder:
                     query=self.members[kind].index(particle) if self.queries else 0,
                 )
         particles = tuple(found[position] for position in sorted(found))
-        return ProcessPlan(name, number, particles, group.elements, group.orbits)
+        elements = group.elements if listed else ()
+        return ProcessPlan(name, number, particles, group, elements, group.orbits)
 
     def finish(self) -> tuple[Kind, ...]:
         kinds = []
