@@ -88,7 +88,7 @@ def test_flat_spectra_and_exact_fractions(dataset: Dataset) -> None:
 def test_every_event_follows_its_acceptance(dataset: Dataset, kind: str) -> None:
     draws = sampler(dataset, **FLAT, sampler=kind)
     mean = np.mean([draws.counts(epoch) for epoch in range(200)], 0)
-    expected = draws.acceptance * (draws.events / draws.acceptance.sum())
+    expected = draws.acceptances.rows * (draws.events / draws.acceptances.rows.sum())
     assert np.abs(mean - expected).max() < 6 * np.sqrt(draws.repeats * 0.25 / 200)
 
 
@@ -109,9 +109,9 @@ def test_events_without_a_class_are_never_drawn(dataset: Dataset) -> None:
 def test_the_base_weight_is_a_further_factor(dataset: Dataset) -> None:
     factor = tensors()["extra/factor"]
     plain = sampler(dataset, method="weights", base_weight="extra.factor")
-    assert_array_equal(plain.acceptance, factor)
+    assert_array_equal(plain.acceptances.rows, factor)
     both = sampler(dataset, **FLAT, base_weight="extra.factor", threshold=20)
-    assert np.percentile(both.acceptance, 80) == pytest.approx(1)
+    assert np.percentile(both.acceptances.rows, 80) == pytest.approx(1)
 
 
 def test_the_loader_reads_what_is_drawn(dataset: Dataset) -> None:

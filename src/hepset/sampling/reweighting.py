@@ -16,6 +16,7 @@ Histograms are filled chunk by chunk in float64; memory is that of the histogram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -42,15 +43,18 @@ class Histograms:
     Args:
         config: Variables, classes and method.
         classes: Names of the classes, in order.
+
+    Attributes:
+        bins: Number of bins of a class.
+        counts: The histograms, (class, bin).
     """
 
     def __init__(self, config: SamplingConfig, classes: Sequence[str]) -> None:
         self.config = config
         self.classes = tuple(classes)
         self.edges = [np.asarray(edges, np.float64) for edges in config.variables.values()]
-        self.shape = tuple(len(edges) - 1 for edges in self.edges)
-        self._bins = int(np.prod(self.shape, dtype=np.int64))
-        self.counts = np.zeros((len(self.classes), self._bins))
+        self.bins = math.prod(len(edges) - 1 for edges in self.edges)
+        self.counts = np.zeros((len(self.classes), self.bins))
 
     def add(self, values: Sequence[Array], members: Array, base: Array | None = None) -> Array:
         """Count events.
@@ -64,8 +68,21 @@ class Histograms:
             The cell of each event (event,): its last class times the number of bins plus its
             bin, `OUTSIDE` where it cannot be drawn.
         """
-        inside = np.ones(len(members), bool)
-        bins = np.zeros(len(members), np.int64)
+        inside, bins = self._bin(values, len(members))
+        for number in range(len(self.classes)):
+            chosen = inside & members[:, number]
+            weights = None if base is None else np.asarray(base, np.float64)[chosen]
+            self.counts[number] += np.bincount(bins[chosen], weights, minlength=self.bins)
+        return self._cells(inside, bins, members)
+
+    def find(self, values: Sequence[Array], members: Array) -> Array:
+        """Return the cells of events as `add` does, without counting them."""
+        return self._cells(*self._bin(values, len(members)), members)
+
+    def _bin(self, values: Sequence[Array], events: int) -> tuple[Array, Array]:
+        """Which events are inside, and the bin of each."""
+        inside = np.ones(events, bool)
+        bins = np.zeros(events, np.int64)
         for edges, column in zip(self.edges, values, strict=True):
             number = np.asarray(column, np.float64)
             if self.config.out_of_range == "clip":
@@ -74,12 +91,13 @@ class Histograms:
                 inside &= (number >= edges[0]) & (number <= edges[-1])
             found = np.searchsorted(edges, number, side="right") - 1
             bins = bins * (len(edges) - 1) + np.clip(found, 0, len(edges) - 2)
-        cells = np.full(len(members), OUTSIDE, np.int64)
-        for number_of_class in range(len(self.classes)):
-            chosen = inside & members[:, number_of_class]
-            weights = None if base is None else np.asarray(base, np.float64)[chosen]
-            self.counts[number_of_class] += np.bincount(bins[chosen], weights, minlength=self._bins)
-            cells[chosen] = number_of_class * self._bins + bins[chosen]
+        return inside, bins
+
+    def _cells(self, inside: Array, bins: Array, members: Array) -> Array:
+        cells = np.full(len(bins), OUTSIDE, np.int64)
+        for number in range(len(self.classes)):
+            chosen = inside & members[:, number]
+            cells[chosen] = number * self.bins + bins[chosen]
         return cells
 
     def acceptances(self, class_weights: Mapping[str, float] | None = None) -> Array:

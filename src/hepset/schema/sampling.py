@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hepset.errors import did_you_mean
 from hepset.schema.base import Model
@@ -53,7 +53,7 @@ class SamplingConfig(Model):
     """How many times an event may be tried in one pass, where few are accepted."""
     events: PositiveInt | None = None
     """Events that are drawn in an epoch; null = as many as one pass is expected to give."""
-    scale: NonNegativeFloat = 1.0
+    scale: PositiveFloat = 1.0
     """Upper end of the throws of ``accept_reject``: above 1 accepts fewer events."""
 
     @model_validator(mode="before")

@@ -1,0 +1,326 @@
+"""`SourceStream`: training batches straight from files, without converting them first.
+
+A conversion checks everything and pays off from the second epoch on; a stream starts at once. Each
+epoch reads the chunks of all sources evenly mixed, a window of them at a time, and shuffles the
+events of a window. Where cuts and sampling need nothing but what events have once, they are decided
+on that, and only the events that are wanted are read whole.
+
+What becomes of an event depends on its id, the seed and the epoch alone: not on the other events of
+its chunk, nor on how the files are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hepset.batch import EventBatch, concatenate
+from hepset.check import check_batch
+from hepset.dataset.loader import batch_tensors
+from hepset.errors import (
+    ConfigurationError,
+    ContractError,
+    DatasetError,
+    ExpressionError,
+    did_you_mean,
+)
+from hepset.interfaces import Chunk
+from hepset.prepare.derivations import compile_derivations
+from hepset.prepare.expressions import compile_selection
+from hepset.prepare.plan import Plan, Range
+from hepset.prepare.reading import read_chunk, read_chunk_rows, read_chunk_scalars
+from hepset.prepare.rows import pick
+from hepset.prepare.select import (
+    BatchColumns,
+    derive,
+    derive_and_select,
+    plugin_functions,
+    without_columns,
+)
+from hepset.prepare.slots import conform
+from hepset.prepare.split import hash_rows
+from hepset.sampling.acceptance import Acceptances
+from hepset.sampling.drawing import repeats_of, throws
+from hepset.sampling.rule import SamplingRule
+from hepset.schema.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SourceStream"]
+
+Array = NDArray[Any]
+
+_CHUNKS, _ROWS, _DRAWS = range(3)
+
+
+class SourceStream:
+    """Batches of tensors straight from files, name → tensor with the dtype of the contract.
+
+    Each iteration is one epoch, the next iteration the next one. Besides the tensors of the
+    contract a batch holds ``ids``, int64 (event, 3).
+
+    Args:
+        plan: Readers, selection, derived features and splits.
+        split: Name of the split to read.
+        batch_size: Events per batch; the last of an epoch is shorter.
+        seed: Seed of the shuffle and of the sampling.
+        shuffle: Whether to shuffle chunks, and the events of a window.
+        sampling: How often each event is shown; null = once.
+        window: Chunks that are shuffled together; two windows are in memory at a time. The first
+            window of an epoch is one chunk, so that the first batch is there early.
+        check: Whether every chunk is held against the contract, as a conversion does.
+
+    Attributes:
+        epoch: Number of the epoch that the next iteration reads.
+        contract: What every batch obeys.
+
+    Raises:
+        ConfigurationError: If an option does not fit, or a stream's slots are left to be found
+            out.
+        ExpressionError: If an expression cannot be compiled.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        split: str = "train",
+        batch_size: int = 512,
+        seed: int = 0,
+        shuffle: bool = True,
+        sampling: SamplingConfig | None = None,
+        window: int = 8,
+        check: bool = True,
+    ) -> None:
+        self._splitter = plan.splitter()
+        if split not in self._splitter.names:
+            known = self._splitter.names
+            raise ConfigurationError(
+                f"stream: no split {split!r}; there are {', '.join(known)}"
+                f"{did_you_mean(split, known)}"
+            )
+        for name, least in {"batch_size": batch_size, "window": window}.items():
+            if least < 1:
+                raise ConfigurationError(f"stream: {name} = {least}, expected at least 1")
+        for name, slots in plan.contract.slots.items():
+            if slots is None:
+                raise ConfigurationError(
+                    f"streams.{name}.slots: a stream of batches has no counting pass; give the "
+                    "number of slots"
+                )
+        self.plan = plan
+        self.contract = plan.contract
+        self.split = split
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.window = window
+        self.check = check
+        self.epoch = 0
+        self._chunks = [(work, chunk) for work in plan.ranges for chunk in work.chunks]
+        self._early = _EarlyColumns.of(plan, sampling, self._chunks)
+        self._acceptances: Acceptances | None = None
+        self._scale = 1.0
+        if sampling is not None:
+            self._begin_sampling(sampling)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Read one epoch."""
+        epoch = self.epoch
+        self.epoch += 1
+        waiting: EventBatch | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="hepset-stream") as executor:
+            windows = self._windows(epoch)
+            ahead = executor.submit(next, windows, None)
+            number = 0
+            while (found := ahead.result()) is not None:
+                ahead = executor.submit(next, windows, None)
+                events, repeats = found
+                rows = np.repeat(np.arange(len(events)), repeats)
+                if self.shuffle:
+                    order = throws(len(rows), self.seed, epoch, _ROWS, number)
+                    rows = rows[np.argsort(order, kind="stable")]
+                if waiting is not None:
+                    rows = np.concatenate([np.arange(len(waiting)), rows + len(waiting)])
+                    events = concatenate([waiting, events])
+                whole = len(rows) - len(rows) % self.batch_size
+                for start in range(0, whole, self.batch_size):
+                    chosen = rows[start : start + self.batch_size]
+                    yield batch_tensors(events.take(chosen), self.contract)
+                waiting = events.take(rows[whole:]) if whole < len(rows) else None
+                number += 1
+        if waiting is not None:
+            yield batch_tensors(waiting, self.contract)
+
+    def _windows(self, epoch: int) -> Iterator[tuple[EventBatch, Array]]:
+        """Read window after window: events in their slots, and how often each is shown."""
+        order = self._order(epoch)
+        start, size = 0, 1
+        while start < len(order):
+            parts = [self._chunk(work, chunk, epoch) for work, chunk in order[start : start + size]]
+            some = [(events, repeats) for events, repeats in parts if len(events)]
+            if some:
+                batches, repeats = zip(*some, strict=True)
+                yield concatenate(batches), np.concatenate(repeats)
+            start, size = start + size, self.window
+
+    def _order(self, epoch: int) -> list[tuple[Range, Chunk]]:
+        """Chunks of every source spread evenly over the epoch, those of one in random order."""
+        if not self.shuffle:
+            return self._chunks
+        numbers = throws(len(self._chunks), self.seed, epoch, _CHUNKS)
+        by_source: dict[int, list[int]] = {}
+        for index in np.argsort(numbers, kind="stable").tolist():
+            by_source.setdefault(self._chunks[index][0].source, []).append(index)
+        places = {
+            index: (place + numbers[index]) / len(indices)
+            for indices in by_source.values()
+            for place, index in enumerate(indices)
+        }
+        return [self._chunks[index] for index in sorted(places, key=places.__getitem__)]
+
+    def _chunk(self, work: Range, chunk: Chunk, epoch: int) -> tuple[EventBatch, Array]:
+        """Read the events of a chunk that are shown, and how often each is."""
+        if self._early is None:
+            batch, repeats = self._wanted(
+                self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive), epoch
+            )
+        else:
+            head = read_chunk_scalars(self.plan, work, chunk)
+            rows = np.arange(len(head))
+            numbered = head.with_arrays({_ROW: rows})
+            head, repeats = self._wanted(self._cut(numbered, self._early.derive), epoch)
+            rows = head.arrays[_ROW]
+            if not len(rows):
+                return head, repeats
+            batch = read_chunk_rows(self.plan, work, chunk, rows)
+            batch = without_columns(derive(batch, self.plan.event, self.plan.config.derive))
+        if self.check and len(batch):
+            report = check_batch(self.contract, batch, raw=True)
+            if not report.ok:
+                raise ContractError(
+                    f"{self.plan.paths[work.source]}: the events do not obey the contract:\n"
+                    + "\n".join(f"  {violation}" for violation in report.errors)
+                )
+        batch, _ = conform(pick(batch, self.contract), self.plan.event, self.contract)
+        return batch, repeats
+
+    def _cut(self, batch: EventBatch, derivations: Mapping[str, str]) -> EventBatch:
+        """Derive and select; keep the events of the split."""
+        plan = self.plan
+        batch, _ = derive_and_select(batch, plan.event, derivations, plan.config.select)
+        index, _ = self._splitter.assign(batch)
+        return batch.take(index == self._splitter.names.index(self.split))
+
+    def _wanted(self, batch: EventBatch, epoch: int) -> tuple[EventBatch, Array]:
+        """Keep the events that are drawn, with how often each is."""
+        if self._acceptances is None:
+            return batch, np.ones(len(batch), np.int64)
+        config = self._acceptances.rule.config
+        acceptance = self._acceptances.of(batch)
+        counts = np.zeros(len(batch), np.int64)
+        if config.sampler == "exact":
+            expected = acceptance.astype(np.float64) * self._scale
+            whole = np.floor(expected)
+            counts += whole.astype(np.int64)
+            counts += self._dice(batch, epoch, 0) < expected - whole
+        else:
+            for trial in range(int(self._scale)):
+                counts += self._dice(batch, epoch, trial) * config.scale < acceptance
+        return batch.take(counts > 0), counts[counts > 0]
+
+    def _dice(self, batch: EventBatch, epoch: int, trial: int) -> Array:
+        """A number in [0, 1) for every event, which nothing but its id and the key decide."""
+        key = np.full(len(batch), (epoch << 8) + trial, np.int64)
+        hashes = hash_rows(self.seed, [self._splitter.order(batch).view(np.int64), key])
+        return (hashes >> np.uint64(11)) * 2.0**-53
+
+    def _begin_sampling(self, config: SamplingConfig) -> None:
+        """Learn the probabilities in a pass over all events of the split."""
+
+        def batches() -> Iterator[EventBatch]:
+            for work, chunk in self._chunks:
+                if self._early is None:
+                    yield self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
+                else:
+                    head = read_chunk_scalars(self.plan, work, chunk)
+                    yield self._cut(head, self._early.derive)
+
+        portions = batches()
+        first = next(portions, None)
+        if first is None:
+            raise ConfigurationError("train.sampling: there is nothing to read")
+        rule = SamplingRule(config, self.plan.event, first, {})
+        found = Acceptances(rule, _chained(first, portions))
+        # Streams decide about every event alone, so the epoch's length is only expected.
+        expected = float(found.rows.sum(dtype=np.float64)) / config.scale
+        tries = repeats_of(len(found.rows), expected, config.max_repeats)
+        self._scale = float(tries)
+        if config.events is not None:
+            if config.sampler != "exact":
+                raise ConfigurationError(
+                    "train.sampling.events: a stream accepts or rejects every event once; leave "
+                    "events out, or use sampler: exact"
+                )
+            self._scale = config.events / max(expected, np.finfo(float).tiny)
+        found.forget_rows()
+        self._acceptances = found
+
+
+_ROW: Final = "extra/row"
+"""Where the number of a row is kept while cuts are decided."""
+
+
+class _EarlyColumns:
+    """Derived columns that can be had from what events have once.
+
+    Attributes:
+        derive: The derivations that need no objects.
+    """
+
+    def __init__(self, derivations: Mapping[str, str]) -> None:
+        self.derive = dict(derivations)
+
+    @classmethod
+    def of(
+        cls, plan: Plan, sampling: SamplingConfig | None, chunks: list[tuple[Range, Chunk]]
+    ) -> _EarlyColumns | None:
+        """Return them where cuts and sampling need nothing else, None where they do."""
+        if not chunks or (not plan.config.select and sampling is None):
+            return None
+        work, chunk = chunks[0]
+        head = read_chunk_scalars(plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
+        found: dict[str, str] = {}
+        waiting = dict(plan.config.derive)
+        grown = True
+        while grown:
+            grown = False
+            for name, text in list(waiting.items()):
+                try:
+                    columns = BatchColumns(head, plan.event)
+                    compile_derivations({**found, name: text}, columns.scope, plugin_functions())
+                except ExpressionError:
+                    continue
+                found[name] = waiting.pop(name)
+                grown = True
+        try:
+            batch = derive(head, plan.event, found)
+            scope = BatchColumns(batch, plan.event).scope
+            for name, text in plan.config.select.items():
+                where = f"prepare.select.{name}"
+                compile_selection(text, scope, plugin_functions(), where=where)
+            if sampling is not None:
+                SamplingRule(sampling, plan.event, batch, {})
+        except (ConfigurationError, DatasetError, ExpressionError):
+            return None
+        return cls(found)
+
+
+def _chained(first: EventBatch, others: Iterator[EventBatch]) -> Iterator[EventBatch]:
+    yield first
+    yield from others

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.testing import assert_allclose
+
+from hepset import Run
+from hepset.dataset.loader import ids_of
+from hepset.errors import ConfigurationError, ContractError
+
+ROWS = 900
+
+
+def table(seed: int, rows: int = ROWS) -> pa.Table:
+    """Jets of a file; signal is rare and hard."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 6, rows)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    signal = rng.random(rows) < 0.15
+
+    def jagged(values: np.ndarray) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+
+    total = int(offsets[-1])
+    return pa.table(
+        {
+            "jet_pt": jagged(rng.exponential(40, total).astype(np.float32)),
+            "jet_eta": jagged(rng.normal(0, 1.5, total).astype(np.float32)),
+            "met": pa.array(rng.exponential(np.where(signal, 80, 30)).astype(np.float32)),
+            "signal": pa.array(signal.astype(np.int32)),
+        }
+    )
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, Any]:
+    for index in range(3):
+        pq.write_table(table(index), tmp_path / f"part{index}.parquet", row_group_size=250)
+    return {
+        "event": {
+            "streams": {"jets": {"slots": 5, "features": ["pt", "eta", "share"], "order": "-pt"}},
+            "globals": {"met": {"features": ["pt"]}},
+            "targets": {"signal": {"kind": "classification", "classes": ["no", "yes"]}},
+        },
+        "read": {
+            "reader": "parquet",
+            "files": [str(tmp_path / "*.parquet")],
+            "chunk_size": 200,
+            "columns": {
+                "streams.jets.pt": "jet_pt",
+                "streams.jets.eta": "jet_eta",
+                "globals.met.pt": "met",
+                "targets.signal": "signal",
+            },
+        },
+        "prepare": {
+            "select": {"met": "met.pt > 10"},
+            "derive": {"jets.share": "jets.pt / sum(jets.pt)"},
+            "split": {"train": 0.7, "val": 0.3, "test": 0.0},
+        },
+        "seed": 4,
+        "output": str(tmp_path / "run"),
+    }
+
+
+def contents(batches: Any) -> dict[tuple[int, int], list[np.ndarray]]:
+    """Tensors by source and entry; an event that is shown twice is the same both times."""
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    for batch in batches:
+        ids = ids_of(batch["ids"])
+        for row, key in enumerate(zip(ids["source"].tolist(), ids["entry"].tolist(), strict=True)):
+            tensors = [batch[n][row].numpy() for n in ("jets", "jets.mask", "met")]
+            tensors.append(batch["target/signal"][row].numpy())
+            for known, tensor in zip(found.setdefault(key, tensors), tensors, strict=True):
+                np.testing.assert_array_equal(known, tensor)
+    return found
+
+
+def shown(batches: Any) -> Counter[tuple[int, int]]:
+    counter: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        ids = ids_of(batch["ids"])
+        counter.update(zip(ids["source"].tolist(), ids["entry"].tolist(), strict=True))
+    return counter
+
+
+def test_a_stream_gives_what_a_conversion_gives(document: dict[str, Any]) -> None:
+    run = Run.from_yaml(document)
+    dataset = run.prepare()
+    for split in ("train", "val"):
+        converted = contents(dataset.loader(split, batch_size=64, ids=True))
+        streamed = contents(run.stream(split, batch_size=64))
+        assert streamed.keys() == converted.keys()
+        for key, tensors in converted.items():
+            for expected, found in zip(tensors, streamed[key], strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_batches_are_full_and_epochs_differ(document: dict[str, Any]) -> None:
+    stream = Run.from_yaml(document).stream(batch_size=64, window=3)
+    first, second = list(stream), list(stream)
+    assert {len(batch["met"]) for batch in first[:-1]} == {64}
+    assert shown(first) == shown(second)
+    assert first[0]["ids"].tolist() != second[0]["ids"].tolist()
+    again = Run.from_yaml(document).stream(batch_size=64, window=3)
+    assert [b["ids"].tolist() for b in again] == [b["ids"].tolist() for b in first]
+    # All three files are in the early part of an epoch.
+    early = np.concatenate([ids_of(batch["ids"])["source"] for batch in first[:8]])
+    assert set(early.tolist()) == {0, 1, 2}
+
+
+SAMPLING = {
+    "variables": {"met.pt": [10, 20, 40, 80, 160]},
+    "classes": "signal",
+    "threshold": 0,
+}
+
+
+@pytest.mark.parametrize("sampler", ["exact", "accept_reject"])
+def test_what_is_shown_does_not_depend_on_how_files_are_cut(
+    document: dict[str, Any], sampler: str
+) -> None:
+    document["train"] = {"sampling": {**SAMPLING, "sampler": sampler}}
+    document["read"]["chunk_size"] = 900
+    whole = Run.from_yaml(document).stream()
+    document["read"]["chunk_size"] = 130
+    cut = Run.from_yaml(document).stream(window=2)
+    for _ in range(2):
+        assert shown(whole) == shown(cut)
+
+
+def test_sampling_balances_classes_and_flattens_spectra(document: dict[str, Any]) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    stream = Run.from_yaml(document).stream()
+    met, signal = [], []
+    for _ in range(30):
+        for batch in stream:
+            met.append(batch["met"][:, 0].numpy())
+            signal.append(batch["target/signal"].numpy())
+    labels = np.concatenate(signal)
+    assert labels.mean() == pytest.approx(0.5, abs=0.02)
+    for label in (0, 1):
+        spectrum, _ = np.histogram(np.concatenate(met)[labels == label], [10, 20, 40, 80, 160])
+        assert_allclose(spectrum / spectrum.sum(), 0.25, atol=0.02)
+    assert np.concatenate(met).max() <= 160
+
+
+def test_objects_may_decide_too(document: dict[str, Any]) -> None:
+    """A cut on jets is decided after reading them, with the same result as a conversion's."""
+    document["prepare"]["select"] = {"ht": "sum(jets.pt) > 80"}
+    run = Run.from_yaml(document)
+    assert (
+        shown(run.stream()).keys()
+        == contents(run.prepare().loader("train", batch_size=64, ids=True)).keys()
+    )
+
+
+def test_bad_data_and_bad_options_are_named(document: dict[str, Any], tmp_path: Path) -> None:
+    run = Run.from_yaml(document)
+    with pytest.raises(ConfigurationError, match="no split 'trian'"):
+        run.stream("trian")
+    with pytest.raises(ConfigurationError, match="batch_size = 0"):
+        run.stream(batch_size=0)
+    broken = table(0).set_column(2, "met", pa.array(np.full(ROWS, np.nan, np.float32)))
+    pq.write_table(broken, tmp_path / "part1.parquet", row_group_size=250)
+    document["prepare"]["select"] = {}
+    with pytest.raises(ContractError, match=r"part1\.parquet.*met"):
+        list(Run.from_yaml(document).stream())
+    document["event"]["streams"]["jets"]["slots"] = "auto"
+    with pytest.raises(ConfigurationError, match=r"streams\.jets\.slots"):
+        Run.from_yaml(document).stream()
