@@ -36,6 +36,7 @@ FLOORS = {
     "transforms": 4,
     "model": 4,
     "inference": 5,
+    "stream": 5,
     "training": 5,
     "run": 6,
     "testing": 6,

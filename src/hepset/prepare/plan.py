@@ -15,7 +15,7 @@ import xxhash
 from hepset.dataset.manifest import DATASET_FORMAT, SkippedSource, SourceRecord
 from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, ReadError
-from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source, expand_files
+from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source
 from hepset.plugins import registry
 from hepset.prepare.derive import derived_contract, derived_event
 from hepset.prepare.split import Splitter
@@ -111,6 +111,7 @@ def make_plan(
     contract: Contract,
     config: PrepareConfig,
     seed: int,
+    digests: bool = True,
 ) -> Plan:
     """Plan a conversion: list the sources, digest the files, cut the work.
 
@@ -120,6 +121,7 @@ def make_plan(
         contract: What every array obeys.
         config: Selection, derived features, splits, shards.
         seed: Seed of splits and shuffle.
+        digests: Whether files are digested, for the record; not where nothing is recorded.
 
     Raises:
         ConfigurationError: If two sources have one key, or file groups do not fit the splits.
@@ -144,7 +146,7 @@ def make_plan(
             entries=source.entries,
             sample=sample,
             group=source.group,
-            digest=_digest(source),
+            digest=_digest(source) if digests else "",
         )
         for sample, sources in enumerate(listed)
         for source in sources

@@ -16,7 +16,7 @@ from hepset.errors import ConfigurationError, DatasetError
 from hepset.inference.load import run_checkpoint
 from hepset.inference.numbers import with_error
 from hepset.prepare import plan_inputs, prepare_dataset, restored_event
-from hepset.prepare.plan import open_sources
+from hepset.prepare.plan import make_plan, open_sources
 from hepset.run.config import Resolved, dump_config, engine_of, load_config, open_readers
 from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hepset.interfaces import Engine, Reader
     from hepset.model import Model
     from hepset.prepare.convert import ProgressCallback
+    from hepset.stream import SourceStream
 
 _LOG = logging.getLogger(__name__)
 
@@ -237,6 +238,36 @@ class Run:
             engine.close()
         self._finish("prepare", inputs)
         return dataset
+
+    def stream(self, split: str = "train", **options: Any) -> SourceStream:  # noqa: ANN401  its own
+        """Return batches of tensors straight from the files, without a dataset.
+
+        Args:
+            split: Name of the split.
+            options: As `hepset.stream.SourceStream` takes them; batch size, seed and, for the
+                training split, sampling are those of the configuration where not given.
+
+        Raises:
+            ConfigurationError: If an option does not fit.
+            ReadError: If a file cannot be opened.
+        """
+        from hepset.stream import SourceStream  # noqa: PLC0415  imports torch
+
+        plan = make_plan(
+            self.readers,
+            event=self.event,
+            contract=compile_contract(self.event, self.config.model.heads),
+            config=self.config.prepare,
+            seed=self.config.seed,
+            digests=False,
+        )
+        given: dict[str, Any] = {
+            "batch_size": self.config.train.batch_size,
+            "seed": self.config.seed,
+            "sampling": self.config.train.sampling if split == "train" else None,
+            **options,
+        }
+        return SourceStream(plan, split=split, **given)
 
     def _broken_dataset(self) -> str | None:
         """Say what is wrong with a dataset that is said to be finished."""
