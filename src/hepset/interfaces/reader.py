@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, field_validator
 from hepset.batch import Array, EventBatch
 from hepset.errors import ReadError
 from hepset.interfaces.component import ComponentConfig
+from hepset.interfaces.remote import expand_address, is_address
 from hepset.schema.base import Model
 from hepset.schema.event import EventInfo
 
@@ -220,7 +221,7 @@ class Reader(ABC):
 def expand_files(files: list[str] | dict[str, list[str]]) -> list[tuple[str, str]]:
     """Resolve patterns to (path, group), sorted within each pattern, no file twice.
 
-    Addresses with a scheme (``root://…``) are passed on as they are.
+    Addresses with a scheme (``root://…``) may be patterns too, where the server can list its files.
 
     Raises:
         ReadError: If a pattern matches nothing.
@@ -229,8 +230,9 @@ def expand_files(files: list[str] | dict[str, list[str]]) -> list[tuple[str, str
     found: dict[str, str] = {}
     for group, patterns in groups.items():
         for pattern in patterns:
-            if "://" in pattern:
-                found.setdefault(pattern, group)
+            if is_address(pattern):
+                for address in expand_address(pattern):
+                    found.setdefault(address, group)
                 continue
             expanded = str(Path(pattern).expanduser())
             is_file = Path(expanded).is_file()

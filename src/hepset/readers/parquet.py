@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from hepset.batch import Array
 from hepset.errors import ReadError
+from hepset.interfaces.remote import is_address, open_address
 from hepset.readers.assembly import Data, Jagged
 from hepset.readers.columnar import ColumnarFile, ColumnarReader
 
@@ -55,7 +56,10 @@ class ParquetFile(ColumnarFile):
         """Open the file and read its footer."""
         self.path = path
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            if is_address(path):
+                self._file = pq.ParquetFile(open_address(path), pre_buffer=True)
+            else:
+                self._file = pq.ParquetFile(path, memory_map=True)
             metadata = self._file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except (OSError, pa.ArrowException) as problem:

@@ -22,6 +22,7 @@ from awkward.contents import (
 
 from hepset.batch import Array
 from hepset.errors import ReadError, did_you_mean
+from hepset.interfaces.remote import file_system, is_address
 from hepset.readers.assembly import Data, Jagged, joined, part
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 
@@ -88,6 +89,8 @@ class RootFile(ColumnarFile):
         self.path = path
         self._ahead: OrderedDict[tuple[str, ...], _Ahead] = OrderedDict()
         self._edges: dict[tuple[str, ...], Array] = {}
+        if is_address(path):
+            file_system(path)  # names the package that is missing
         try:
             self._directory: Any = uproot.open(path)
             classes = self._directory.classnames(recursive=True, cycle=False)
