@@ -90,3 +90,33 @@ def test_groups_are_used_once_and_all() -> None:
     config = SplitConfig(train=GroupSplit(groups=("a", "z")), val=0.0, test=0.0)
     with pytest.raises(ConfigurationError, match=r"no file is in \['z'\]"):
         Splitter(config, 0, ["x"], ["a"])
+
+
+@pytest.mark.parametrize("key", ["auto", "official"])
+def test_official_splits_are_used(key: str) -> None:
+    config = SplitConfig.model_validate({"key": key})
+    official = Splitter(config, 0, ["a", "b"], ["", ""], ["test", "train"])
+    assert official.names == ("train", "test")
+    assert set(official.assign(batch(0, 5))[0]) == {1}
+    assert set(official.assign(batch(1, 5))[0]) == {0}
+
+
+def test_official_splits_give_way_to_what_is_said() -> None:
+    sources = (["a", "b"], ["", ""])
+    plain = splitter().assign(batch(0, 1000))[0]
+    for config, official in (
+        ({"train": 0.6, "val": 0.2, "test": 0.2}, ["test", "train"]),
+        ({"folds": 3}, ["test", "train"]),
+        ({"key": "entry"}, ["test", "train"]),
+        ({}, ["train", "train"]),
+        ({}, ["train", ""]),
+    ):
+        split = Splitter(SplitConfig.model_validate(config), 0, *sources, official)
+        assert len(split.names) == 3, config
+        if "train" not in config and "folds" not in config:
+            assert np.array_equal(split.assign(batch(0, 1000))[0], plain)
+    asked = SplitConfig(key="official")
+    with pytest.raises(ConfigurationError, match=r"in which split b is; the reader knows"):
+        Splitter(asked, 0, *sources, ["train", ""])
+    with pytest.raises(ConfigurationError, match="in which split a, b is"):
+        Splitter(asked, 0, *sources)

@@ -41,6 +41,8 @@ class SourceRecord(Model):
     """Index into `Manifest.samples`."""
     group: str = ""
     """Group of the file, where files are grouped."""
+    split: str = ""
+    """Split that whoever made the data set put the file in, if any."""
     digest: str = ""
     """xxh3-128 of the file's bytes; empty for generators and remote files."""
     rows: dict[str, int] = Field(default_factory=dict)

@@ -95,12 +95,14 @@ class Source:
         entries: Number of entries.
         group: Group of the file where files are grouped.
         is_file: Whether `key` is a path.
+        split: Split that whoever made the data set put the file in: ``train``, ``val``, ``test``.
     """
 
     key: str
     entries: int
     group: str = ""
     is_file: bool = True
+    split: str = ""
 
 
 @dataclass(frozen=True)

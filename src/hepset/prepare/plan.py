@@ -95,7 +95,8 @@ class Plan:
     def splitter(self) -> Splitter:
         """Return what assigns events to splits."""
         groups = [source.group for source in self.sources]
-        return Splitter(self.config.split, self.seed, self.keys, groups)
+        official = [source.split for source in self.sources]
+        return Splitter(self.config.split, self.seed, self.keys, groups, official)
 
 
 def digest_of(document: object) -> str:
@@ -146,6 +147,7 @@ def make_plan(
             entries=source.entries,
             sample=sample,
             group=source.group,
+            split=source.split,
             digest=_digest(source) if digests else "",
         )
         for sample, sources in enumerate(listed)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
-from hepset.schema.config import GroupSplit, SplitConfig
+from hepset.schema.config import DEFAULT_FRACTIONS, GroupSplit, SplitConfig
 
 Array = NDArray[Any]
 Hashes = NDArray[np.uint64]
@@ -67,7 +67,12 @@ class Splitter:
     """
 
     def __init__(
-        self, config: SplitConfig, seed: int, keys: Sequence[str], groups: Sequence[str]
+        self,
+        config: SplitConfig,
+        seed: int,
+        keys: Sequence[str],
+        groups: Sequence[str],
+        official: Sequence[str] = (),
     ) -> None:
         """Prepare for some sources.
 
@@ -76,9 +81,11 @@ class Splitter:
             seed: Seed of the hashes.
             keys: Key of every source.
             groups: Group of every source.
+            official: Split that the data set itself puts every source in; empty for none.
 
         Raises:
-            ConfigurationError: If a group is in two splits or in none, or does not exist.
+            ConfigurationError: If a group is in two splits or in none, or does not exist; if the
+                official splits are asked for and a source has none.
         """
         self.config = config
         self.seed = seed
@@ -95,6 +102,10 @@ class Splitter:
         if grouped:
             self.names = tuple(grouped)
             self._by_source = _by_group(grouped, groups)
+            return
+        if _uses_official(config, keys, official):
+            self.names = tuple(name for name in parts if name in official)
+            self._by_source = np.array([self.names.index(name) for name in official], np.int64)
             return
         shares = {name: part for name, part in parts.items() if isinstance(part, float) and part}
         self.names = tuple(shares)
@@ -145,6 +156,22 @@ def _thresholds(fractions: Sequence[float]) -> Hashes:
     """Upper hash of every split but the last; a hash equal to it belongs to the next split."""
     ends = np.cumsum(fractions)[:-1]
     return np.array([min(round(float(end) * 2**64), _WRAP) for end in ends], np.uint64)
+
+
+def _uses_official(config: SplitConfig, keys: Sequence[str], official: Sequence[str]) -> bool:
+    """Whether every source stays in the split that the data set puts it in."""
+    homeless = [key for key, name in zip(keys, official, strict=False) if not name]
+    if config.key == "official":
+        if homeless or not official:
+            which = ", ".join(homeless[:3] or keys[:3])
+            raise ConfigurationError(
+                f"prepare.split.key: official: nothing says in which split {which} is; the reader "
+                "knows it of official files only, for others give fractions or groups"
+            )
+        return True
+    if config.key != "auto" or homeless or len(set(official)) < 2:
+        return False
+    return (config.train, config.val, config.test) == DEFAULT_FRACTIONS
 
 
 def _by_group(parts: dict[str, GroupSplit], groups: Sequence[str]) -> Array:

@@ -7,7 +7,7 @@ the plugin that provides it has been found.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import (
     ConfigDict,
@@ -56,20 +56,26 @@ class GroupSplit(Model):
         return tuple(str(name) if isinstance(name, int) else name for name in value)
 
 
+DEFAULT_FRACTIONS: Final = (0.8, 0.1, 0.1)
+"""Shares of train, val and test where nothing else is said."""
+
+
 class SplitConfig(Model):
     """How events are divided into training, validation and test, by hash of their id."""
 
-    train: float | GroupSplit = Field(default=0.8)
+    train: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[0])
     """Fraction, or the file groups, of the training split."""
-    val: float | GroupSplit = Field(default=0.1)
+    val: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[1])
     """The same of the validation split."""
-    test: float | GroupSplit = Field(default=0.1)
+    test: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[2])
     """The same of the test split."""
     folds: int | None = Field(default=None, ge=2)
     """Number of equal folds ``fold0``, ``fold1``, … instead of the three splits."""
-    key: Literal["auto", "entry", "event"] = "auto"
-    """What is hashed: ``event`` run and event number, ``entry`` source and entry, ``auto`` the
-    first where the files have it."""
+    key: Literal["auto", "entry", "event", "official"] = "auto"
+    """What decides: ``event`` the hash of run and event number, ``entry`` that of source and entry,
+    ``official`` the file, where the data set comes in splits (JetClass). ``auto`` is ``official``
+    where all files are in two official splits or more and the fractions are the default ones, else
+    ``event`` where the files have the numbers, else ``entry``."""
 
     @model_validator(mode="before")
     @classmethod
