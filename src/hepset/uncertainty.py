@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ONE_SIGMA",
     "REPLICAS",
     "Estimate",
     "auc",
@@ -36,7 +37,7 @@ Array: TypeAlias = NDArray[Any]
 REPLICAS: Final = 200
 """Bootstrap replicas: the error of an error is then 5 %."""
 ONE_SIGMA: Final = (0.158655, 0.841345)
-"""Quantiles that enclose the central 68.3 %."""
+"""Levels of the quantiles that enclose the central 68.3 %."""
 
 
 class Estimate(NamedTuple):

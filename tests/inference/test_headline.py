@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hepset.inference.headline import compare_metric, verdict
+from hepset.inference.headline import best_baseline, compare_metric, verdict
 from hepset.interfaces.head import Metric
 
 
@@ -24,3 +24,11 @@ def test_the_verdict_in_words(values: tuple[float, float], better: Any, expected
         for value, error in zip(values, (0.03, 0.04), strict=True)
     )
     assert verdict(compare_metric(ours, simple)) == expected
+
+
+def test_a_limit_is_no_baseline_to_beat() -> None:
+    metric = Metric("width", 20.0, 1.0, "GeV", "lower")
+    worse = Metric("width", 30.0, 1.0, "GeV", "lower", "χ²")
+    truth = Metric("width", 15.0, 1.0, "GeV", "lower", "truth", limit=True)
+    assert best_baseline(metric, [truth, worse]) == worse
+    assert best_baseline(metric, [truth]) is None

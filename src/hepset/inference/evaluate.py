@@ -271,6 +271,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit,
         "better": metric.better,
         "of": metric.of,
+        "limit": metric.limit,
     }
 
 

@@ -42,8 +42,13 @@ def headline(
 
 
 def best_baseline(metric: Metric, baselines: list[Metric]) -> Metric | None:
-    """Return the best baseline of the same name; None where there is none."""
-    same = [b for b in baselines if b.name == metric.name and math.isfinite(b.value)]
+    """Return the best baseline of the same name; None where there is none.
+
+    Limits are no baselines.
+    """
+    same = [
+        b for b in baselines if b.name == metric.name and math.isfinite(b.value) and not b.limit
+    ]
     return max(same, key=quality, default=None)
 
 
@@ -82,4 +87,5 @@ def metric_of(document: Mapping[str, Any]) -> Metric:
         document.get("unit", ""),
         document.get("better", "higher"),
         document.get("of", ""),
+        document.get("limit", False),
     )

@@ -48,6 +48,8 @@ __all__ = ["write_report"]
 SUSPICIOUS: Final = 0.001
 """p-value below which a difference between training and judged split is pointed out."""
 SHOWN_SOURCES: Final = 100
+SHOWN_METRICS: Final = 18
+"""Metrics of a head that are shown at once; the others on request."""
 SHOWN_SHIFTS: Final = 6
 """Metrics of a head whose shifts are shown at once; the others on request."""
 NEGATIVE_WARNING: Final = 0.05
@@ -381,11 +383,12 @@ def _training(model: Model, directory: Path) -> Section | None:
 
 def _heads(judgement: Judgement) -> Iterator[Section]:
     for name, result in judgement.heads.items():
-        body = table(
-            ("metric", "model", "baseline", "difference"),
-            _metric_rows(result.metrics, result.baselines),
-            numbers=(1, 3),
-        )
+        columns = ("metric", "model", "baseline", "difference")
+        rows = list(_metric_rows(result.metrics, result.baselines))
+        body = table(columns, rows[:SHOWN_METRICS], numbers=(1, 3))
+        if len(rows) > SHOWN_METRICS:
+            more = table(columns, rows[SHOWN_METRICS:], numbers=(1, 3))
+            body += page.details(f"{len(rows) - SHOWN_METRICS} more metrics of {name}", more)
         figures = [
             page.figure(drawing.figure, drawing.title, drawing.caption)
             for drawing in result.drawings
@@ -455,7 +458,7 @@ def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tup
             "<br>".join(
                 Markup(
                     f"{page.escape(with_error(b.value, b.error, b.unit))} "
-                    f'<span class="soft">{page.escape(b.of)}</span>'
+                    f'<span class="soft">{page.escape(b.of)}{" (limit)" if b.limit else ""}</span>'
                 )
                 for b in same
             )

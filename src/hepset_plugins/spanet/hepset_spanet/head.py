@@ -179,6 +179,21 @@ class AssignmentHead(Head):
                 fields |= decide(plan, outputs, self.space, self.config)
         return fields
 
+    def diagnose(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Choose with the other way of selection from the same scores.
+
+        Returns:
+            ``greedy/<particle>`` or ``exact/<particle>``, as `decode` has ``<particle>``.
+        """
+        other = "exact" if self.config.selection == "greedy" else "greedy"
+        config = self.config.model_copy(update={"selection": other})
+        fields: dict[str, Tensor] = {}
+        for plan in self.topology.processes:
+            if plan.particles:
+                found = decide(plan, outputs, self.space, config)
+                fields |= {f"{other}/{p.field}": found[p.field] for p in plan.particles}
+        return fields
+
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Give event and particle purities with binomial errors, and the detection's efficiency.
 
@@ -186,13 +201,13 @@ class AssignmentHead(Head):
         that changes nothing; purities are also given by number of reconstructable particles and
         of objects. Definitions: section 8 of SPANet's papers (arXiv:2106.03898).
         """
-        from hepset_spanet.assignment.quality import metrics  # noqa: PLC0415
+        from hepset_spanet.assignment.judging import metrics  # noqa: PLC0415
 
         return metrics(self.topology, evaluation)
 
     def baselines(self, evaluation: Evaluation) -> list[Metric]:
         """Judge the mass χ² on all-hadronic top pairs, elsewhere the leading objects."""
-        from hepset_spanet.assignment.baseline import baselines  # noqa: PLC0415
+        from hepset_spanet.assignment.judging import baselines  # noqa: PLC0415
 
         return baselines(self.topology, evaluation)
 

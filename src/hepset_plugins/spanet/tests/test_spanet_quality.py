@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import hepset
 from hepset.interfaces.head import Evaluation
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
-from hepset_spanet.assignment.baseline import baselines, simple_assignment
+from hepset_spanet.assignment.baseline import simple_assignment
 from hepset_spanet.assignment.figures import figures
-from hepset_spanet.assignment.quality import judge, metrics
+from hepset_spanet.assignment.judging import baselines, metrics
+from hepset_spanet.assignment.quality import judge
 from hepset_spanet.assignment.topology import Topology, make_topology
 
 Array = NDArray[Any]
@@ -94,6 +96,33 @@ def test_purities_by_hand() -> None:
     # Ten particles are said to be there, six are right.
     assert found["purity of detected particles"].value == pytest.approx(6 / 10)
     assert all(m.error >= 0 for m in found.values() if math.isfinite(m.error))
+
+
+def test_shares_of_detected_particles_by_multiplicity() -> None:
+    evaluation = evaluation_of(EVENT, PREDICTED, TRUTH, counts=[6, 7, 6, 8, 9])
+    found = {m.name: m.value for m in metrics(topology_of(EVENT), evaluation)}
+    # Two events of six objects: three particles of four are there, all found.
+    assert found["efficiency of detected particles, 6 objects"] == 1
+    assert found["purity of detected particles, 6 objects"] == pytest.approx(3 / 4)
+    assert found["efficiency of detected particles, >= 8 objects"] == pytest.approx(1 / 2)
+    assert found["purity of detected particles, >= 8 objects"] == pytest.approx(1 / 4)
+
+
+def test_greedy_and_exact_are_compared_up_to_symmetries() -> None:
+    """Greedy: tops swapped, quarks swapped, another b, one top missing, the same."""
+    evaluation = evaluation_of(EVENT, PREDICTED, TRUTH, counts=[6, 7, 6, 8, 9])
+    greedy = {
+        "greedy/t1": [[3, 4, 5], [4, 3, 5], [0, 1, 6], NONE, NONE],
+        "greedy/t2": [[0, 1, 2], [0, 1, 2], [3, 4, 5], [5, 4, 3], [3, 4, 5]],
+    }
+    evaluation = replace(
+        evaluation, diagnoses={name: np.asarray(index) for name, index in greedy.items()}
+    )
+    found = {m.name: m for m in metrics(topology_of(EVENT), evaluation)}
+    assert found["greedy and exact selection differ"].value == pytest.approx(2 / 5)
+    assert found["greedy and exact selection differ"].better == "lower"
+    # The third event has lost its only top.
+    assert found["event purity with greedy selection"].value == pytest.approx(2 / 4)
 
 
 def test_symmetries_are_the_group_and_not_its_orbits() -> None:
@@ -180,7 +209,8 @@ def test_other_topologies_have_the_leading_objects() -> None:
 def test_figures_are_drawn_for_events_with_truth() -> None:
     evaluation = evaluation_of(EVENT, PREDICTED, TRUTH, np.tile(two_tops(), (5, 1, 1)))
     names = [drawing.name for drawing in figures(topology_of(EVENT), evaluation)]
-    assert names == ["purity", "mass-0", "calibration"]
+    masses = ["mass-0", "mass-1", "mass-2"]
+    assert names == ["purity", "efficiency", "detection", *masses, "calibration"]
     nothing = {name: [NONE] * 5 for name in TRUTH}
     assert figures(topology_of(EVENT), evaluation_of(EVENT, PREDICTED, nothing)) == []
 

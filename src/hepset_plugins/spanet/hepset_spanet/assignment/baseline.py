@@ -8,13 +8,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.interfaces.head import Evaluation, Metric
+from hepset.interfaces.head import Evaluation
 from hepset.kinematics import mass_of, pt_of
 from hepset.transforms import four_momentum, momentum_columns
-from hepset_spanet.assignment.quality import judge, purity_metrics
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
-__all__ = ["Simple", "baselines", "momenta", "momentum_unit", "simple_assignment"]
+__all__ = ["Simple", "momenta", "momentum_unit", "simple_assignment"]
 
 Array = NDArray[Any]
 
@@ -43,18 +42,6 @@ class Simple(NamedTuple):
 
     of: str
     predictions: dict[str, Array]
-
-
-def baselines(topology: Topology, evaluation: Evaluation) -> list[Metric]:
-    """Judge the simple assignment of every process on the same events."""
-    found: list[Metric] = []
-    for plan in topology.processes:
-        if not plan.particles or any(p.tensor not in evaluation.targets for p in plan.particles):
-            continue
-        simple = simple_assignment(plan, topology, evaluation)
-        judged = judge(plan, topology, evaluation, simple.predictions)
-        found += purity_metrics(plan, judged, simple.of)
-    return found
 
 
 def simple_assignment(plan: ProcessPlan, topology: Topology, evaluation: Evaluation) -> Simple:

@@ -1,25 +1,30 @@
-"""Figures of the assignment: purity by multiplicity, reconstructed masses, calibration."""
+"""Figures of the assignment: purity and efficiency, reconstructed masses, calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import mplhep
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hepset.figures import COLOURS, bin_edges, draw_points, histogram, new_figure, styled
+from hepset.figures import COLOURS, draw_points, new_figure, styled
 from hepset.interfaces.head import Drawing, Evaluation
-from hepset.kinematics import mass_of
-from hepset.uncertainty import efficiency
-from hepset_spanet.assignment.baseline import (
-    Simple,
-    momenta,
-    momentum_unit,
-    simple_assignment,
+from hepset.uncertainty import Estimate, efficiency
+from hepset_spanet.assignment.baseline import simple_assignment
+from hepset_spanet.assignment.judging import judgeable
+from hepset_spanet.assignment.mass_figures import background_figures, mass_figures
+from hepset_spanet.assignment.quality import (
+    Judged,
+    cluster_names,
+    detection_of,
+    detection_shares,
+    judge,
+    multiplicity_rows,
+    particle_purity,
 )
-from hepset_spanet.assignment.quality import Judged, cluster_names, judge, multiplicity_rows
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
 __all__ = ["figures"]
@@ -27,18 +32,15 @@ __all__ = ["figures"]
 Array = NDArray[Any]
 
 _BINS = 10
-_MASS_BINS = 40
+_FEWEST = 2
 
 
 def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
     """Draw what there is to see of every process with reconstructable particles."""
     found: list[Drawing] = []
-    p4 = momenta(evaluation)
-    for number, plan in enumerate(topology.processes):
-        if not plan.particles or any(p.tensor not in evaluation.targets for p in plan.particles):
-            continue
+    for number, plan in judgeable(topology, evaluation):
         judged = judge(plan, topology, evaluation)
-        if judged.any_present.sum() < 2:
+        if judged.any_present.sum() < _FEWEST:
             continue
         simple = simple_assignment(plan, topology, evaluation)
         other = judge(plan, topology, evaluation, simple.predictions)
@@ -47,27 +49,39 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
         about = f"{int(judged.any_present.sum())} events with a reconstructable particle" + (
             ", weighted" if evaluation.weighted else ""
         )
+        both = ((judged, "model"), (other, simple.of))
         found.append(
             Drawing(
                 f"purity{tag}",
-                f"Event purity by number of objects{title}",
-                f"Share of events with every reconstructable particle right; {about}.",
-                _purity(judged, other, simple),
+                f"Event purity{title}",
+                "Share of events with every reconstructable particle right, by number of objects "
+                f"and by number of reconstructable particles; {about}.",
+                _purity(both, len(plan.particles)),
             )
         )
-        for orbit, label in zip(plan.orbits, cluster_names(plan), strict=True):
-            shown = _mass(plan, topology, evaluation, judged, orbit, p4)
-            if shown is not None:
-                found.append(
-                    Drawing(
-                        f"mass-{orbit[0]}{tag}",
-                        f"Reconstructed mass of {label}{title}",
-                        "Invariant mass of the assigned objects: right, wrong though the particle "
-                        "was reconstructable, and without a complete truth; the line is that of "
-                        f"the true objects. {len(judged.rows)} events.",
-                        shown,
-                    )
+        found.append(
+            Drawing(
+                f"efficiency{tag}",
+                f"Efficiency{title}",
+                "Share of the reconstructable particles that are found, by number of objects and "
+                f"by number of reconstructable particles; {about}.",
+                _efficiency(both, plan),
+            )
+        )
+        chance = detection_of(plan, judged, evaluation)
+        if chance is not None:
+            found.append(
+                Drawing(
+                    f"detection{tag}",
+                    f"Detected particles{title}",
+                    "Efficiency: share of the reconstructable particles that are found and said to "
+                    "be there. Purity: share of the particles said to be there that are right. "
+                    f"{len(judged.rows)} events.",
+                    _detection(judged, chance),
                 )
+            )
+        found += mass_figures(plan, topology, evaluation, judged, other, simple, tag)
+        found += background_figures(plan, topology, evaluation, judged, simple, tag)
         found.append(
             Drawing(
                 f"calibration{tag}",
@@ -77,96 +91,80 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                 _calibration(plan, judged, evaluation),
             )
         )
+        confidence = evaluation.predictions.get(f"{plan.prefix}confidence")
+        if confidence is not None:
+            found.append(
+                Drawing(
+                    f"confidence{tag}",
+                    f"Calibration of the confidence{title}",
+                    "Share of events with every reconstructable particle right against the "
+                    f"predicted confidence; {about}.",
+                    _confidence(judged, np.asarray(confidence)),
+                )
+            )
     return found
 
 
+_Methods = Sequence[tuple[Judged, str]]
+_SHIFTS = (-0.06, 0.06)
+
+
 @styled
-def _purity(judged: Judged, other: Judged, simple: Simple) -> Figure:
-    figure, axes = new_figure("number of objects", "event purity")
-    rows = multiplicity_rows(judged)
-    x = np.arange(len(rows), dtype=float)
-    for shift, which, label, colour in (
-        (-0.05, judged, "model", COLOURS[0]),
-        (0.05, other, simple.of, COLOURS[1]),
-    ):
-        points = []
-        for _, row in rows:
-            chosen = row & which.any_present
-            weight = None if which.weight is None else which.weight[chosen]
-            points.append(efficiency(which.event_right[chosen], weight))
-        values = np.array([point.value for point in points])
-        errors = np.array([point.error for point in points])
-        draw_points(axes, x + shift, values, errors, label=label, colour=colour)
-    axes.set_xticks(x, [label for label, _ in rows])
-    axes.set_xlim(-0.5, len(rows) - 0.5)
-    axes.set_ylim(0, 1)
-    axes.legend()
+def _purity(both: _Methods, count: int) -> Figure:
+    """Left by number of objects, right by number of reconstructable particles."""
+    figure, (left, right) = _two_panels("event purity")
+    rows = multiplicity_rows(both[0][0])
+    sizes = [(f"{n}", both[0][0].present.sum(axis=1) == n) for n in range(1, count + 1)]
+    for (judged, label), shift, colour in zip(both, _SHIFTS, COLOURS, strict=False):
+        for axes, parts in ((left, rows), (right, sizes)):
+            points = []
+            for _, chosen in parts:
+                among = chosen & judged.any_present
+                weight = None if judged.weight is None else judged.weight[among]
+                points.append(efficiency(judged.event_right[among], weight))
+            _draw_shares(axes, points, shift, label=label if axes is left else "", colour=colour)
+    _name_places(left, [label for label, _ in rows], "number of objects")
+    _name_places(right, [label for label, _ in sizes], "reconstructable")
+    _legend_above(figure, left)
     return figure
 
 
-def _mass(
-    plan: ProcessPlan,
-    topology: Topology,
-    evaluation: Evaluation,
-    judged: Judged,
-    orbit: tuple[int, ...],
-    p4: dict[str, Array],
-) -> Figure | None:
-    streams = plan.particles[orbit[0]].streams
-    wanted = topology.streams if None in streams else streams
-    if any(stream not in p4 for stream in wanted if stream is not None):
-        return None
-    parts: dict[str, list[Array]] = {"right": [], "wrong": [], "no complete truth": [], "true": []}
-    weights: dict[str, list[Array]] = {name: [] for name in parts}
-    weight = np.ones(len(judged.rows)) if judged.weight is None else judged.weight
-    for place in orbit:
-        particle = plan.particles[place]
-        mass = _masses(plan, topology, evaluation.predictions[particle.field], place, p4, judged)
-        true = _masses(plan, topology, evaluation.targets[particle.tensor], place, p4, judged)
-        present = np.take_along_axis(judged.present, judged.of, axis=1)[:, place]
-        right = judged.matched[:, place]
-        for name, chosen, values in (
-            ("right", right, mass),
-            ("wrong", present & ~right, mass),
-            ("no complete truth", ~present, mass),
-            ("true", judged.present[:, place], true),
-        ):
-            parts[name].append(values[chosen])
-            weights[name].append(weight[chosen])
-    unit = momentum_unit(evaluation, next(s for s in wanted if s is not None)) or "file units"
-    return _draw_mass(
-        {name: np.concatenate(values) for name, values in parts.items()},
-        {name: np.concatenate(values) for name, values in weights.items()},
-        unit,
-    )
+@styled
+def _efficiency(both: _Methods, plan: ProcessPlan) -> Figure:
+    figure, (left, right) = _two_panels("share of particles found")
+    rows = multiplicity_rows(both[0][0])
+    count = len(plan.particles)
+    sizes = [(f"{n}", both[0][0].present.sum(axis=1) == n) for n in range(1, count + 1)]
+    labels = cluster_names(plan)
+    markers = ("o", "s", "^", "D")
+    for (judged, method), shift, colour in zip(both, _SHIFTS, COLOURS, strict=False):
+        for orbit, name, marker in zip(plan.orbits, labels, markers, strict=False):
+            for axes, parts in ((left, rows), (right, sizes)):
+                points = [particle_purity(judged, orbit, chosen) for _, chosen in parts]
+                text = f"{name}: {method}" if len(labels) > 1 else method
+                label = text if axes is left else ""
+                _draw_shares(axes, points, shift, label=label, colour=colour, marker=marker)
+    _name_places(left, [label for label, _ in rows], "number of objects")
+    _name_places(right, [label for label, _ in sizes], "reconstructable")
+    _legend_above(figure, left)
+    return figure
 
 
 @styled
-def _draw_mass(parts: dict[str, Array], weights: dict[str, Array], unit: str) -> Figure:
-    figure, axes = new_figure(f"mass [{unit}]", "particles per bin")
-    edges = bin_edges(list(parts.values()), _MASS_BINS, tail=0.02)
-    names = ["right", "wrong", "no complete truth"]
-    stack = [histogram(parts[name], edges, weights[name])[0] for name in names]
-    mplhep.histplot(
-        stack,
-        edges,
-        ax=axes,
-        stack=True,
-        histtype="fill",
-        label=names,
-        color=[COLOURS[2], COLOURS[1], COLOURS[5]],
-    )
-    content, error = histogram(parts["true"], edges, weights["true"])
-    mplhep.histplot(
-        content, edges, yerr=error, ax=axes, histtype="step", label="true", color=COLOURS[6]
-    )
+def _detection(judged: Judged, chance: Array) -> Figure:
+    figure, axes = new_figure("", "share of particles")
+    rows = multiplicity_rows(judged)
+    shares = [detection_shares(judged, chance, chosen) for _, chosen in rows]
+    for number, (label, shift) in enumerate(zip(("efficiency", "purity"), _SHIFTS, strict=True)):
+        points = [pair[number] for pair in shares]
+        _draw_shares(axes, points, shift, label=label, colour=COLOURS[2 + number])
+    _name_places(axes, [label for label, _ in rows], "number of objects")
     axes.legend()
     return figure
 
 
 @styled
 def _calibration(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> Figure:
-    figure, axes = new_figure("predicted probability", "share right")
     present = np.take_along_axis(judged.present, judged.of, axis=1)
     chance = np.stack(
         [
@@ -175,21 +173,43 @@ def _calibration(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> F
         ],
         axis=1,
     )
-    x, right = chance[present], judged.matched[present]
     groups = np.broadcast_to(judged.rows[:, None], present.shape)[present]
-    weight = (
-        None
-        if judged.weight is None
-        else np.broadcast_to(judged.weight[:, None], present.shape)[present]
-    )
+    weight = None
+    if judged.weight is not None:
+        weight = np.broadcast_to(judged.weight[:, None], present.shape)[present]
+    figure, axes = new_figure("predicted probability", "share right")
+    _draw_reliability(axes, chance[present], judged.matched[present], weight, groups)
+    return figure
+
+
+@styled
+def _confidence(judged: Judged, confidence: Array) -> Figure:
+    figure, axes = new_figure("confidence", "share of events right")
+    chosen = judged.any_present
+    weight = None if judged.weight is None else judged.weight[chosen]
+    x = confidence[judged.rows][chosen]
+    _draw_reliability(axes, x, judged.event_right[chosen], weight, None)
+    return figure
+
+
+def _draw_reliability(
+    axes: Axes, x: Array, right: Array, weight: Array | None, groups: Array | None
+) -> None:
+    """Points in bins of the prediction, beside the diagonal, above how often it is made."""
+    edges = np.linspace(0, 1, _BINS + 1)
+    content = np.histogram(x, edges, weights=weight)[0]
+    if content.sum() > 0:
+        axes.stairs(content / content.max() * 0.3, edges, fill=True, color="0.85")
     bins = np.minimum((x * _BINS).astype(int), _BINS - 1)
     points = []
     for number in range(_BINS):
         chosen = bins == number
-        if chosen.sum() < 2:
+        if chosen.sum() < _FEWEST:
             continue
         share = efficiency(
-            right[chosen], None if weight is None else weight[chosen], groups[chosen]
+            right[chosen],
+            None if weight is None else weight[chosen],
+            None if groups is None else groups[chosen],
         )
         points.append((float(x[chosen].mean()), *share))
     table = np.array(points).reshape(-1, 3)
@@ -197,27 +217,44 @@ def _calibration(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> F
     axes.plot([0, 1], [0, 1], color=COLOURS[6], linestyle=":")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    return figure
 
 
-def _masses(
-    plan: ProcessPlan,
-    topology: Topology,
-    index: Array,
-    place: int,
-    p4: dict[str, Array],
-    judged: Judged,
-) -> Array:
-    """Mass of the objects with these indices, (E,); NaN where one is missing."""
-    chosen = np.asarray(index)[judged.rows]
-    total = np.zeros((len(chosen), 4))
-    for product, stream in enumerate(plan.particles[place].streams):
-        source = (
-            np.concatenate([p4[s] for s in topology.streams], axis=1)
-            if stream is None
-            else p4[stream]
-        )[judged.rows]
-        slot = np.maximum(chosen[:, product], 0)
-        total += np.take_along_axis(source, slot[:, None, None], axis=1)[:, 0]
-    known: Array = np.where((chosen >= 0).all(axis=1), mass_of(total), np.nan)
-    return known
+def _two_panels(y: str) -> tuple[Figure, tuple[Axes, Axes]]:
+    figure = Figure(figsize=(6.4, 4.8))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    left.set_ylabel(y)
+    return figure, (left, right)
+
+
+def _draw_shares(
+    axes: Axes,
+    points: Sequence[Estimate],
+    shift: float,
+    *,
+    label: str,
+    colour: str,
+    marker: str = "o",
+) -> None:
+    values = np.array([point.value for point in points])
+    errors = np.array([point.error for point in points])
+    x = np.arange(len(points)) + shift
+    draw_points(axes, x, values, errors, label=label, colour=colour, marker=marker)
+
+
+def _name_places(axes: Axes, labels: Sequence[str], x: str) -> None:
+    axes.set_xticks(np.arange(len(labels)), list(labels))
+    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(x)
+
+
+def _no_ticks() -> Any:  # noqa: ANN401  a locator of matplotlib
+    from matplotlib.ticker import NullLocator  # noqa: PLC0415
+
+    return NullLocator()
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, fontsize=10)

@@ -15,10 +15,26 @@ from hepset.schema.symmetry import PermutationGroup
 from hepset.uncertainty import Estimate, auc, efficiency
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
-__all__ = ["Judged", "cluster_names", "judge", "metrics", "multiplicity_rows", "purity_metrics"]
+__all__ = [
+    "Judged",
+    "cluster_names",
+    "detection_by_multiplicity",
+    "detection_metrics",
+    "detection_of",
+    "detection_shares",
+    "judge",
+    "multiplicity_rows",
+    "particle_purity",
+    "purity_by_multiplicity",
+    "purity_metrics",
+    "same_assignment",
+    "selection_metrics",
+]
 
 Array = NDArray[Any]
 
+_DETECTED = 0.5
+"""Probability from which on a particle is said to be there."""
 _ROWS = 3
 """Rows by number of objects; the last holds all larger ones."""
 
@@ -139,18 +155,6 @@ def multiplicity_rows(judged: Judged) -> list[tuple[str, Array]]:
     return [*rows, (f">= {least + _ROWS - 1}", judged.counts >= least + _ROWS - 1)]
 
 
-def metrics(topology: Topology, evaluation: Evaluation) -> list[Metric]:
-    """Return the purities of every process, and how well particles are detected."""
-    found: list[Metric] = []
-    for plan in topology.processes:
-        if not plan.particles or any(p.tensor not in evaluation.targets for p in plan.particles):
-            continue
-        judged = judge(plan, topology, evaluation)
-        found += purity_metrics(plan, judged)
-        found += _detection(plan, judged, evaluation)
-    return found
-
-
 def purity_metrics(plan: ProcessPlan, judged: Judged, of: str = "") -> list[Metric]:
     """Return event and particle purities of one process."""
     title = f"{plan.name}: " if plan.name else ""
@@ -173,46 +177,138 @@ def purity_metrics(plan: ProcessPlan, judged: Judged, of: str = "") -> list[Metr
     labels = cluster_names(plan)
     for orbit, label in zip(plan.orbits, labels, strict=True):
         members = list(orbit)
-        add(f"{label} purity", _particle_purity(judged, members, at_least_one))
+        add(f"{label} purity", particle_purity(judged, members, at_least_one))
         if count > 1:
             name = f"{label} purity, all {count} reconstructable"
-            add(name, _particle_purity(judged, members, number == count))
-    for label, row in multiplicity_rows(judged):
-        add(f"event purity, {label} objects", event_purity(at_least_one & row))
-        if count > 1:
-            name = f"event purity, {label} objects, all {count} reconstructable"
-            add(name, event_purity((number == count) & row))
+            add(name, particle_purity(judged, members, number == count))
     return found
 
 
-def _detection(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> list[Metric]:
-    """Efficiency and purity of particles that are said to be there, and the AUC of that."""
+def purity_by_multiplicity(plan: ProcessPlan, judged: Judged, of: str = "") -> list[Metric]:
+    """Return event purities by number of objects."""
     title = f"{plan.name}: " if plan.name else ""
+    number, count = judged.present.sum(axis=1), len(plan.particles)
+    found: list[Metric] = []
+    for label, row in multiplicity_rows(judged):
+        name = f"{title}event purity, {label} objects"
+        for suffix, chosen in (
+            ("", judged.any_present & row),
+            (f", all {count} reconstructable", (number == count) & row),
+        ):
+            if suffix and count == 1:
+                continue
+            passed = judged.event_right[chosen]
+            share = efficiency(passed, _at(judged.weight, chosen))
+            found.append(Metric(f"{name}{suffix}", *share, of=of))
+    return found
+
+
+def detection_metrics(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> list[Metric]:
+    """Return efficiency and purity of particles that are said to be there, and the AUC of that.
+
+    Efficiency: of the reconstructable particles, the share that is found, with a probability to be
+    there above one half. Purity: of the particles said to be there, the share that is right.
+    """
+    chance = detection_of(plan, judged, evaluation)
+    if chance is None:
+        return []
+    title = f"{plan.name}: " if plan.name else ""
+    truth = np.take_along_axis(judged.present, judged.of, axis=1)
+    groups = np.broadcast_to(judged.rows[:, None], truth.shape)
+    weight = None if judged.weight is None else np.broadcast_to(judged.weight[:, None], truth.shape)
+    everywhere = np.ones(len(judged.rows), bool)
+    efficient, pure = detection_shares(judged, chance, everywhere)
+    score = auc(chance.ravel(), truth.ravel(), _flat(weight), groups.ravel())
+    return [
+        Metric(f"{title}efficiency of detected particles", *efficient),
+        Metric(f"{title}purity of detected particles", *pure),
+        Metric(f"{title}detection AUC", *score),
+    ]
+
+
+def detection_by_multiplicity(
+    plan: ProcessPlan, judged: Judged, evaluation: Evaluation
+) -> list[Metric]:
+    """Return efficiency and purity of detected particles by number of objects."""
+    chance = detection_of(plan, judged, evaluation)
+    if chance is None:
+        return []
+    title = f"{plan.name}: " if plan.name else ""
+    found: list[Metric] = []
+    for label, row in multiplicity_rows(judged):
+        efficient, pure = detection_shares(judged, chance, row)
+        found += [
+            Metric(f"{title}efficiency of detected particles, {label} objects", *efficient),
+            Metric(f"{title}purity of detected particles, {label} objects", *pure),
+        ]
+    return found
+
+
+def detection_of(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> Array | None:
+    """Return the predicted probabilities to be there, (E, P); None where there are none."""
     fields = [f"{p.field}/detection" for p in plan.particles]
     if any(field not in evaluation.predictions for field in fields):
-        return []
-    chance = np.stack([np.asarray(evaluation.predictions[f])[judged.rows] for f in fields], axis=1)
+        return None
+    columns = [np.asarray(evaluation.predictions[field])[judged.rows] for field in fields]
+    return np.stack(columns, axis=1)
+
+
+def detection_shares(judged: Judged, chance: Array, rows: Array) -> tuple[Estimate, Estimate]:
+    """Return efficiency and purity of what is detected in some events, given by a mask (E,)."""
     # Predicted and true particles are paired by what was assigned, as everything else.
     truth = np.take_along_axis(judged.present, judged.of, axis=1)
-    detected = chance > 0.5
+    detected = chance > _DETECTED
     groups = np.broadcast_to(judged.rows[:, None], truth.shape)
     weight = None if judged.weight is None else np.broadcast_to(judged.weight[:, None], truth.shape)
 
     def share(passed: Array, among: Array) -> Estimate:
+        among = among & rows[:, None]
         return efficiency(passed[among], _at(weight, among), groups[among])
 
-    both = [
-        ("efficiency of detected particles", share(detected & judged.matched, truth)),
-        ("purity of detected particles", share(judged.matched, detected)),
-        (
-            "detection AUC",
-            auc(chance.ravel(), truth.ravel(), _flat(weight), groups.ravel()),
-        ),
-    ]
-    return [Metric(f"{title}{name}", e.value, e.error) for name, e in both]
+    return share(detected & judged.matched, truth), share(judged.matched, detected)
 
 
-def _particle_purity(judged: Judged, members: Sequence[int], chosen: Array) -> Estimate:
+def selection_metrics(
+    plan: ProcessPlan, topology: Topology, evaluation: Evaluation, judged: Judged
+) -> list[Metric]:
+    """Compare greedy and exact selection from the same scores, where the head has done both."""
+    title = f"{plan.name}: " if plan.name else ""
+    found: list[Metric] = []
+    for method in ("greedy", "exact"):
+        others = {p.field: f"{method}/{p.field}" for p in plan.particles}
+        if any(field not in evaluation.diagnoses for field in others.values()):
+            continue
+        indices = {field: evaluation.diagnoses[other] for field, other in others.items()}
+        rows = judged.rows
+        mine = [np.asarray(evaluation.predictions[field])[rows] for field in indices]
+        theirs = [np.asarray(index)[rows] for index in indices.values()]
+        differ = ~same_assignment(plan, mine, theirs)
+        share = efficiency(differ, judged.weight)
+        found.append(Metric(f"{title}greedy and exact selection differ", *share, better="lower"))
+        other = judge(plan, topology, evaluation, indices)
+        chosen = other.any_present
+        purity = efficiency(other.event_right[chosen], _at(other.weight, chosen))
+        found.append(Metric(f"{title}event purity with {method} selection", *purity))
+    return found
+
+
+def same_assignment(
+    plan: ProcessPlan, first: Sequence[Array], second: Sequence[Array]
+) -> NDArray[np.bool_]:
+    """Return whether two assignments are the same up to what may be interchanged, (E,)."""
+    same = np.zeros(len(first[0]), bool)
+    for element in plan.elements:
+        every = np.ones(len(same), bool)
+        for own, other in enumerate(element):
+            group = plan.particles[other].group
+            neither = (first[own] < 0).all(axis=1) & (second[other] < 0).all(axis=1)
+            every &= neither | same_tuple(first[own], second[other], group)
+        same |= every
+    return same
+
+
+def particle_purity(judged: Judged, members: Sequence[int], chosen: Array) -> Estimate:
+    """Return the share of the reconstructable particles of some kinds and events that are found."""
     present = judged.present[:, list(members)] & chosen[:, None]
     found = judged.found[:, list(members)][present]
     groups = np.broadcast_to(judged.rows[:, None], present.shape)[present]
