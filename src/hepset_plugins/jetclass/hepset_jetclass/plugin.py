@@ -2,4 +2,43 @@
 
 from __future__ import annotations
 
+from hepset import hookimpl
+
 hepset_interface = 1
+
+
+@hookimpl
+def hepset_readers() -> dict[str, str]:
+    """Name the readers of this plugin."""
+    return {"jetclass": "hepset_jetclass.reader:JetClassReader"}
+
+
+@hookimpl
+def hepset_backbones() -> dict[str, str]:
+    """Name the backbones of this plugin."""
+    return {"part": "hepset_jetclass.part.backbone:PartBackbone"}
+
+
+@hookimpl
+def hepset_dialects() -> dict[str, str]:
+    """Name the dialects of this plugin."""
+    return {"weaver": "hepset_jetclass.weaver.dialect:WeaverDialect"}
+
+
+@hookimpl
+def hepset_functions() -> dict[str, str]:
+    """Name the functions that expressions may call."""
+    place = "hepset_jetclass.weaver.functions"
+    return {
+        "argmax_of": f"{place}:ARGMAX_OF",
+        "finite": f"{place}:FINITE",
+        "float32": f"{place}:FLOAT32",
+        "int64": f"{place}:INT64",
+        "log2": f"{place}:LOG2",
+        "nan_to_num": f"{place}:NAN_TO_NUM",
+        "number": f"{place}:NUMBER",
+        "ones_like": f"{place}:ONES_LIKE",
+        "p4_mass": f"{place}:MASS",
+        "sign": f"{place}:SIGN",
+        "zeros_like": f"{place}:ZEROS_LIKE",
+    }

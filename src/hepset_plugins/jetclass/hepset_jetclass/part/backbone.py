@@ -1,0 +1,202 @@
+"""`PartBackbone`: the Particle Transformer on the one stream of an event."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hepset.errors import ConfigurationError
+from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
+from hepset.nn.attention import attention_logit_bias
+from hepset.nn.buckets import run_in_buckets
+from hepset.nn.exporting import is_exporting
+from hepset.nn.pairs import pair_coordinates, pair_features
+from hepset_jetclass.part.blocks import Block
+from hepset_jetclass.part.embedding import PairEmbedding, ParticleEmbedding
+from hepset_jetclass.part.initialisation import initialise
+from hepset_jetclass.part.options import PartConfig
+from hepset_jetclass.part.pairs import list_pairs, square_bias
+from hepset_jetclass.part.trimming import kept_at_random
+
+__all__ = ["PartBackbone"]
+
+
+class PartBackbone(Backbone):
+    """Particles attend to each other, steered by their pairs; a class token then reads them.
+
+    Takes one stream with a four-momentum and nothing else. `Encoded.event` is the class token
+    after the last norm, `Encoded.objects` the particles after the last block. The parameters have
+    the names of weaver 0.5.
+
+    Only real particles and pairs of real ones are computed, and every pair once; the statistics of
+    the batch normalisations are of these. In evaluation the normalisations are part of the linear
+    layers beside them. A condition is added to the embedding of every particle and to the class
+    token; extra tokens join the particles with a bias of 0.
+
+    Args:
+        config: Options.
+    """
+
+    Config: ClassVar[type[BackboneConfig]] = PartConfig
+    config: PartConfig
+
+    def __init__(self, config: PartConfig) -> None:
+        super().__init__(config)
+        self.stream = ""
+
+    @property
+    def width(self) -> int:
+        """Width D of the embeddings."""
+        return self.config.width
+
+    def build(self, layout: InputLayout) -> None:
+        """Make the layers.
+
+        Raises:
+            ConfigurationError: If there is not exactly one stream, or it has no four-momentum.
+        """
+        if len(layout.streams) != 1 or layout.globals or layout.pairs:
+            found = [*layout.streams, *layout.globals, *(f"{name}.pairs" for name in layout.pairs)]
+            raise ConfigurationError(
+                "model.backbone: part takes one stream and no globals or pair inputs, the event "
+                f"has {', '.join(found) or 'none'}; set `input: false` on what the network is not "
+                "to see, or take the backbone transformer"
+            )
+        ((self.stream, features),) = layout.streams.items()
+        if self.config.pair_bias and self.stream not in layout.p4:
+            raise ConfigurationError(
+                f"model.backbone: part needs the four-momentum of {self.stream}; declare `p4` in "
+                "the event file, or set pair_bias: false"
+            )
+        options = self.config
+        self.cls_token = nn.Parameter(torch.empty(1, 1, options.width))
+        self.embed = ParticleEmbedding(features, options.embedding)
+        self.pair_embed = (
+            PairEmbedding(
+                options.pair_embedding,
+                options.attention_heads,
+                last_activation=options.pair_activation,
+            )
+            if options.pair_bias
+            else None
+        )
+        self.blocks = nn.ModuleList(self._block(options.dropout) for _ in range(options.depth))
+        self.cls_blocks = nn.ModuleList(self._block(0.0) for _ in range(options.class_depth))
+        self.norm = nn.LayerNorm(options.width)
+        initialise(self, self.blocks, self.cls_token)
+
+    def _block(self, dropout: float) -> Block:
+        options = self.config
+        return Block(
+            options.width,
+            options.attention_heads,
+            options.mlp_ratio * options.width,
+            dropout=dropout,
+            layout=options.head_layout,
+        )
+
+    def encode(
+        self,
+        x: Inputs,
+        *,
+        condition: Tensor | None = None,
+        extra_tokens: Tensor | None = None,
+    ) -> Encoded:
+        """Encode events; see `Backbone.encode`."""
+        features, mask = x.streams[self.stream], x.masks[self.stream]
+        p4 = x.p4.get(self.stream)
+        if self.training and self.config.trim == "random":
+            mask = kept_at_random(mask)
+        whole = is_exporting() or mask.numel() == 0
+        embedded = self._embedded(features, mask, whole=whole)
+        token = self.cls_token.expand(mask.shape[0], 1, -1)
+        if condition is not None:
+            embedded, token = embedded + condition[:, None], token + condition[:, None]
+        extra = token[:, :0] if extra_tokens is None else extra_tokens
+        if whole:
+            bias = self._whole_bias(p4, mask)
+            objects, *others = self._blocks(mask, embedded, bias, token, extra)
+            objects = torch.where(mask[..., None], objects, 0.0)
+        else:
+            values, start = self._pair_values(p4, mask)
+
+            def run(
+                mask: Tensor, embedded: Tensor, start: Tensor, token: Tensor, extra: Tensor
+            ) -> tuple[Tensor, ...]:
+                if values is None:
+                    bias = attention_logit_bias(mask)
+                else:
+                    bias = square_bias(values, start, mask)
+                return self._blocks(mask, embedded, bias, token, extra)
+
+            objects, *others = run_in_buckets(
+                run,
+                mask,
+                (embedded,),
+                events=(start, token, extra),
+                buckets=self.config.buckets,
+            )
+        event, encoded_extra = others
+        return Encoded(
+            objects={self.stream: objects},
+            masks=x.masks,
+            event=event,
+            p4=x.p4,
+            extra=None if extra_tokens is None else encoded_extra,
+        )
+
+    def _embedded(self, features: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
+        """Embeddings of the particles (B, N, D), 0 in padded slots."""
+        if whole:
+            return torch.where(mask[..., None], self.embed(features), 0.0)
+        slots = mask.flatten().nonzero()[:, 0]
+        real = self.embed(features.flatten(0, 1).index_select(0, slots))
+        empty = real.new_zeros((mask.numel(), self.width))
+        return torch.unflatten(empty.index_copy(0, slots, real), 0, mask.shape)
+
+    def _pair_values(self, p4: Tensor | None, mask: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Numbers of all real pairs for `square_bias`, and where those of each jet start."""
+        counts = mask.sum(1)
+        if self.pair_embed is None:
+            return None, counts
+        assert p4 is not None
+        slots = mask.flatten().nonzero()[:, 0]
+        device = p4.device.type
+        with torch.autocast(device, enabled=False):
+            momenta = p4.flatten(0, 1).index_select(0, slots)
+            coordinates = pair_coordinates(momenta.float())
+        pairs = list_pairs(counts)
+        embedded = self.pair_embed(coordinates, pairs.first, pairs.second).t()
+        outside = embedded.new_tensor([float("-inf"), 0.0]).expand(len(embedded), 2)
+        return torch.cat([embedded, outside], 1), pairs.start
+
+    def _whole_bias(self, p4: Tensor | None, mask: Tensor) -> Tensor:
+        """Bias of all pairs of slots, for graphs whose sizes are not known yet."""
+        if self.pair_embed is None:
+            return attention_logit_bias(mask)
+        assert p4 is not None
+        features = pair_features(p4, mask).movedim(1, -1)
+        bias = self.pair_embed.of_features(features).movedim(-1, 1)
+        return attention_logit_bias(mask, bias)
+
+    def _blocks(
+        self, mask: Tensor, x: Tensor, bias: Tensor, token: Tensor, extra: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Particles, class token and extra tokens after all blocks."""
+        count = extra.shape[1]
+        if count:
+            x = torch.cat([extra, x], 1)
+            mask = functional.pad(mask, (count, 0), value=True)
+            if bias.dtype != torch.bool:
+                bias = functional.pad(bias, (count, 0, count, 0))
+            bias = attention_logit_bias(mask, None if bias.dtype == torch.bool else bias)
+        for block in self.blocks:
+            x = block(x, bias)
+        readable = functional.pad(mask, (1, 0), value=True)[:, None, None]
+        for block in self.cls_blocks:
+            assert isinstance(block, Block)
+            token = block.pool(token, x, readable)
+        return x[:, count:], self.norm(token)[:, 0], x[:, :count]

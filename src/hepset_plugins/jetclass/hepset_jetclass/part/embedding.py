@@ -1,0 +1,123 @@
+"""Embeddings of particles and of pairs of particles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hepset.nn.pairs import PAIR_FEATURES, features_between
+from hepset_jetclass.part.normalisation import folded_linear, normalise, pointwise
+
+__all__ = ["PairEmbedding", "ParticleEmbedding"]
+
+CHUNK = 4096
+"""Pairs that are embedded at a time in evaluation: their hidden layers stay in the cache."""
+
+
+class ParticleEmbedding(nn.Module):
+    """Batch normalisation of the features, then [LayerNorm, Linear, GELU] for every width.
+
+    Args:
+        features: Number of features of a particle.
+        widths: Width of every layer.
+    """
+
+    def __init__(self, features: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.input_bn = nn.BatchNorm1d(features)
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise([features, *widths]):
+            layers += [nn.LayerNorm(width), nn.Linear(width, next_width), nn.GELU()]
+        self.embed = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed real particles, ``(particle, feature)`` to ``(particle, width)``."""
+        embedded: Tensor = self.embed(normalise(self.input_bn, x))
+        return embedded
+
+
+class PairEmbedding(nn.Module):
+    """Pair features to one number per attention head: convolutions of width 1 with batch norms.
+
+    Args:
+        hidden: Widths of the hidden layers.
+        heads: Attention heads.
+        last_activation: Whether a GELU follows the last normalisation.
+    """
+
+    def __init__(self, hidden: Sequence[int], heads: int, *, last_activation: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.BatchNorm1d(len(PAIR_FEATURES))]
+        for width, next_width in pairwise([len(PAIR_FEATURES), *hidden, heads]):
+            layers += [nn.Conv1d(width, next_width, 1), nn.BatchNorm1d(next_width), nn.GELU()]
+        if not last_activation:
+            layers.pop()
+        self.embed = nn.Sequential(*layers)
+        self.last_activation = last_activation
+
+    def forward(self, coordinates: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Embed pairs of real particles.
+
+        Args:
+            coordinates: Of `hepset.nn.pairs.pair_coordinates`, shape ``(7, particle)``.
+            first: Index of one member, shape ``(pair,)``.
+            second: Index of the other.
+
+        Returns:
+            Shape ``(pair, head)``.
+        """
+        if self.training:
+            return self._normalised(_features(coordinates, first, second))
+        if torch.is_grad_enabled():
+            return self.of_features(_features(coordinates, first, second))
+        layers = self._folded()
+        parts = [
+            self._apply(layers, _features(coordinates, *members))
+            for members in zip(first.split(CHUNK), second.split(CHUNK), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """Embed features ``(..., 4)`` as in evaluation, to ``(..., head)``."""
+        return self._apply(self._folded(), features)
+
+    def _layers(self) -> list[tuple[nn.Conv1d, nn.BatchNorm1d]]:
+        convolutions = [layer for layer in self.embed if isinstance(layer, nn.Conv1d)]
+        norms = [layer for layer in self.embed if isinstance(layer, nn.BatchNorm1d)]
+        return list(zip(convolutions, norms[1:], strict=True))
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        first_norm = self.embed[0]
+        assert isinstance(first_norm, nn.BatchNorm1d)
+        x, layers = normalise(first_norm, x), self._layers()
+        for number, (linear, norm) in enumerate(layers):
+            x = normalise(norm, pointwise(linear, x))
+            if self.last_activation or number < len(layers) - 1:
+                x = functional.gelu(x)
+        return x
+
+    def _folded(self) -> list[tuple[Tensor, Tensor]]:
+        first_norm = self.embed[0]
+        assert isinstance(first_norm, nn.BatchNorm1d)
+        return [
+            folded_linear(linear, None if number else first_norm, norm)
+            for number, (linear, norm) in enumerate(self._layers())
+        ]
+
+    def _apply(self, layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        for number, (weight, bias) in enumerate(layers):
+            x = functional.linear(x, weight, bias)
+            if self.last_activation or number < len(layers) - 1:
+                x = functional.gelu(x)
+        return x
+
+
+def _features(coordinates: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    columns = features_between(
+        coordinates.index_select(1, first), coordinates.index_select(1, second)
+    )
+    return torch.stack(columns, -1)
