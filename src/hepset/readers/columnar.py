@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -101,6 +101,14 @@ class ColumnarReader(Reader):
         Raises:
             ReadError: If it cannot be opened as what it should be.
         """
+
+    def known_columns(self, file: ColumnarFile) -> Mapping[str, Column]:  # noqa: ARG002
+        """Places in the event whose columns the format itself tells, as keys of ``columns``.
+
+        What the user maps goes first. For readers of formats with fixed names; the default knows
+        none.
+        """
+        return {}
 
     def event_info(self) -> EventInfo:
         """Return the given description; columns alone do not say what an event is.
@@ -212,8 +220,9 @@ class ColumnarReader(Reader):
             path, _ = self._files()[index]
             event = self.event_info()
             groups = [group for _, group in self._files()]
-            stated = check_keys(self.options.columns, event, groups)
             file = self.open(path)
+            columns = {**self.known_columns(file), **self.options.columns}
+            stated = check_keys(columns, event, groups)
             files[index] = file, resolve(stated, event, file.names(), path)
             if len(files) > _OPEN_FILES:
                 files.popitem(last=False)[1][0].close()

@@ -68,7 +68,7 @@ class ParquetFile(ColumnarFile):
         leaves = [name for part in self._file.schema_arrow for name in _leaves(part)]
         stored = [self._file.schema.column(i) for i in range(len(leaves))]
         self._stored = {name: column.path for name, column in zip(leaves, stored, strict=True)}
-        self._repeated = {
+        self._repeated: dict[str, bool] = {
             name: column.max_repetition_level > 0
             for name, column in zip(leaves, stored, strict=True)
         }
