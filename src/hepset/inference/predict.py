@@ -72,7 +72,10 @@ class PredictionCounts:
 def preparation(model: Predictor) -> tuple[dict[str, str], dict[str, str]]:
     """Return the derived features and the cuts that belong to a model, as it says itself."""
     prepare = model.provenance.get("prepare") or {}
-    return dict(prepare.get("derive") or {}), dict(prepare.get("select") or {})
+    cuts = prepare.get("predict_select")
+    if cuts is None:
+        cuts = prepare.get("select") or {}
+    return dict(prepare.get("derive") or {}), dict(cuts)
 
 
 def predict_split(

@@ -24,6 +24,8 @@ from hepset.prepare.scope import COLUMNS, EVENT, ColumnSource, Scope
 
 __all__ = ["Compiler", "Functions", "Node"]
 
+_MATCHES: Final = "matches"
+
 MAX_LENGTH: Final = 10_000
 """Most characters of an expression."""
 
@@ -558,12 +560,14 @@ class Compiler:
         if not isinstance(tree.func, ast.Name):
             raise self.error(tree.func, "functions are called by their plain name, such as sqrt(x)")
         name = tree.func.id
+        if name == _MATCHES:
+            return self.matches(tree)
         function = self.known.get(name)
         if function is None:
             raise self.error(
                 tree.func,
                 f"unknown function {name!r}{did_you_mean(name, self.known)} "
-                f"(available: {', '.join(sorted(self.known))})",
+                f"(available: {', '.join(sorted([*self.known, _MATCHES]))})",
             )
         if tree.keywords:
             raise self.error(tree, f"{name}() takes no named arguments: {function.signature(name)}")
@@ -615,6 +619,26 @@ class Compiler:
         if position in function.conditions:
             return self.condition(node, f"{name}()")
         return node
+
+    def matches(self, tree: ast.Call) -> Node:
+        """Compile ``matches(text, 'pattern')``: whether a regular expression is found in a text."""
+        if len(tree.args) != 2 or tree.keywords or not isinstance(tree.args[1], ast.Constant):
+            raise self.error(tree, "write matches(text, 'pattern'), such as matches(file, 'ttbar')")
+        node = self.visit(tree.args[0])
+        try:
+            pattern = re.compile(str(tree.args[1].value))
+        except re.error as error:
+            raise self.error(tree.args[1], f"not a regular expression: {error}") from error
+
+        def compute(values: Any) -> Any:  # noqa: ANN401
+            texts = np.asarray(values)
+            if texts.dtype.kind not in "OUST":
+                raise TypeError(f"matches() needs a text, but this has dtype {texts.dtype}")
+            different, places = np.unique(texts.astype(str), return_inverse=True)
+            found = np.array([pattern.search(text) is not None for text in different], bool)
+            return found[places]
+
+        return self.combine(tree, [node], compute, boolean=True)
 
     def count(self, tree: ast.expr, stream: str) -> Node:
         """Compile the number of objects of a stream."""

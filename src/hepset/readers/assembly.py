@@ -7,13 +7,13 @@ flat stream, fixed-size arrays a padded one; nothing is padded or cut here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hepset.batch import Array, FlatStream, PaddedStream, StreamData
 from hepset.errors import ConfigurationError, ReadError, did_you_mean
-from hepset.readers.column_map import ColumnMap, Entry
+from hepset.readers.column_map import FILE, ColumnMap, Entry
 from hepset.schema.event import EventInfo
 
 
@@ -107,12 +107,38 @@ class Assembly:
                 for e in self.columns.of("extra")
                 if e.column.stream == name
             }
+            attached |= {
+                f"columns/{e.owner}": (e, data)
+                for e in self.columns.of("column")
+                if self.event.columns[e.owner] == name
+                and (isinstance(data := self._values(e), Jagged) or data.ndim > 1)
+            }
             everything = [*values.values(), *attached.values()]
             if any(isinstance(data, Jagged) for _, data in everything):
                 found[name] = self._flat(name, values, attached)
             else:
                 found[name] = self._padded(name, values, attached)
-        return found
+        return self._with_loose_lists(found)
+
+    def _with_loose_lists(self, streams: dict[str, StreamData]) -> dict[str, StreamData]:
+        """Give lists that were asked for without a stream to the stream that is as long."""
+        for entry in self.columns.of("column"):
+            if self.event.columns[entry.owner] is not None or entry.owner == FILE:
+                continue
+            data = self._values(entry)
+            if not isinstance(data, Jagged):
+                continue
+            for name, stream in streams.items():
+                if isinstance(stream, FlatStream) and np.array_equal(stream.offsets, data.offsets):
+                    attached = {**stream.attached, f"columns/{entry.owner}": data.content}
+                    streams[name] = replace(stream, attached=attached)
+                    break
+            else:
+                raise self.where.error(
+                    f"columns.{entry.owner}",
+                    "holds lists that are as long as no stream; say which stream they belong to",
+                )
+        return streams
 
     def arrays(self, streams: Mapping[str, StreamData]) -> dict[str, Array]:
         """Build everything that an event has once."""
@@ -136,6 +162,13 @@ class Assembly:
         for entry in self.columns.of("extra"):
             if entry.column.stream is None:
                 found[f"extra/{entry.owner}"] = self._plain(entry, self._values(entry))
+        for entry in self.columns.of("column"):
+            if entry.owner == FILE and entry.column.value is not None:
+                found[f"columns/{FILE}"] = np.full(self.events, str(entry.column.value))
+                continue
+            values = self._values(entry)
+            if not isinstance(values, Jagged) and values.ndim == 1:
+                found[f"columns/{entry.owner}"] = values
         for name, data in streams.items():
             # A stream of lists knows its lengths; a counter beside it is held against them.
             for entry in self.columns.of("count", name):
@@ -313,7 +346,7 @@ class Assembly:
             data = self._mapped(entry, data, classes)
         if column.scale != 1.0:
             data = _each(data, lambda values: _scaled(values, column.scale))
-        if entry.kind != "extra":
+        if entry.kind not in {"extra", "column"}:
             values = data.content if isinstance(data, Jagged) else data
             if values.dtype.kind not in "biuf":
                 raise self.where.error(

@@ -70,9 +70,13 @@ def load_config(
     if stated.options is not None:
         if event is None:
             raise ConfigurationError(f"{where}: 'options' needs an 'event' of the same system")
-        defaults = _merge(defaults, _options(stated, Description(event, defaults)))
+        described = Description(event, defaults, stated=document)
+        defaults = _merge(defaults, _options(stated, described))
     if defaults:
+        reading = defaults.pop("read", None)
         document = _merge(defaults, document)
+        if reading is not None:
+            document["read"] = _reading(reading, document.get("read"))
     document.pop("options", None)
     complete = RunConfig.parse(document, where)
     if event is not None:
@@ -228,12 +232,33 @@ def _options(config: RunConfig, described: Description) -> dict[str, Any]:
     return dialect.options(options, described, where=config.options)
 
 
+def _reading(defaults: Any, own: Any) -> Any:  # noqa: ANN401  YAML content
+    """Complete the user's readers with what an event file says of its files.
+
+    Only options that a reader has, and only where the user does not give them.
+    """
+    if own is None or not isinstance(defaults, Mapping) or "reader" in defaults:
+        return defaults if own is None else own
+
+    def completed(entry: Any) -> Any:  # noqa: ANN401  YAML content
+        name = entry.get("reader") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str):
+            return entry
+        known = registry().load("readers", name).Config.model_fields
+        return {**{key: value for key, value in defaults.items() if key in known}, **entry}
+
+    return [completed(entry) for entry in own] if isinstance(own, list) else completed(own)
+
+
 _REPLACED = {"heads", "read", "select", "derive", "split"}
 """Mappings that a user's own line replaces as a whole: to name heads is to choose them."""
 
 
 def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(defaults)
+    if own.get("name") != defaults.get("name") and "name" in own and "name" in defaults:
+        # The options of another component are not defaults of this one.
+        merged = {}
     for key, value in own.items():
         known = merged.get(key)
         if isinstance(known, Mapping) and isinstance(value, Mapping) and key not in _REPLACED:

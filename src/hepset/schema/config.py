@@ -120,6 +120,8 @@ class PrepareConfig(Model):
 
     select: dict[str, str] = Field(default_factory=dict)
     """Cut name → expression; an event passes when all are true. One expression is named ``cut``."""
+    predict_select: dict[str, str] | None = None
+    """Cuts of `hepset predict`, in the place of `select`; null = the same."""
     derive: dict[str, str] = Field(default_factory=dict)
     """``<stream or global>.<feature>`` → expression, computed on real objects before padding."""
     split: SplitConfig = SplitConfig()
@@ -138,6 +140,13 @@ class PrepareConfig(Model):
     def _one_or_named(cls, value: object) -> object:
         if value is None:
             return {}
+        return {"cut": value} if isinstance(value, str) else value
+
+    @field_validator(
+        "predict_select", mode="before", json_schema_input_type=str | dict[str, str] | None
+    )
+    @classmethod
+    def _one_alone(cls, value: object) -> object:
         return {"cut": value} if isinstance(value, str) else value
 
 
@@ -212,8 +221,10 @@ class TrainConfig(Model):
     """Short name, or ``{name: …, <options>}``."""
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay, on matrices only: not on biases, norms and embeddings."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: cosine to zero, or constant."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """After the warm-up: cosine to zero, a line to zero, or constant."""
+    cycles: PositiveInt = 1
+    """Number of cosines, each from the peak to zero."""
     warmup_epochs: NonNegativeFloat = 1.0
     """Length of the linear warm-up, in epochs; may be a fraction."""
     gradient_clip: NonNegativeFloat = 1.0

@@ -1,0 +1,1 @@
+"""weaver's data configuration: its grammar, its expressions, what they become in hepset."""
