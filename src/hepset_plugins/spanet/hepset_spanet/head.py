@@ -170,8 +170,9 @@ class AssignmentHead(Head):
             Per particle, behind ``<process>/`` where processes are named: ``<particle>``
             (B, product) indices, local to the product's stream or counted through all of them,
             −1 = none; ``<particle>/probability`` that the chosen objects are right, 0 where there
-            are none; ``<particle>/detection`` that all its products are there. Per process, with
-            exact selection, ``certified``: whether no other assignment is jointly more probable.
+            are none; ``<particle>/detection`` that all its products are there. Per process
+            ``probability`` that all assigned particles are right and, with exact selection,
+            ``certified``: whether no other assignment is jointly more probable.
         """
         fields: dict[str, Tensor] = {}
         for plan in self.topology.processes:

@@ -317,7 +317,7 @@ def test_parity_gives_what_spanet_minimises(combination: str) -> None:
 
 def test_weights_of_particles_are_inside_the_choice_of_the_permutation() -> None:
     """Unweighted the swap is better; where only h1 counts, h1's own target with the first is."""
-    head, _ = make_head(PAIR, particle_queries=True, detection_loss_weight=0)
+    head, _ = make_head(PAIR, particle_queries=True, detection_loss_weight=0, likelihood="separate")
     given = {"mask.jets": torch.ones(1, 7, dtype=torch.bool)}
     objects = head.space.of(0, given).objects.tolist()
     probability = {(0, 1): (0.2, 0.3), (2, 3): (0.4, 0.01)}

@@ -20,15 +20,22 @@ class AssignmentConfig(HeadConfig):
     """Whether a tuple's score may see the masses and distances of its members; null = where a
     stream that products come from has a four-momentum. Without them the score cannot sculpt a
     mass peak in backgrounds as directly."""
+    likelihood: Literal["joint", "separate"] = "joint"
+    """What trains: the probability of all particles' tuples together, among combinations without a
+    common object, or that of each particle alone. ``joint`` is for processes of two to four
+    particles that may not share objects, from their best 64, 16 or 8 tuples; others are separate
+    in any case. Probabilities of the result are of the same kind."""
     particle_queries: bool = False
     """Whether interchangeable particles, which share one network, have an output each, so that
     they can specialise; else they share the output too, at half the cost for two."""
     combination: Literal["min", "softmin", "mean"] = "min"
-    """How the permutations of interchangeable particles enter the loss; only with
-    `particle_queries` do they differ."""
+    """How the permutations of interchangeable particles enter the separate likelihood; only with
+    `particle_queries` do they differ. The joint one is a sum over permutations."""
     partial_products: bool = True
     """Whether a particle with some of its products missing trains, through the probability that
     its known ones are right, whatever the others; false is SPANet's way."""
+    partial_events: bool = True
+    """Whether events in which a particle is missing train."""
     focal_gamma: float = Field(default=0.0, ge=0)
     """Exponent γ of a factor (1 − p)^γ that turns the loss to difficult events."""
     detection_loss_weight: float = Field(default=0.5, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,17 +11,22 @@ from torch.nn import functional
 
 from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.config import AssignmentConfig
+from hepset_spanet.assignment.joint import Joint, has_joint
 from hepset_spanet.assignment.places import extents_of, row
-from hepset_spanet.assignment.topology import ProcessPlan
+from hepset_spanet.assignment.topology import ProcessPlan, Topology
 from hepset_spanet.selection import FORBIDDEN, Candidates, exact, greedy
 
 __all__ = ["decide"]
 
 
 class _Outcome(NamedTuple):
-    """What one output says: tuples with ln p, the probability to be there, ln of the opposite."""
+    """What one output says: tuples with ln p, the probability to be there, ln of the opposite.
+
+    The candidates of the selection may have the detection in their scores, the tuples have not.
+    """
 
     candidates: Candidates
+    tuples: Candidates
     logarithm: Tensor
     certainty: Tensor | None
     absent: Tensor | None
@@ -58,20 +63,52 @@ def decide(
             shared=shared,
             width=config.selection_width,
         )
-    fields: dict[str, Tensor] = {}
+    chances, whole = _chances(plan, chosen, found.chosen, count, space.topology, config)
+    fields: dict[str, Tensor] = {f"{plan.prefix}probability": whole}
     for number, particle in enumerate(plan.particles):
         index, cell = found.indices[number], found.chosen[number]
         shift = row([offsets[s] for s in particle.streams], index)
         assigned = cell >= 0
         fields[particle.field] = torch.where(assigned[:, None], index - shift, -1)
-        chance = chosen[number].logarithm.gather(1, cell.clamp(min=0)[:, None])[:, 0].exp()
-        fields[f"{particle.field}/probability"] = torch.where(assigned, chance, 0.0)
+        fields[f"{particle.field}/probability"] = torch.where(assigned, chances[number], 0.0)
         certainty = chosen[number].certainty
         if certainty is not None:
             fields[f"{particle.field}/detection"] = certainty
     if config.selection == "exact":
         fields[f"{plan.prefix}certified"] = found.certified
     return fields
+
+
+def _chances(
+    plan: ProcessPlan,
+    outcomes: Sequence[_Outcome],
+    cells: Sequence[Tensor],
+    objects: int,
+    topology: Topology,
+    config: AssignmentConfig,
+) -> tuple[list[Tensor], Tensor]:
+    """Probability that each particle's tuple is right, and that all are, (B,)."""
+    alone = [
+        outcome.logarithm.gather(1, cell.clamp(min=0)[:, None])[:, 0]
+        for outcome, cell in zip(outcomes, cells, strict=True)
+    ]
+    joint = config.likelihood == "joint" and config.parity == "none"
+    if not (joint and has_joint(plan, shared=topology.shared)):
+        parts = [
+            torch.where(cell >= 0, value, 0.0) for value, cell in zip(alone, cells, strict=True)
+        ]
+        return [value.exp() for value in alone], torch.stack(parts).sum(0).exp()
+    picked = []
+    for outcome, cell in zip(outcomes, cells, strict=True):
+        number = torch.arange(outcome.logarithm.shape[1], device=cell.device)
+        picked.append((number == cell[:, None]) | (cell < 0)[:, None])
+    combined = Joint(plan, [outcome.tuples for outcome in outcomes], objects, picked)
+    anything = [torch.ones_like(part) for part in picked]
+    chances = [
+        combined.logarithm([*anything[:number], part, *anything[number + 1 :]]).exp()
+        for number, part in enumerate(picked)
+    ]
+    return chances, combined.logarithm(picked).exp()
 
 
 def _outcome(
@@ -91,6 +128,12 @@ def _outcome(
         if config.use_detection:
             value = logarithm + functional.logsigmoid(logit)[:, None]
             absent = functional.logsigmoid(-logit)
-    value = torch.where(scores > EXISTS, value, FORBIDDEN)
+    exists = scores > EXISTS
     objects = space.of(number, outputs).objects
-    return _Outcome(Candidates(value, objects), logarithm, certainty, absent)
+    return _Outcome(
+        Candidates(torch.where(exists, value, FORBIDDEN), objects),
+        Candidates(torch.where(exists, logarithm, FORBIDDEN), objects),
+        logarithm,
+        certainty,
+        absent,
+    )

@@ -15,8 +15,10 @@ from hepset.schema.statistics import Statistics
 from hepset_spanet.assignment.balance import object_table, particle_table
 from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.config import AssignmentConfig
+from hepset_spanet.assignment.joint import Joint, has_joint
 from hepset_spanet.assignment.objective import (
     compatible,
+    focal,
     negative_log_likelihood,
     overlap_penalty,
     symmetrise,
@@ -24,6 +26,7 @@ from hepset_spanet.assignment.objective import (
 from hepset_spanet.assignment.places import absolute, extents_of
 from hepset_spanet.assignment.topology import Particle, ProcessPlan, Topology
 from hepset_spanet.names import weight_tensor
+from hepset_spanet.selection import Candidates
 
 __all__ = ["AssignmentLoss", "Compared"]
 
@@ -190,6 +193,9 @@ class AssignmentLoss(nn.Module):
                         found[own, true] = detected[:, other.query]
         compared.known = torch.stack(known, 1)
         compared.complete = torch.stack(complete, 1)
+        if not self.config.partial_events:
+            mine = mine & compared.complete.all(1)
+            compared.mine, compared.known = mine, compared.known & mine[:, None]
         weight = torch.stack(weights, 1)[:, None, :]
         assignment = _matrix(losses, count, zero)
         detection = self.config.detection_loss_weight * _matrix(found, count, zero)
@@ -207,6 +213,11 @@ class AssignmentLoss(nn.Module):
             sums, used = scaled.sum(2), mine
         else:
             sums, used = scaled.sum(2), compared.known.any(1)
+            if self.config.likelihood == "joint" and has_joint(plan, shared=self.topology.shared):
+                value, fits = self._joint(plan, compared, outputs)
+                worth = (torch.stack(weights, 1) * compared.known).sum(1)
+                worth = balance * worth / compared.known.sum(1).clamp(min=1)
+                sums = torch.stack([torch.where(fits, worth * value, sums[0]), sums[1]])
         compared.terms = {"assignment": LossTerm(sums[0], used)}
         if self.config.detection_loss_weight > 0:
             compared.terms["detection"] = LossTerm(sums[1], mine)
@@ -215,6 +226,28 @@ class AssignmentLoss(nn.Module):
         if self._limited:
             compared.terms["candidates"] = LossTerm(balance * pointed, mine & (pointed > 0))
         return compared
+
+    def _joint(
+        self, plan: ProcessPlan, compared: Compared, outputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """-ln of the probability of everything known together, and where it is above 0, (B,)."""
+        extents = extents_of(self.topology, outputs)
+        listed = {
+            (p.kind, p.query): Candidates(
+                outputs[f"scores.{p.kind}"][:, p.query], self.space.of(p.kind, outputs).objects
+            )
+            for p in plan.particles
+        }
+        allowed = [
+            agrees | ~known[:, None]
+            for agrees, known in zip(compared.agrees, compared.known.unbind(1), strict=True)
+        ]
+        joint = Joint(
+            plan, [listed[p.kind, p.query] for p in plan.particles], extents.sizes[None], allowed
+        )
+        logarithm = joint.logarithm(allowed)
+        fits = compared.known.any(1) & (logarithm > EXISTS)
+        return focal(torch.where(fits, logarithm, 0.0), self.config.focal_gamma), fits
 
     @property
     def _partial(self) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "Combination",
     "Symmetrised",
     "compatible",
+    "focal",
     "negative_log_likelihood",
     "overlap_penalty",
     "symmetrise",
@@ -84,26 +85,30 @@ def compatible(objects: Tensor, target: Tensor, kind: Kind) -> Tensor:
     return agrees
 
 
-def negative_log_likelihood(scores: Tensor, agrees: Tensor, focal: float) -> Tensor:
+def negative_log_likelihood(scores: Tensor, agrees: Tensor, gamma: float) -> Tensor:
     """Return -ln of the summed probability of the tuples that agree with the target.
 
     Args:
         scores: (B, Q, C), `FORBIDDEN` where there is no such tuple.
         agrees: (B, C), at least one allowed tuple per event, else the value is meaningless but
             finite.
-        focal: Exponent γ of the factor (1 - p)^γ.
+        gamma: Exponent γ of the factor (1 - p)^γ.
 
     Returns:
         (B, Q).
     """
     chosen = torch.where(agrees[:, None, :], scores, FORBIDDEN)
     logarithm = torch.logsumexp(chosen, -1) - torch.logsumexp(scores, -1)
-    logarithm = logarithm.clamp(min=FORBIDDEN, max=0.0)
-    if focal == 0:
+    return focal(logarithm.clamp(min=FORBIDDEN, max=0.0), gamma)
+
+
+def focal(logarithm: Tensor, gamma: float) -> Tensor:
+    """Return -(1 - p)^γ ln p for ln p."""
+    if gamma == 0:
         return -logarithm
     # 1 - p is 0 with an infinite slope where rounding gives p = 1.
     rest = (-torch.expm1(logarithm)).clamp(min=1e-7)
-    return -logarithm * rest**focal
+    return -logarithm * rest**gamma
 
 
 def overlap_penalty(first: Tensor, second: Tensor, *, parity: bool = False) -> Tensor:

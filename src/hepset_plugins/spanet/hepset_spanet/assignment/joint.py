@@ -1,0 +1,148 @@
+"""The probability of a whole assignment: a softmax over combinations that share no object.
+
+Scores of tuples become probabilities in one of two ways: for each particle alone, by a softmax
+over its tuples, or for all particles together, by a softmax over the combinations of one tuple
+each that use no object twice. The second is what the selection maximises, so training by it wastes
+nothing on excluding tuples that cannot stand beside a better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from hepset.nn.exporting import is_exporting
+from hepset_spanet.assignment.topology import ProcessPlan
+from hepset_spanet.selection import FORBIDDEN, Candidates
+
+__all__ = ["MOST_PARTICLES", "Joint", "has_joint"]
+
+MOST_PARTICLES: Final = 4
+"""Particles whose combinations are listed; of more, too few tuples each could be."""
+
+_COMBINATIONS: Final = 4096
+"""Combinations per event, from 64 tuples of each of two particles, 16 of three, 8 of four."""
+_LEFT_OUT: Final = -1000.0
+"""Score of leaving a particle out: it happens where there are too few objects."""
+_EXISTS: Final = FORBIDDEN / 2
+_PREFERRED: Final = 1e6
+
+
+def has_joint(plan: ProcessPlan, *, shared: bool) -> bool:
+    """Whether the particles of a process hinder each other, and are few enough to combine."""
+    return 2 <= len(plan.particles) <= MOST_PARTICLES and not shared
+
+
+class Joint:
+    """The best combinations of tuples of a batch that share no object.
+
+    Args:
+        plan: The particles.
+        candidates: One per particle.
+        objects: Number of positions.
+        preferred: Sets of tuples, (B, C) per particle, each of whose best members are listed
+            whatever their scores: the true ones in training, the chosen ones in a decision.
+    """
+
+    def __init__(
+        self,
+        plan: ProcessPlan,
+        candidates: Sequence[Candidates],
+        objects: int,
+        preferred: Sequence[Tensor],
+    ) -> None:
+        self.plan = plan
+        width = round(_COMBINATIONS ** (1 / len(candidates)))
+        slot = torch.arange(objects, device=candidates[0].scores.device)
+        listed: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+        cells: list[Tensor] = []
+        total: Tensor | None = None
+        used: Tensor | None = None
+        for number, each in enumerate(candidates):
+            orbit = next(orbit for orbit in plan.orbits if number in orbit)
+            key = (id(each), *orbit)
+            if key not in listed:
+                wanted = [preferred[other] for other in orbit]
+                listed[key] = _best(each, wanted, width, slot)
+            value, cell, occupied = listed[key]
+            if total is None or used is None:
+                total, used, cells = value, occupied, [cell]
+                continue
+            free = (used @ occupied.transpose(1, 2)) < 0.5
+            before, here = total[:, :, None], value[:, None, :]
+            possible = free & (before > _EXISTS) & (here > _EXISTS)
+            shape = possible.shape
+            total = torch.where(possible, before + here, FORBIDDEN).flatten(1)
+            if number < len(candidates) - 1:
+                used = (used[:, :, None, :] + occupied[:, None, :, :]).flatten(1, 2)
+            cells = [c[:, :, None].expand(shape).flatten(1) for c in cells]
+            cells.append(cell[:, None, :].expand(shape).flatten(1))
+        assert total is not None
+        self.total, self.cells = total, cells
+
+    def logarithm(self, allowed: Sequence[Tensor]) -> Tensor:
+        """Return ln of the probability that all particles are among what is allowed for them.
+
+        Particles that may be interchanged are: under some permutation of them.
+
+        Args:
+            allowed: Per particle (B, C), tuples; a particle for which all tuples are allowed may be
+                left out too.
+
+        Returns:
+            (B,), at most 0; below −1e11 where no combination fits.
+        """
+        exist = self.total > _EXISTS
+        extended = [torch.cat([part, part.all(1, keepdim=True)], 1) for part in allowed]
+        fits: dict[tuple[int, int], Tensor] = {}
+        agrees = torch.zeros_like(exist)
+        for order in self.plan.elements or (tuple(range(len(allowed))),):
+            same = exist
+            for own, true in enumerate(order):
+                if (own, true) not in fits:
+                    fits[own, true] = extended[true].gather(1, self.cells[own])
+                same = same & fits[own, true]
+            agrees = agrees | same
+        chosen = torch.where(agrees, self.total, FORBIDDEN)
+        difference = torch.logsumexp(chosen, 1) - torch.logsumexp(self.total, 1)
+        return difference.clamp(max=0.0)
+
+
+def _best(
+    each: Candidates, preferred: Sequence[Tensor], width: int, slot: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (B, K + 1), tuples and occupied objects (B, K + 1, T); the last leaves it out."""
+    scores = each.scores
+    count = scores.shape[1]
+    order = scores.detach()
+    share = max(1, width // (2 * len(preferred)))
+    if is_exporting():
+        # There may be fewer tuples than are listed, and their number is not known.
+        more = torch.full_like(order[:, :1], FORBIDDEN).expand(-1, width)
+        order, size = torch.cat([order, more], 1), width
+        preferred = [torch.cat([part, more > 0], 1) for part in preferred]
+    else:
+        size, share = min(width, count), min(share, count)
+    rank = order
+    for part in preferred:
+        value, best = torch.where(part, order, FORBIDDEN).topk(share, 1)
+        raised = torch.where(value > _EXISTS, value + _PREFERRED, rank.gather(1, best))
+        rank = rank.scatter(1, best, raised)
+    cells = rank.topk(size, 1).indices
+    known = cells.clamp(max=count - 1)
+    value = torch.where(cells < count, scores.gather(1, known), FORBIDDEN)
+    chosen = each.objects
+    if chosen.dim() == 2:
+        members = chosen[known]
+    else:
+        members = chosen.gather(1, known[..., None].expand(-1, -1, chosen.shape[-1]))
+    occupied = (members[..., None] == slot).any(2).to(value.dtype)
+    nothing = torch.full_like(value[:, :1], _LEFT_OUT)
+    return (
+        torch.cat([value, nothing], 1),
+        torch.cat([known, torch.full_like(known[:, :1], count)], 1),
+        torch.cat([occupied, torch.zeros_like(occupied[:, :1])], 1),
+    )
