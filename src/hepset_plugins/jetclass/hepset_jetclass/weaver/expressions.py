@@ -41,7 +41,11 @@ _PLAIN: Final = {
 """Functions that act element by element: numpy's (awkward's, math's) name → hepset's."""
 _REDUCTIONS: Final = {
     **{name: name for name in ("sum", "mean", "min", "max", "any", "all")},
-    "amin": "min", "amax": "max", "num": "number", "count": "number", "firsts": "first",
+    "amin": "min",
+    "amax": "max",
+    "num": "number",
+    "count": "number",
+    "firsts": "first",
     "count_nonzero": "count",
 }
 """Functions that give one value per event."""

@@ -319,9 +319,7 @@ class _Translation:
                 f"inputs.{name}", f"a four-momentum has four components, found {', '.join(names)}"
             )
         if any(self.config.scales[n].center is not None for n in names):
-            self.notes.append(
-                f"inputs.{name}: standardised components make no four-momentum"
-            )
+            self.notes.append(f"inputs.{name}: standardised components make no four-momentum")
             return None
         return momentum_roles(names)
 
