@@ -218,12 +218,14 @@ def open_sources(
         if not skip or not isinstance(reader.config, FileReaderConfig):
             raise
     config = reader.config
+    # One description for all: a file that lacks something does not describe itself without it.
+    event = reader.event if reader.event is not None else reader.event_info()
     good: dict[str, list[str]] = {}
     bad: list[tuple[str, str]] = []
     for path, group in config.expand():
         alone = config.model_copy(update={"files": {group: [path]}})
         try:
-            type(reader)(alone, reader.event).sources()
+            type(reader)(alone, event).sources()
         except ReadError as problem:
             bad.append((path, str(problem)))
         else:
@@ -231,7 +233,7 @@ def open_sources(
     if not good:
         lines = "\n".join(f"  {why}" for _, why in bad)
         raise ReadError(f"none of the {len(bad)} files can be read:\n{lines}")
-    kept = type(reader)(config.model_copy(update={"files": good}), reader.event)
+    kept = type(reader)(config.model_copy(update={"files": good}), event)
     return kept, kept.sources(), bad
 
 

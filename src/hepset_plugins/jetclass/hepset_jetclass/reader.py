@@ -71,16 +71,17 @@ class JetClassConfig(ColumnarConfig):
         kept = [item for item in every if self._wants(item[0])]
         if not kept:
             parts = sorted({parse_name(path).part or "(no part)" for path, _ in every})
-            asked = ", ".join(
-                f"{name}: {value}"
-                for name in ("parts", "splits", "numbers")
-                if (value := getattr(self, name))
-            )
+            asked = {
+                "parts": self.parts,
+                "splits": self.splits,
+                "numbers": self.numbers and [f"{self.numbers[0]} to {self.numbers[1]}"],
+            }
+            shown = ", ".join(f"{k}: {', '.join(map(str, v))}" for k, v in asked.items() if v)
             lacking = [part for part in self.parts if part not in parts]
             hint = did_you_mean(lacking[0], parts) if lacking else ""
             raise ReadError(
-                f"files: none of {len(every)} files has {asked}{hint}; there are {', '.join(parts)}"
-                f" (first: {every[0][0]})"
+                f"files: none of {len(every)} files is of {shown} by its name; there are "
+                f"{', '.join(parts)} (first: {every[0][0]}){hint}"
             )
         return kept
 
@@ -180,24 +181,33 @@ class JetClassReader(ColumnarReader):
         return JetClassFile(path, RootFile(path, self.options.tree))
 
     def event_info(self) -> EventInfo:
-        """Return the given description, or what the columns of the first file tell.
+        """Return the given description, or what the columns of the first file that opens tell.
 
         Raises:
-            ReadError: If the first file cannot be opened.
+            ReadError: If no file can be opened.
             ConfigurationError: If it has no constituents.
         """
         if self.event is not None:
             return self.event
         if self._described is None:
-            path = self._files()[0][0]
-            file = self.open(path)
+            self._described = self._description()
+        return self._described
+
+    def _description(self) -> EventInfo:
+        problems: list[ReadError] = []
+        for path, _ in self._files():
             try:
-                self._described = describe(file.names(), self.options.truth)
+                file = self.open(path)
+            except ReadError as problem:
+                problems.append(problem)
+                continue
+            try:
+                return describe(file.names(), self.options.truth)
             except ConfigurationError as problem:
                 raise ConfigurationError(f"{path}: {problem}") from problem
             finally:
                 file.close()
-        return self._described
+        raise problems[0]
 
     def sources(self) -> list[Source]:
         """The files in a fixed order, with their number of jets and their official split.
@@ -219,7 +229,8 @@ class JetClassReader(ColumnarReader):
             table = STREAMS.get(stream, {})
             columns = {f: table[f].column if f in table else f for f in block.features}
             for feature, column in columns.items():
-                if feature in table and column in present:
+                own = {f"{stream}_{feature}", f"{stream}.{feature}", feature} & present
+                if feature in table and (column in present or not own):
                     found[f"streams.{stream}.{feature}"] = Column.model_validate(column)
             counted = any(column.startswith("part_") for column in columns.values())
             if counted and N_PARTICLES in present:
