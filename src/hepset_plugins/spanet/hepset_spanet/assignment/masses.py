@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ Array = NDArray[Any]
 
 _PAIR = 2
 _FEWEST = 10
-"""Candidates below which a mass has no width."""
+"""Events below which a mass has no width."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def mass_metrics(
     Of candidates whose particles are reconstructable. Where the files state the mass (a regression
     target ``<particle>/mass``, or ``m_ttbar`` for t1 + t2), bias and width are those of the
     difference; else the width is that of the reconstructed mass, and its bias the distance of
-    its median from that of the true objects.
+    its median from that of the true objects. NaN for fewer than ten events.
 
     Args:
         plan: The process.
@@ -231,17 +232,17 @@ def mass_metrics(
         weight = None
         if judged.weight is not None:
             weight = np.broadcast_to(judged.weight[:, None], mass.shape)[chosen]
-        if len(np.unique(groups)) < _FEWEST:
-            continue
         unit = masses.unit(plan, observable)
         name = f"{title}m({observable.label})"
         values = mass[chosen]
-        if stated:
-            values = values - truth.target[chosen]
-            bias = median(values, weight, groups)
-        else:
-            bias = _distance(values, truth.mass[chosen], weight, groups)
-        width = half_width(values, weight, groups)
+        bias = width = Estimate(math.nan, math.nan)
+        if len(np.unique(groups)) >= _FEWEST:
+            values = values - truth.target[chosen] if stated else values
+            width = half_width(values, weight, groups)
+            if stated:
+                bias = median(values, weight, groups)
+            else:
+                bias = _distance(values, truth.mass[chosen], weight, groups)
         found.append(Metric(f"{name}: half 68 % width", *width, unit, "lower", of, limit))
         # True objects have none against themselves.
         if stated or indices is not None:
