@@ -229,8 +229,8 @@ class JetClassReader(ColumnarReader):
             table = STREAMS.get(stream, {})
             columns = {f: table[f].column if f in table else f for f in block.features}
             for feature, column in columns.items():
-                own = {f"{stream}_{feature}", f"{stream}.{feature}", feature} & present
-                if feature in table and (column in present or not own):
+                plain = {f"{stream}_{feature}", f"{stream}.{feature}", feature} & present
+                if feature in table and (column in present or not plain):
                     found[f"streams.{stream}.{feature}"] = Column.model_validate(column)
             counted = any(column.startswith("part_") for column in columns.values())
             if counted and N_PARTICLES in present:
