@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import yaml
 from rich.console import Console
 
 from hepset.errors import ConfigurationError
@@ -19,8 +20,17 @@ from hepset.errors import ConfigurationError
     show_default=True,
     help="Names and axes of inputs and outputs.",
 )
+@click.option(
+    "--layout-option",
+    "layout_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the layout; may be given several times.",
+)
 @click.option("--opset", default=18, show_default=True, help="Version of the ONNX operators.")
-def export(run: str, *, output: str, layout: str, opset: int) -> None:
+def export(
+    run: str, *, output: str, layout: str, layout_options: tuple[str, ...], opset: int
+) -> None:
     """Write the model of RUN (a run directory or a checkpoint) as one ONNX graph.
 
     The graph takes physical inputs and gives physics decisions; it is compared with torch before
@@ -30,9 +40,10 @@ def export(run: str, *, output: str, layout: str, opset: int) -> None:
 
     if Path(run).suffix == ".onnx":
         raise ConfigurationError(f"{run}: already an ONNX file; give a run or a checkpoint")
+    chosen = {**dict(map(_option, layout_options)), "name": layout}
     console = Console(soft_wrap=True)
     with console.status("exporting and comparing with torch"):
-        check = export_onnx(load_checkpoint(run), output, layout=layout, opset=opset)
+        check = export_onnx(load_checkpoint(run), output, layout=chosen, opset=opset)
     console.print(
         f"{check.path}: {check.bytes / 1e6:.1f} MB, layout {check.layout}, opset {check.opset}, "
         f"in {check.seconds:.1f} s",
@@ -46,3 +57,13 @@ def export(run: str, *, output: str, layout: str, opset: int) -> None:
             f"difference {worst.difference:.2g} in {worst.name} (values up to {worst.scale:.3g})",
             highlight=False,
         )
+
+
+def _option(text: str) -> tuple[str, object]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigurationError(f"--layout-option {text!r}: expected KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise ConfigurationError(f"--layout-option {text!r}: not YAML: {problem}") from None

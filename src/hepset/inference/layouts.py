@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from hepset.batch import Array
+from hepset.interfaces.component import ComponentConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hepset.model import Model
 
 __all__ = ["ExportLayout", "HepsetLayout"]
 
@@ -26,11 +29,32 @@ class ExportLayout(ABC):
 
     name: ClassVar[str]
     """Short name, as in ``hepset export --layout NAME``."""
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    """Model of the options, as in ``hepset export --layout-option KEY=VALUE``."""
 
-    def __init__(self, contract: Contract, event: EventInfo) -> None:
-        """Keep the contract of the model's inputs and the event."""
+    def __init__(
+        self, contract: Contract, event: EventInfo, config: ComponentConfig | None = None
+    ) -> None:
+        """Keep the contract of the model's inputs, the event and the options."""
         self.contract = contract
         self.event = event
+        self.config = self.Config() if config is None else config
+
+    def bind(self, model: Model) -> None:
+        """Look at the model before anything else, where a layout needs more than its contract.
+
+        Raises:
+            ExportError: If the layout cannot hold this model.
+        """
+        del model
+
+    def run(self, model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn the graph's inputs into its outputs: torch only, exportable."""
+        return self.from_model(model.decode(model(self.to_model(inputs))))
+
+    def files(self) -> dict[str, bytes]:
+        """Return files to write beside the graph, name → content."""
+        return {}
 
     @abstractmethod
     def axes(self) -> dict[str, dict[int, str]]:

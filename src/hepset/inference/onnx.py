@@ -26,6 +26,7 @@ from hepset.inference.examples import random_inputs
 from hepset.inference.layouts import ExportLayout, HepsetLayout
 from hepset.inference.metadata import GraphMetadata
 from hepset.inference.runtime import open_session
+from hepset.interfaces.component import parse_options
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import TensorSpec
@@ -110,7 +111,7 @@ def export_onnx(
     model: Model,
     path: str | os.PathLike[str],
     *,
-    layout: str = "hepset",
+    layout: str | Mapping[str, Any] = "hepset",
     opset: int = 18,
     seed: int = 0,
 ) -> ExportCheck:
@@ -123,7 +124,8 @@ def export_onnx(
     Args:
         model: The model.
         path: The file to write; it appears complete or not at all.
-        layout: Names and axes of inputs and outputs, a component of kind ``export_layouts``.
+        layout: Names and axes of inputs and outputs, a component of kind ``export_layouts``; its
+            name, or ``{name: …, <options>}``.
         opset: Version of the ONNX operators, 18 or later.
         seed: Of the random events.
 
@@ -134,14 +136,13 @@ def export_onnx(
         ExportError: If the graph cannot be made, or an output disagrees with torch; nothing is
             written.
         UnknownComponentError: If there is no such layout.
-        ConfigurationError: If the operator set is too old.
+        ConfigurationError: If the operator set is too old, or an option does not fit.
     """
     if opset < 18:
         raise ConfigurationError(f"opset {opset}: the graph needs ONNX operators 18 or later")
     start = time.perf_counter()
     target = Path(path)
-    inputs = model.contract.inputs()
-    plan: ExportLayout = registry().load("export_layouts", layout)(inputs, model.event)
+    plan = _layout(model, layout)
     was_training, device = model.training, model.device
     model.eval().to("cpu")
     try:
@@ -151,10 +152,13 @@ def export_onnx(
     finally:
         model.to(device).train(was_training)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for name, beside in plan.files().items():
+        with atomic_file(target.with_name(name)) as file:
+            file.write(beside)
     with atomic_file(target) as file:
         file.write(content)
     check = ExportCheck(
-        target, layout, opset, len(content), time.perf_counter() - start, tuple(checks)
+        target, plan.name, opset, len(content), time.perf_counter() - start, tuple(checks)
     )
     worst = check.worst
     _LOG.info(
@@ -164,6 +168,22 @@ def export_onnx(
         f" (largest difference {worst.difference:.2g}, {worst.name})" if worst else "",
     )
     return check
+
+
+def _layout(model: Model, layout: str | Mapping[str, Any]) -> ExportLayout:
+    """Build the layout for a model."""
+    given = {"name": layout} if isinstance(layout, str) else layout
+    name = given.get("name")
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            "export.layout: 'name' says which layout this is; available: "
+            f"{', '.join(registry().names('export_layouts'))}"
+        )
+    cls: type[ExportLayout] = registry().load("export_layouts", name)
+    config = parse_options(cls.Config, given, f"export.layout {name}")
+    plan = cls(model.contract.inputs(), model.event, config)
+    plan.bind(model)
+    return plan
 
 
 def _graph(model: Model, layout: ExportLayout) -> tuple[torch.nn.Module, list[str]]:
@@ -182,8 +202,7 @@ def _graph(model: Model, layout: ExportLayout) -> tuple[torch.nn.Module, list[st
             return tuple(outputs.values())
 
         def named(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            tensors = layout.to_model(inputs)
-            return layout.from_model(self.model.decode(self.model(tensors)))
+            return layout.run(self.model, inputs)
 
     graph = Graph().eval()
     feed = layout.feed(_sample(model, 2, 0, 0))

@@ -324,8 +324,8 @@ class ExportConfig(Model):
 
     onnx: bool = True
     """Whether to write ``model.onnx``."""
-    layout: str = "hepset"
-    """Names and axes of the graph's inputs and outputs."""
+    layout: str | dict[str, Any] = "hepset"
+    """Names and axes of the graph's inputs and outputs: a layout, or ``{name: …, <options>}``."""
     opset: int = Field(default=18, ge=18)
     """ONNX operator set."""
 
