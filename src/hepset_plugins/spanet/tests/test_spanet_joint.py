@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
+
+from hepset.schema.event import EventInfo
 from hepset_spanet.assignment.joint import Joint, has_joint
 from hepset_spanet.assignment.topology import ProcessPlan, make_topology
 from hepset_spanet.selection import FORBIDDEN, Candidates
-
-from hepset.schema.event import EventInfo
 
 SLOTS = 5
 
@@ -33,7 +33,9 @@ def _pairs(slots: int = SLOTS) -> torch.Tensor:
     return torch.tensor(list(itertools.combinations(range(slots), 2)))
 
 
-def _brute(scores: list[list[float]], allowed: list[set[int]], orders: list[tuple[int, ...]]):
+def _brute(
+    scores: list[list[float]], allowed: list[set[int]], orders: list[tuple[int, ...]]
+) -> float:
     pairs = list(itertools.combinations(range(SLOTS), 2))
     total = part = 0.0
     for cells in itertools.product(range(len(pairs)), repeat=len(scores)):
