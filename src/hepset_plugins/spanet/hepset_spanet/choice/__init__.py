@@ -1,0 +1,1 @@
+"""The jointly best assignment: bounds, partial assignments, and the search that is left."""
