@@ -91,15 +91,17 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                 _calibration(plan, judged, evaluation),
             )
         )
-        confidence = evaluation.predictions.get(f"{plan.prefix}confidence")
-        if confidence is not None:
+        whole = evaluation.predictions.get(f"{plan.prefix}probability")
+        if whole is not None and len(plan.particles) > 1:
+            complete = np.asarray(judged.present.all(axis=1))
             found.append(
                 Drawing(
-                    f"confidence{tag}",
-                    f"Calibration of the confidence{title}",
-                    "Share of events with every reconstructable particle right against the "
-                    f"predicted confidence; {about}.",
-                    _confidence(judged, np.asarray(confidence)),
+                    f"calibration-event{tag}",
+                    f"Calibration of whole assignments{title}",
+                    "Share of events with every particle right against the predicted probability "
+                    f"of the whole assignment; {int(complete.sum())} events with all particles "
+                    "reconstructable.",
+                    _whole(judged, np.asarray(whole), complete),
                 )
             )
     return found
@@ -183,11 +185,10 @@ def _calibration(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> F
 
 
 @styled
-def _confidence(judged: Judged, confidence: Array) -> Figure:
-    figure, axes = new_figure("confidence", "share of events right")
-    chosen = judged.any_present
+def _whole(judged: Judged, probability: Array, chosen: Array) -> Figure:
+    figure, axes = new_figure("predicted probability", "share of events right")
     weight = None if judged.weight is None else judged.weight[chosen]
-    x = confidence[judged.rows][chosen]
+    x = probability[judged.rows][chosen]
     _draw_reliability(axes, x, judged.event_right[chosen], weight, None)
     return figure
 
