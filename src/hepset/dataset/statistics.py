@@ -284,6 +284,7 @@ def _transform(values: Array, parts: TransformParts) -> Array:
 def _fixed(values: Array, steps: Iterable[AffineStep | ClipStep]) -> Array:
     for step in steps:
         if isinstance(step, AffineStep):
+            assert step.affine != "auto", "prepare resolves it before"
             values = (values - step.affine.subtract) * step.affine.multiply
         else:
             values = np.clip(values, *step.clip)

@@ -251,7 +251,7 @@ class _Fixed(nn.Module):
         self.rounds: list[str] = []
         for number in range(max((len(steps) for steps in columns), default=0)):
             steps = [part[number] if number < len(part) else None for part in columns]
-            affine = [s.affine if isinstance(s, AffineStep) else Affine() for s in steps]
+            affine = [_constants(step) for step in steps]
             bounds = [s.clip if isinstance(s, ClipStep) else (None, None) for s in steps]
             # A column has one of the two in a round, so their order does not matter.
             if any(isinstance(step, AffineStep) for step in steps):
@@ -347,6 +347,17 @@ def _scale(
             "the statistics do not hold this column; prepare the dataset again"
         )
     return found.mean, found.width
+
+
+def _constants(step: AffineStep | ClipStep | None) -> Affine:
+    if not isinstance(step, AffineStep):
+        return Affine()
+    if step.affine == "auto":
+        raise ConfigurationError(
+            "affine: auto takes its constants from the training events: a model is built with the "
+            "event and the contract of a dataset"
+        )
+    return step.affine
 
 
 def _side_by_side(parts: list[Tensor], order: Tensor) -> Tensor:

@@ -39,17 +39,20 @@ from hepset.interfaces import Engine, Reader
 from hepset.prepare.engines import LocalEngine
 from hepset.prepare.exact import rounded
 from hepset.prepare.plan import Plan, make_plan
+from hepset.prepare.quantiles import Counts, Quantiles, added, automatic_columns
 from hepset.prepare.rows import common_layouts
 from hepset.prepare.select import Tally
 from hepset.prepare.tasks import (
     ChunkResult,
     Context,
+    QuantileItem,
     RangeItem,
     ShardItem,
     ShardResult,
     count_range,
     finished_range,
     finished_shard,
+    quantile_range,
     read_range,
     write_one_shard,
 )
@@ -238,6 +241,7 @@ class _Conversion:
     def run(self, provenance: dict[str, Any]) -> None:
         self._start()
         jagged = self._resolve_slots()
+        self._resolve_scales()
         context = Context(
             plan=self.plan,
             jagged=jagged,
@@ -361,6 +365,30 @@ class _Conversion:
         many = {n for n, size in contract.slots.items() if size is not None and size > MANY_SLOTS}
         self.plan = replace(self.plan, contract=contract)
         return frozenset(few | many)
+
+    def _resolve_scales(self) -> None:
+        """Fill in the constants of transforms with ``affine: auto``, in two passes."""
+        columns = automatic_columns(self.plan.contract)
+        if not columns:
+            return
+        logger.info("reading twice for percentiles, because a transform has `affine: auto`")
+        context = Context(
+            self.plan, frozenset(), self.work, self.output, {}, (), self.plan.contract, frozenset()
+        )
+        items = self._items(context, "quantiles")
+        total, done = 2 * sum(len(item.range) for item in items), 0
+        passes: list[Counts] = []
+        for _ in range(2):
+            quantiles = Quantiles(passes[0] if passes else None)
+            work = [QuantileItem(item, columns, quantiles) for item in items]
+            counted: Counts = {}
+            for index, part in self.engine.map(quantile_range, work):
+                counted = added([counted, part])
+                done += len(items[index].range)
+                self.progress(Progress("count", done, total))
+            passes.append(counted)
+        found = {column: Quantiles(passes[0]).affine(column, passes[1]) for column in columns}
+        self.plan = replace(self.plan, contract=self.plan.contract.resolve(affine=found))
 
     def _count(self) -> dict[str, tuple[int, int, int]]:
         """Stream → longest event, objects, events: of what is selected."""
@@ -652,11 +680,21 @@ def _prior(statistics: Statistics) -> dict[str, tuple[float, ...]]:
 def _resolved_event(
     event: EventInfo, contract: Contract, names: Mapping[str, tuple[str, ...]]
 ) -> EventInfo:
-    """Fill slots and class names into the description of an event."""
+    """Fill slots, scales and class names into the description of an event."""
     slots = contract.slots
     streams = {
-        name: stream.model_copy(update={"slots": slots.get(name) or stream.slots})
+        name: stream.model_copy(
+            update={
+                "slots": slots.get(name) or stream.slots,
+                "features": dict(contract[name].features),
+                "pairs": dict(contract[f"{name}.pairs"].features) if stream.pairs else {},
+            }
+        )
         for name, stream in event.streams.items()
+    }
+    globals_ = {
+        name: block.model_copy(update={"features": dict(contract[name].features)})
+        for name, block in event.globals.items()
     }
     targets = {
         name: target.model_copy(update={"classes": names[f"target/{name}"]})
@@ -664,4 +702,5 @@ def _resolved_event(
         else target
         for name, target in event.targets.items()
     }
-    return event.model_copy(update={"streams": streams, "targets": targets})
+    changed = {"streams": streams, "globals": globals_, "targets": targets}
+    return event.model_copy(update=changed)

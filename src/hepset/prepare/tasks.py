@@ -8,9 +8,10 @@ its result, so that a repeated task is harmless and an interrupted conversion go
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,7 @@ from hepset.dataset.statistics import StatisticsCollector
 from hepset.errors import ContractError, DatasetError, ReadError
 from hepset.interfaces import Chunk
 from hepset.prepare.plan import Plan, Range
+from hepset.prepare.quantiles import Counts, Quantiles, added, values_before
 from hepset.prepare.reading import read_chunk
 from hepset.prepare.rows import label_range, pick, stored_columns
 from hepset.prepare.select import Tally, derive_and_select
@@ -48,6 +50,7 @@ from hepset.prepare.slots import conform
 from hepset.prepare.split import shard_bounds
 from hepset.schema.base import Model
 from hepset.schema.contract import Contract
+from hepset.schema.event import TransformStep
 from hepset.schema.report import Report
 from hepset.schema.statistics import Statistics
 
@@ -218,6 +221,63 @@ def count_range(item: RangeItem) -> dict[str, tuple[int, int, int]]:
                 events + len(counts),
             )
     return found
+
+
+@dataclass(frozen=True)
+class QuantileItem:
+    """One range whose values are counted for ``affine: auto``."""
+
+    item: RangeItem
+    columns: Mapping[tuple[str, str], tuple[TransformStep, ...]]
+    quantiles: Quantiles
+
+    def __str__(self) -> str:
+        """Name the source and the entries."""
+        return str(self.item)
+
+
+def quantile_range(work: QuantileItem) -> Counts:
+    """Count values of the training events at the beginning of a source, see `Quantiles`."""
+    context = _context(work.item.context, work.item.stamp)
+    plan = context.plan
+    splitter = plan.splitter()
+    entries = plan.sources[work.item.range.source].entries
+    stop = max(1, math.floor(plan.config.affine_fraction * entries))
+    parts: list[Counts] = []
+    for chunk in work.item.range.chunks:
+        if chunk.start >= stop:
+            continue
+        if not plan.readers[work.item.range.reader].sequential:
+            chunk = replace(chunk, stop=min(chunk.stop, stop))  # noqa: PLW2901
+        try:
+            batch = read_chunk(plan, work.item.range, chunk)
+        except ReadError:
+            if plan.config.on_error == "stop":
+                raise
+            return {}
+        batch, _ = _selected(context, batch.take(batch.ids["entry"] < stop))
+        if "train" in splitter.names:
+            batch = batch.take(splitter.assign(batch)[0] == splitter.names.index("train"))
+        counted: Counts = {}
+        for (tensor, feature), steps in work.columns.items():
+            values = values_before(_feature_values(batch, plan.contract, tensor, feature), steps)
+            counted[tensor, feature] = work.quantiles.count((tensor, feature), values)
+        parts.append(counted)
+    return added(parts)
+
+
+def _feature_values(batch: EventBatch, contract: Contract, tensor: str, feature: str) -> Array:
+    """Return all real values of a feature, also of objects beyond the slots."""
+    if tensor in batch.streams:
+        values: Array = batch.flat(tensor).columns[feature]
+        return values
+    array = batch[tensor]
+    column = array[..., contract[tensor].columns.index(feature)]
+    mask = batch.get(contract[tensor].mask or "")
+    if mask is None:
+        return column.ravel()
+    both = mask[:, :, None] & mask[:, None, :] if contract[tensor].kind == "pairs" else mask
+    return column[both]
 
 
 def read_range(item: RangeItem) -> list[ChunkResult]:

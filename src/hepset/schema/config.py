@@ -124,6 +124,8 @@ class PrepareConfig(Model):
     """Cuts of `hepset predict`, in the place of `select`; null = the same."""
     derive: dict[str, str] = Field(default_factory=dict)
     """``<stream or global>.<feature>`` → expression, computed on real objects before padding."""
+    affine_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of each source, from its beginning, whose training events `affine: auto` looks at."""
     split: SplitConfig = SplitConfig()
     """How events are divided."""
     shard_size: PositiveInt = 65_536

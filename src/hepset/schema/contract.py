@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hepset.errors import ContractError
 from hepset.schema.base import Model
-from hepset.schema.event import EventInfo, Feature, transform_domain
+from hepset.schema.event import Affine, EventInfo, Feature, transform_domain
 from hepset.schema.tensors import (
     Domain,
     Finite,
@@ -125,15 +125,20 @@ class Contract(Model):
         return Contract(tensors=merged, exclusive=groups)
 
     def resolve(
-        self, *, slots: Mapping[str, int] | None = None, classes: Mapping[str, int] | None = None
+        self,
+        *,
+        slots: Mapping[str, int] | None = None,
+        classes: Mapping[str, int] | None = None,
+        affine: Mapping[tuple[str, str], Affine] | None = None,
     ) -> Contract:
         """Fill in what only the data tell.
 
         Args:
             slots: Number of slots by stream.
             classes: Number of classes by target tensor (``target/signal``).
+            affine: Constants of ``affine: auto`` by tensor and feature.
         """
-        slots, classes = slots or {}, classes or {}
+        slots, classes, affine = slots or {}, classes or {}, affine or {}
         tensors = {}
         for name, spec in self.tensors.items():
             shape = tuple(
@@ -146,7 +151,14 @@ class Contract(Model):
                 else rule
                 for rule in spec.rules
             )
-            tensors[name] = spec.model_copy(update={"shape": shape, "rules": rules})
+            features = {
+                feature: described.with_affine(affine[name, feature])
+                if (name, feature) in affine
+                else described
+                for feature, described in spec.features.items()
+            }
+            update = {"shape": shape, "rules": rules, "features": features}
+            tensors[name] = spec.model_copy(update=update)
         return self.model_copy(update={"tensors": tensors})
 
     def keep(self, names: Iterable[str]) -> Contract:

@@ -116,11 +116,14 @@ class Affine(Model):
 class AffineStep(Model):
     """``{affine: {subtract: 1.7, multiply: 0.7}}``: (x − subtract) · multiply, in float32."""
 
-    affine: Affine
-    """The shift and the scale."""
+    affine: Affine | Literal["auto"]
+    """The shift and the scale; ``auto`` takes them from the training events: the median, and one
+    over the larger distance from it to the percentiles 16 and 84."""
 
     def __str__(self) -> str:
         """Return the step as a formula."""
+        if self.affine == "auto":
+            return "(x - median) / width"
         return f"(x - {self.affine.subtract:g}) * {self.affine.multiply:g}"
 
 
@@ -204,6 +207,7 @@ def transform_domain(steps: Sequence[TransformStep]) -> tuple[str, float] | None
     bound = _LOGARITHMS.get(parts.shape, -math.inf)
     for step in reversed(parts.before):
         if isinstance(step, AffineStep):
+            assert step.affine != "auto"
             bound = bound / step.affine.multiply + step.affine.subtract
             continue
         low, high = step.clip
@@ -226,8 +230,15 @@ def _check_transform(steps: Sequence[TransformStep]) -> None:
         raise ValueError("transform 'standardise' comes last; only affine and clip may follow")
     if len([step for step in named if step != "standardise"]) > 1:
         raise ValueError(f"transform {shown!r}: one of log1p, log, asinh is enough")
+    automatic = [s for s in steps if isinstance(s, AffineStep) and s.affine == "auto"]
+    if len(automatic) > 1 or (automatic and "standardise" in named):
+        raise ValueError(f"transform {shown!r}: one step that takes its scale from data is enough")
     for step in transform_parts(steps).before:
-        if isinstance(step, AffineStep) and step.affine.multiply < 0:
+        if not isinstance(step, AffineStep):
+            continue
+        if step.affine == "auto":
+            raise ValueError(f"transform {shown!r}: affine: auto comes after the logarithm")
+        if step.affine.multiply < 0:
             raise ValueError(
                 f"transform {shown!r}: a negative factor before a logarithm turns its domain "
                 "around; derive the feature with the other sign"
@@ -255,6 +266,16 @@ class Feature(Model):
         if value is None:
             return ()
         return (value,) if isinstance(value, str | Mapping | Model) else value
+
+    def with_affine(self, constants: Affine) -> Feature:
+        """Return the feature with constants in the place of ``affine: auto``."""
+        steps = tuple(
+            AffineStep(affine=constants)
+            if isinstance(step, AffineStep) and step.affine == "auto"
+            else step
+            for step in self.transform
+        )
+        return self.model_copy(update={"transform": steps})
 
     @model_validator(mode="after")
     def _consistent(self) -> Feature:
@@ -475,6 +496,10 @@ class Target(Model):
             if self.classes is not None:
                 raise ValueError("a regression target has no classes")
             _check_transform(self.transform)
+            if any(
+                isinstance(step, AffineStep) and step.affine == "auto" for step in self.transform
+            ):
+                raise ValueError("a target is standardised anyway; affine: auto is for inputs")
         return self
 
 

@@ -391,7 +391,7 @@ def _transformed(values: Array, feature: Feature) -> Array:
     for step in feature.transform:
         if step == "standardise":
             break
-        if isinstance(step, AffineStep):
+        if isinstance(step, AffineStep) and step.affine != "auto":
             values = (values - step.affine.subtract) * step.affine.multiply
         elif isinstance(step, ClipStep):
             values = np.clip(values, *step.clip)
