@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -342,7 +343,9 @@ def build_model(
         heads=heads,
         provenance=provenance,
     )
-    backbone.build(model.transform.layout)
+    backbone.build(
+        replace(model.transform.layout, event=event, contract=contract, statistics=statistics)
+    )
     for head in heads.values():
         head.build(contract, statistics, backbone.width)
     return model

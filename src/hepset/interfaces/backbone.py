@@ -10,6 +10,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hepset.interfaces.component import ComponentConfig
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+from hepset.schema.statistics import Statistics
 
 
 @dataclass
@@ -62,12 +65,19 @@ class InputLayout:
         globals: Global → number of model-space features.
         p4: Streams that carry a four-momentum.
         pairs: Stream → number of model-space pair features.
+        event: What an event is, for a backbone that holds more than an encoder; None where only
+            widths are known.
+        contract: The tensors, with those that the heads require; None like `event`.
+        statistics: Statistics of the training split; None like `event`.
     """
 
     streams: Mapping[str, int]
     globals: Mapping[str, int] = field(default_factory=dict)
     p4: tuple[str, ...] = ()
     pairs: Mapping[str, int] = field(default_factory=dict)
+    event: EventInfo | None = field(default=None, repr=False, compare=False)
+    contract: Contract | None = field(default=None, repr=False, compare=False)
+    statistics: Statistics | None = field(default=None, repr=False, compare=False)
 
 
 class BackboneConfig(ComponentConfig):

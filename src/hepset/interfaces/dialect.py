@@ -19,10 +19,12 @@ class Description:
         event: What an event is.
         defaults: Defaults for the run configuration, as the mapping that a run file holds
             (``{"model": {"heads": {…}}, "train": {…}}``); the user's own lines override them.
+        stated: What the run file itself says, for defaults that depend on it.
     """
 
     event: EventInfo
     defaults: dict[str, Any] = field(default_factory=dict)
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dialect(ABC):
@@ -60,7 +62,7 @@ class Dialect(ABC):
 
         Args:
             document: The loaded options.
-            described: What the event file said, the heads it wants included.
+            described: What the event file said, the heads it wants included, and the run file.
             where: Name of the document in messages.
 
         Raises:

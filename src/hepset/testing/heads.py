@@ -207,7 +207,14 @@ class _Check:
         with seeded(seed):
             transform = InputTransform(self.event, self.contract, self.statistics)
             backbone, head = self.make_backbone(), self.head()
-            backbone.build(transform.layout)
+            backbone.build(
+                replace(
+                    transform.layout,
+                    event=self.event,
+                    contract=self.contract,
+                    statistics=self.statistics,
+                )
+            )
             head.contract(self.event)
             head.build(self.contract, self.statistics, backbone.width)
             shake(backbone)
@@ -448,6 +455,8 @@ class _Check:
         return found
 
     def check_gradients(self) -> None:
+        # Moments of a batch normalisation move in training mode.
+        before = {name: value.clone() for name, value in self.whole.state_dict().items()}
         self.whole.train()
         try:
             self.whole.zero_grad()
@@ -464,6 +473,7 @@ class _Check:
         finally:
             self.whole.zero_grad()
             self.whole.eval()
+            self.whole.load_state_dict(before)
 
     def check_reload(self) -> None:
         fresh = self.build(self.seed + 5)

@@ -154,10 +154,12 @@ class TrainingModule(LightningModule):
         optimizer = create_optimizer(self.model, self.config, fused=not half)
         steps = len(self.train_loader)
         warmup, total = self.config.warmup_epochs * steps, self.config.total_epochs * steps
-        schedule = self.config.schedule
+        schedule, cycles = self.config.schedule, self.config.cycles
 
         def factor(step: int) -> float:
-            return learning_rate_factor(step, warmup=warmup, total=total, schedule=schedule)
+            return learning_rate_factor(
+                step, warmup=warmup, total=total, schedule=schedule, cycles=cycles
+            )
 
         return {
             "optimizer": optimizer,

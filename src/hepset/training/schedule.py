@@ -79,18 +79,24 @@ def create_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool) -> O
     return optimizer
 
 
-def learning_rate_factor(step: int, *, warmup: float, total: int, schedule: str) -> float:
+def learning_rate_factor(
+    step: int, *, warmup: float, total: int, schedule: str, cycles: int = 1
+) -> float:
     """Return the learning rate of a step, as a fraction of its peak.
 
     Args:
         step: Number of steps before this one.
         warmup: Steps of the linear warm-up; the first step already learns.
         total: Steps of the whole training.
-        schedule: ``cosine`` falls to 0 at `total`; ``constant`` stays.
+        schedule: ``cosine`` and ``linear`` fall to 0 at `total`; ``constant`` stays.
+        cycles: Number of cosines between warm-up and `total`.
     """
     if step + 1 < warmup:
         return (step + 1) / warmup
     if schedule == "constant" or total <= warmup:
         return 1.0
     progress = min(1.0, max(0.0, (step - warmup) / (total - warmup)))
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule == "linear":
+        return 1 - progress
+    within = math.modf(cycles * progress)[0] if progress < 1 else 1.0
+    return 0.5 * (1 + math.cos(math.pi * within))

@@ -11,21 +11,27 @@ from torch import Tensor
 
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
+from hepset.schema.statistics import Statistics
+from hepset_spanet.names import target_name
+from hepset_spanet.network.describing import describe_topology
 from hepset_spanet.network.embedding import Source
 from hepset_spanet.network.network import SpanetNetwork, SpanetOutputs
 from hepset_spanet.network.topology import Topology
 from hepset_spanet.options import SpanetOptions
 
-__all__ = ["SpanetBackbone", "SpanetBackboneConfig", "SpanetEncoded"]
+__all__ = ["SpanetBackbone", "SpanetBackboneConfig", "SpanetEncoded", "read_network"]
 
 
 class SpanetBackboneConfig(BackboneConfig):
-    """Options of SPANet's network; an imported checkpoint writes them."""
+    """Options of SPANet's network."""
 
-    options: SpanetOptions
+    options: SpanetOptions = SpanetOptions()
     """SPANet's own options, of which those of the architecture are used."""
-    topology: Topology
-    """Inputs, particles and further outputs."""
+    topology: Topology | None = None
+    """Inputs, particles and further outputs, as an imported checkpoint has them; null takes those
+    of the event, and the targets that heads ask for."""
+    laplacian: tuple[str, ...] = ()
+    """Regression targets of SPANet's type ``laplacian``, which learn the absolute error."""
     tables: dict[str, tuple[int, ...] | tuple[float, ...]] = Field(default_factory=dict)
     """Constants of the balanced losses that the checkpoint holds, by SPANet's name."""
 
@@ -44,18 +50,23 @@ class SpanetEncoded(Encoded):
 
 
 class SpanetBackbone(Backbone):
-    """SPANet's embedding, central encoder and branches, as they were trained.
+    """SPANet's embedding, central encoder and branches.
 
-    It takes inputs after the logarithm and standardises them itself, by the moments that the
-    checkpoint holds.
+    An imported network takes inputs after the logarithm and standardises them itself, by the
+    moments that the checkpoint holds; a new one takes them as the event's transforms leave them.
 
     Args:
         config: Options.
+
+    Attributes:
+        network: The network.
+        topology: What it is for.
     """
 
     Config: ClassVar[type[BackboneConfig]] = SpanetBackboneConfig
     config: SpanetBackboneConfig
     network: SpanetNetwork
+    topology: Topology
 
     @property
     def width(self) -> int:
@@ -72,14 +83,17 @@ class SpanetBackbone(Backbone):
             **{n: width + layout.pairs.get(n, 0) for n, width in layout.streams.items()},
             **layout.globals,
         }
-        expected = {each.name: each.features for each in self.config.topology.inputs}
+        self.topology = self.config.topology or describe_topology(layout, self.config.laplacian)
+        expected = {each.name: each.features for each in self.topology.inputs}
         if found != expected:
             raise ConfigurationError(
                 f"model.backbone: SPANet's network takes {expected} (input: features), the event "
                 f"gives {found}"
             )
         tables = {name: torch.tensor(values) for name, values in self.config.tables.items()}
-        self.network = SpanetNetwork(self.config.options, self.config.topology, tables)
+        self.network = SpanetNetwork(self.config.options, self.topology, tables)
+        if layout.statistics is not None:
+            self._set_moments(layout.statistics)
 
     def encode(
         self,
@@ -88,27 +102,49 @@ class SpanetBackbone(Backbone):
         condition: Tensor | None = None,
         extra_tokens: Tensor | None = None,
     ) -> SpanetEncoded:
-        """Encode events, see `Backbone.encode`.
-
-        Raises:
-            ConfigurationError: If a head gives a condition or further tokens, which SPANet's
-                network has no place for.
-        """
-        if condition is not None or extra_tokens is not None:
-            raise ConfigurationError(
-                "model.backbone: SPANet's network takes no condition and no further tokens, but a "
-                "head asks for them; choose another backbone, such as transformer"
-            )
-        outputs = self.network(_sources(x, self.config.topology))
+        """Encode events, see `Backbone.encode`."""
+        outputs = self.network(_sources(x, self.topology), condition, extra_tokens)
         objects, start = {}, 0
-        for each in self.config.topology.inputs:
+        for each in self.topology.inputs:
             length = 1 if each.kind == "global" else x.masks[each.name].shape[1]
             if each.kind != "global":
                 part = outputs.sequence[:, start : start + length]
                 objects[each.name] = torch.where(x.masks[each.name][..., None], part, 0.0)
             start = start + length
         event = outputs.vectors["EVENT"]
-        return SpanetEncoded(objects, x.masks, event, x.p4, None, self.network, outputs)
+        extra = None if extra_tokens is None else outputs.extra
+        return SpanetEncoded(objects, x.masks, event, x.p4, extra, self.network, outputs)
+
+    def _set_moments(self, statistics: Statistics) -> None:
+        """Start regressions from the moments of their targets; loaded weights overwrite them."""
+        for key, kind in self.topology.regressions.items():
+            known = statistics.tensors.get(f"target/{target_name(key)}")
+            if known is None:
+                continue
+            column = (known.transformed if kind == "log_gaussian" else known.columns).get("")
+            if column is None or not column.count:
+                continue
+            head = f"networks.{key}"
+            self.network.regression_decoder.get_parameter(f"{head}.mean").data.fill_(column.mean)
+            self.network.regression_decoder.get_parameter(f"{head}.std").data.fill_(column.width)
+
+
+def read_network(head: str, encoded: Encoded) -> tuple[SpanetNetwork, SpanetOutputs]:
+    """Return SPANet's network and its outputs, for a head.
+
+    Args:
+        head: Name of the head, for messages.
+        encoded: What the backbone gave.
+
+    Raises:
+        ConfigurationError: If the backbone is another one.
+    """
+    if not isinstance(encoded, SpanetEncoded) or encoded.network is None:
+        raise ConfigurationError(
+            f"model.heads.{head}: this head reads SPANet's network; it needs "
+            "model.backbone.name: spanet"
+        )
+    return encoded.network, encoded.outputs
 
 
 def _sources(x: Inputs, topology: Topology) -> dict[str, Source]:

@@ -25,7 +25,8 @@ from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.names import target_name
 from hepset_spanet.network.network import SpanetNetwork
 from hepset_spanet.network.reading import read_network
-from hepset_spanet.options import SpanetOptions, parse_options_file
+from hepset_spanet.options import SpanetOptions, assignment_options, parse_options_file
+from hepset_spanet.selection import FORBIDDEN
 
 if TYPE_CHECKING:
     from hepset.batch import EventBatch
@@ -91,11 +92,15 @@ class SpanetModel(Model):
         """Turn raw outputs into decisions, and keep them where `predict` was asked to."""
         found = super().decode(outputs)
         if self._raw:
+            topology = self.network.topology
+            keys = {*topology.regressions, *topology.classifications}
             for head, fields in outputs.items():
                 for name, value in fields.items():
                     if head == ASSIGNMENT and not name.startswith("mask/"):
-                        found[f"{ASSIGNMENT}/{name}"] = value
-                    elif head != ASSIGNMENT and not name.endswith(".std"):
+                        found[f"{ASSIGNMENT}/{name}"] = (
+                            _as_spanet(value) if name.endswith("log_probability") else value
+                        )
+                    elif head != ASSIGNMENT and name in keys:
                         found[name] = value
         return found
 
@@ -151,6 +156,14 @@ def load_spanet(
     )
     model.network.load_state_dict(dict(state_dict))
     return model.eval()
+
+
+def _as_spanet(value: Tensor) -> Tensor:
+    """−inf for impossible tuples, and NaN in an event without any possible one."""
+    possible = value > FORBIDDEN / 2
+    none = ~possible.flatten(1).any(1).reshape(-1, *[1] * (value.ndim - 1))
+    found = torch.where(possible, value, -torch.inf)
+    return torch.where(none, torch.nan, found)
 
 
 class _RunFiles(NamedTuple):
@@ -312,14 +325,15 @@ def _config(network: SpanetNetwork, event: EventInfo, *, exclusive_sources: bool
             },
             "exclusive_sources": exclusive_sources,
             "loss_weight": options.assignment_loss_scale,
-            "detection_scale": options.detection_loss_scale,
-            "focal_gamma": options.focal_gamma,
-            "combine": options.combine_pair_loss,
+            **assignment_options(options),
+            # The counts of training events that weights are made of are not in a checkpoint.
+            "balance_particles": False,
+            "balance_objects": False,
         }
     if topology.regressions:
         heads[REGRESSION] = {
             "name": "spanet-regression",
-            "targets": {target_name(key): key for key in topology.regressions},
+            "targets": [target_name(key) for key in topology.regressions],
             "loss_weight": options.regression_loss_scale,
         }
     for key in topology.classifications:
@@ -329,7 +343,6 @@ def _config(network: SpanetNetwork, event: EventInfo, *, exclusive_sources: bool
         heads[head] = {
             "name": "spanet-classification",
             "target": target_name(key),
-            "key": key,
             "loss_weight": options.classification_loss_scale,
         }
     backbone = {

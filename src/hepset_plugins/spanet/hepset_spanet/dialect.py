@@ -78,20 +78,21 @@ class SpanetDialect(Dialect):
     ) -> dict[str, Any]:
         """Translate SPANet's options into defaults of a run configuration.
 
-        Translated are files, split, seed, batch size, epochs, optimizer, learning rate, warm-up,
-        weight decay, clipping, devices, width, depth, attention heads, dropout and the expansion
-        of the backbone, and the loss scales: a head whose scale is 0 is left out.
+        Translated are files, split, seed, limits, batch size, epochs, optimizer, learning rate
+        with its schedule, weight decay, clipping, devices, width, depth, attention heads, dropout
+        and the expansion of the backbone, loss scales, and the options of the assignment's loss. A
+        head whose scale is 0 is left out.
 
-        Without counterpart, and logged where they differ from SPANet's default: everything about
-        embedding, branch and product encoders and block types, ``dataset_limit``,
-        ``partial_events``, ``balance_particles``, ``balance_jets``, and of the assignment
-        ``focal_gamma``, ``combine_pair_loss``, ``detection_loss_scale`` and ``kl_loss_scale``.
+        Where the run file names the backbone ``spanet``, SPANet's own network is trained: all
+        options of its architecture count, and ``spanet-…`` heads read it. Else what only it has
+        (embedding, branch and product encoders, block types) is logged where it differs from
+        SPANet's default.
 
-        Near but not the same: linear decay and cosine restarts become one cosine.
-        ``balance_classifications`` becomes ``class_balance: inverse``, which is close to SPANet's
-        effective numbers. SPANet cuts the file in two at ``train_validation_split``; hepset
-        assigns the same fractions by hash of the event. ``limit_to_num_jets`` counts every global
-        as present.
+        Near but not the same: ``balance_classifications`` becomes ``class_balance: inverse`` for
+        hepset's network, which is close to SPANet's effective numbers. SPANet cuts the file in two
+        at ``train_validation_split``; hepset assigns the same fractions by hash of the event.
+        ``limit_to_num_jets`` counts every global as present. SPANet divides the sum of all terms
+        by their number; so do factors of heads with `parity`.
 
         Raises:
             ConfigurationError: If an option is unknown, or a value does not fit.
@@ -99,7 +100,15 @@ class SpanetDialect(Dialect):
         options = parse_options_file(document, where=where)
         heads = described.defaults.get("model", {}).get("heads", {})
         event = described.event
-        return run_defaults(options, heads, (list(event.streams), list(event.globals)))
+        stated = described.stated.get("model") or {}
+        backbone = stated.get("backbone") or {}
+        return run_defaults(
+            options,
+            heads,
+            (list(event.streams), list(event.globals)),
+            particles=len(list(event.assignments())),
+            network=backbone.get("name") == "spanet",
+        )
 
 
 def default_heads(
@@ -117,7 +126,8 @@ def default_heads(
             heads[_unused(name, heads)] = head
 
     if event.processes:
-        add("assignment", {"name": "assignment"})
+        more = {"parity": "spanet"} if parity else {}
+        add("assignment", {"name": "assignment", **more})
     groups: dict[str, list[str]] = {}
     for name, target in event.targets.items():
         if target.kind == "classification":

@@ -105,6 +105,28 @@ def open_file(path: str) -> h5py.File:
     raise ReadError(f"{path}: cannot be opened as HDF5: {problem}")
 
 
+def number_of_events(path: str) -> int:
+    """Return the number of events of a file: the length of its first dataset.
+
+    Raises:
+        ReadError: If it cannot be opened, or holds no dataset.
+    """
+    with open_file(path) as file:
+        lengths: list[int] = []
+
+        def first(name: str, item: object) -> bool | None:
+            del name
+            if isinstance(item, h5py.Dataset) and item.ndim:
+                lengths.append(int(item.shape[0]))
+                return True
+            return None
+
+        file.visititems(first)
+    if not lengths:
+        raise ReadError(f"{path}: holds no dataset")
+    return lengths[0]
+
+
 def read_layout(
     file: h5py.File,
     path: str,

@@ -1,218 +1,82 @@
-"""Heads that read SPANet's network: assignment, regression, classification."""
+"""Heads that read SPANet's network: regression and classification."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, did_you_mean
+from hepset.heads.classification import ClassificationConfig, ClassificationHead
+from hepset.heads.regression import RegressionConfig, RegressionHead
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm
+from hepset.interfaces.head import (
+    Drawing,
+    EncoderHandle,
+    Evaluation,
+    Head,
+    HeadConfig,
+    LossTerm,
+    Metric,
+)
 from hepset.schema.contract import Contract, compile_contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
-from hepset_spanet.backbone import SpanetEncoded
-from hepset_spanet.losses import AssignmentTarget, combine, pair_terms, permutation_terms
-from hepset_spanet.network.network import SpanetNetwork, SpanetOutputs
-from hepset_spanet.network.topology import Topology
-from hepset_spanet.selection import dense_candidates, exact, greedy
+from hepset_spanet.assignment.balance import effective_weights
+from hepset_spanet.backbone import read_network
+from hepset_spanet.matching import Matching
+from hepset_spanet.names import spanet_key
 
 __all__ = [
-    "SpanetAssignmentConfig",
-    "SpanetAssignmentHead",
     "SpanetClassificationConfig",
     "SpanetClassificationHead",
     "SpanetRegressionConfig",
     "SpanetRegressionHead",
 ]
 
-_MASK = "mask/"
-_SCORES = "/log_probability"
-_DETECTION = "/detection_logit"
-
-
-class SpanetAssignmentConfig(HeadConfig):
-    """Options of the assignment by SPANet's network."""
-
-    topology: Topology
-    """The topology of the network."""
-    sources: dict[str, tuple[str | None, ...]] = Field(default_factory=dict)
-    """Particle → stream of each product; null counts through all streams."""
-    exclusive_sources: bool = False
-    """Whether a product is looked for only in its own stream. SPANet looks everywhere, so that a
-    product can be put outside its stream, where it has no index and is −1."""
-    selection: Literal["greedy", "exact"] = "greedy"
-    """``greedy`` takes the most probable tuple of any particle first, as SPANet does; ``exact`` the
-    compatible tuples with the largest joint probability."""
-    detection_scale: float = Field(default=1.0, ge=0)
-    """Factor of the detection loss."""
-    focal_gamma: float = Field(default=0.0, ge=0)
-    """Exponent of the focal loss."""
-    combine: str = "min"
-    """How the losses of the event's permutations are combined: min, softmin or mean."""
-
-
-class SpanetAssignmentHead(Head):
-    """Reads joint distributions and detections, and selects one tuple per particle.
-
-    Without a possible tuple a particle is −1.
-    """
-
-    Config: ClassVar[type[HeadConfig]] = SpanetAssignmentConfig
-    config: SpanetAssignmentConfig
-
-    def contract(self, event: EventInfo) -> Contract:
-        """Require the assignment targets."""
-        names = {each.tensor for each in event.assignments()}
-        tensors = compile_contract(event).keep(names).tensors
-        return Contract(
-            tensors={
-                name: spec.model_copy(update={"required": True, "wanted_by": (self.name,)})
-                for name, spec in tensors.items()
-            }
-        )
-
-    def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
-        """Nothing is built: the parameters are the network's."""
-
-    def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
-        """Give ``<particle>/log_probability``, ``<particle>/detection_logit``, ``mask/<stream>``.
-
-        Raises:
-            ConfigurationError: If the backbone is another one.
-        """
-        del encoder
-        outputs = _read(self, encoded)[1]
-        found: dict[str, Tensor] = {}
-        for name, value in outputs.log_probabilities.items():
-            found[name + _SCORES] = value
-            found[name + _DETECTION] = outputs.detections[name]
-        return found | {f"{_MASK}{s}": encoded.masks[s] for s in self.config.topology.streams}
-
-    def loss(
-        self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
-    ) -> dict[str, LossTerm]:
-        """Give ``assignment`` and ``detection``, summed over particles, under the symmetries."""
-        topology = self.config.topology
-        names = [particle.name for particle in topology.particles]
-        wanted = []
-        for particle in topology.particles:
-            indices = self._positions(
-                particle.name, targets[f"target/assignment/{particle.name}"], outputs
-            )
-            present = (indices >= 0).all(1)
-            wanted.append(
-                AssignmentTarget(indices, present, torch.ones_like(indices[:, 0].float()))
-            )
-        pairs = pair_terms(
-            [outputs[name + _SCORES] for name in names],
-            [outputs[name + _DETECTION] for name in names],
-            wanted,
-            [len(particle.group) for particle in topology.particles],
-            topology.permutations,
-            focal_gamma=self.config.focal_gamma,
-        )
-        scale = pairs.new_tensor([1.0, self.config.detection_scale])[:, None]
-        terms = permutation_terms(pairs * scale, topology.permutations)
-        combined = combine(terms, self.config.combine).terms
-        any_present = torch.stack([each.mask for each in wanted]).any(0)
-        return {
-            "assignment": LossTerm(combined[:, 0].sum(0), any_present),
-            "detection": LossTerm(combined[:, 1].sum(0), torch.ones_like(any_present)),
-        }
-
-    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give ``<particle>`` (B, product), ``<particle>/probability`` and ``/detection`` (B,)."""
-        mask = torch.cat([outputs[f"{_MASK}{s}"] for s in self.config.topology.streams], 1)
-        scores = {
-            particle.name: self._possible(particle.name, outputs, mask)
-            for particle in self.config.topology.particles
-        }
-        select = exact if self.config.selection == "exact" else greedy
-        selected = select([dense_candidates(each) for each in scores.values()], mask.shape[1])
-        found = {}
-        particles = self.config.topology.particles
-        for particle, chosen in zip(particles, selected.indices, strict=True):
-            name = particle.name
-            logarithm = _at(scores[name], chosen) + math.log(len(particle.group))
-            found[name] = self._indices(name, chosen, outputs)
-            found[f"{name}/probability"] = torch.exp(logarithm).clamp(max=1.0)
-            found[f"{name}/detection"] = torch.sigmoid(outputs[name + _DETECTION])
-        return found
-
-    def _possible(self, name: str, outputs: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """Log-probabilities, -inf where a tuple is impossible."""
-        scores = outputs[name + _SCORES]
-        scores = torch.where(torch.isnan(scores), -torch.inf, scores)
-        for axis, source in enumerate(self._sources(name)):
-            allowed = mask
-            if self.config.exclusive_sources and source is not None:
-                start, end = self._span(source, outputs)
-                position = torch.arange(mask.shape[1], device=mask.device)
-                allowed = mask & (position >= start) & (position < end)
-            scores = torch.where(_along(allowed, axis, scores.ndim), scores, -torch.inf)
-        return scores
-
-    def _sources(self, name: str) -> tuple[str | None, ...]:
-        products = next(p.products for p in self.config.topology.particles if p.name == name)
-        return self.config.sources.get(name, (None,) * len(products))
-
-    def _span(self, source: str, outputs: Mapping[str, Tensor]) -> tuple[int, int]:
-        """First position of a stream, and the one after its last."""
-        start = 0
-        for stream in self.config.topology.streams:
-            length = outputs[f"{_MASK}{stream}"].shape[1]
-            if stream == source:
-                return start, start + length
-            start = start + length
-        raise ConfigurationError(
-            f"model.heads.{self.name}.sources: {source!r} is not an input of the network; "
-            f"it has {', '.join(self.config.topology.streams)}"
-        )
-
-    def _indices(self, name: str, positions: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Positions as indices into the products' own streams; −1 outside of them."""
-        columns = []
-        for source, column in zip(self._sources(name), positions.unbind(1), strict=True):
-            if source is None:
-                columns.append(column)
-                continue
-            start, end = self._span(source, outputs)
-            inside = (column >= start) & (column < end)
-            columns.append(torch.where(inside, column - start, -1))
-        return torch.stack(columns, 1)
-
-    def _positions(self, name: str, indices: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `_indices`."""
-        columns = []
-        for source, column in zip(self._sources(name), indices.unbind(1), strict=True):
-            start = 0 if source is None else self._span(source, outputs)[0]
-            columns.append(torch.where(column >= 0, column + start, -1))
-        return torch.stack(columns, 1)
+_STD = ".std"
 
 
 class SpanetRegressionConfig(HeadConfig):
     """Options of the regressions of SPANet's network."""
 
-    targets: dict[str, str]
-    """Target → SPANet's key."""
+    targets: tuple[str, ...]
+    """Names of the targets."""
+    parity: Literal["none", "spanet"] = "none"
+    """Targets of interchangeable particles follow the permutation that fits the assignment best,
+    and errors of a target with the transform ``asinh`` are those after it. ``spanet`` compares in
+    the order of the file, and squares such errors in the target's own unit."""
 
 
 class SpanetRegressionHead(Head):
-    """Reads the regressions, in the targets' own units."""
+    """Reads the regressions, in the targets' own units.
+
+    Args:
+        name: Name of the head.
+        config: Options.
+    """
 
     Config: ClassVar[type[HeadConfig]] = SpanetRegressionConfig
     config: SpanetRegressionConfig
 
     def contract(self, event: EventInfo) -> Contract:
-        """Require the targets."""
-        return _required(self, event, self.config.targets)
+        """Require the targets, and where it follows a permutation the assignment.
+
+        Raises:
+            ConfigurationError: If the event declares no such regression, or SPANet's network has
+                no place for it.
+        """
+        self.keys = {name: _key(self, event, name, "regression") for name in self.config.targets}
+        # Judged like any other regression; kept in a tuple so that it is no part of the model.
+        judge = RegressionHead(self.name, RegressionConfig(targets=self.config.targets))
+        self._judge = (judge,)
+        self.matching = Matching(event, self.config.targets, follow=self.config.parity == "none")
+        return _required(self, event, [*self.config.targets, *self.matching.siblings])
 
     def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
         """Nothing is built: the parameters are the network's."""
@@ -224,29 +88,51 @@ class SpanetRegressionHead(Head):
             ConfigurationError: If the backbone is another one.
         """
         del encoder
-        network, outputs = _read(self, encoded)
+        network, outputs = read_network(self.name, encoded)
         found = {}
-        for key in self.config.targets.values():
+        for key in self.keys.values():
             value = outputs.regressions[key]
             found[key] = value
-            found[f"{key}.std"] = network.regression_decoder.std(key).expand_as(value)
-        return found
+            found[f"{key}{_STD}"] = network.regression_decoder.std(key).expand_as(value)
+        self.kinds = {key: network.topology.regressions[key] for key in self.keys.values()}
+        return found | self.matching.outputs(encoded, outputs)
 
     def loss(
         self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:
-        """Give the squared error of each target, in units of its width."""
+        """Give the error of each target, in units of its width: squared, or absolute."""
+        order = self.matching.order(outputs, targets)
         found = {}
-        for name, key in self.config.targets.items():
-            target = targets[f"target/{name}"]
-            valid = ~torch.isnan(target)
-            difference = outputs[key] - torch.where(valid, target, 0.0)
-            found[name] = LossTerm((difference / outputs[f"{key}.std"]) ** 2, valid)
+        for name, key in self.keys.items():
+            truth = self.matching.target(name, targets, order, missing=math.nan)
+            predicted, std, kind = outputs[key], outputs[f"{key}{_STD}"], self.kinds[key]
+            valid = ~torch.isnan(truth)
+            truth = torch.where(valid, truth.to(predicted.dtype), 0.0)
+            if kind == "log_gaussian" and self.config.parity == "none":
+                difference = (torch.asinh(predicted / 2) - torch.asinh(truth / 2)) / std
+            elif kind == "log_gaussian":
+                difference = predicted - truth
+            else:
+                difference = (predicted - truth) / std
+            error = difference.abs() if kind == "laplacian" else difference**2
+            found[name] = LossTerm(torch.where(valid, error, 0.0), valid)
         return found
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give ``<target>``, (B,)."""
-        return {name: outputs[key] for name, key in self.config.targets.items()}
+        return {name: outputs[key] for name, key in self.keys.items()}
+
+    def metrics(self, evaluation: Evaluation) -> list[Metric]:
+        """Give bias and resolution, as the head ``regression`` does."""
+        return self._judge[0].metrics(evaluation)
+
+    def baselines(self, evaluation: Evaluation) -> list[Metric]:
+        """Judge the best single variable and a constant."""
+        return self._judge[0].baselines(evaluation)
+
+    def figures(self, evaluation: Evaluation) -> list[Drawing]:
+        """Draw prediction against truth, residuals, bias and resolution."""
+        return self._judge[0].figures(evaluation)
 
 
 class SpanetClassificationConfig(HeadConfig):
@@ -254,22 +140,67 @@ class SpanetClassificationConfig(HeadConfig):
 
     target: str
     """The target."""
-    key: str
-    """SPANet's key of it."""
+    class_balance: Literal["none", "effective"] = "none"
+    """Whether rare classes count more, by the inverse of their effective number of events."""
+    parity: Literal["none", "spanet"] = "none"
+    """The target of interchangeable particles follows the permutation that fits the assignment
+    best, and balanced weights have the mean one over events. ``spanet`` compares in the order of
+    the file, the weights' mean over classes is one, and errors are divided by their sum in a
+    batch."""
 
 
 class SpanetClassificationHead(Head):
-    """Reads one classification."""
+    """Reads one classification.
+
+    Args:
+        name: Name of the head.
+        config: Options.
+    """
 
     Config: ClassVar[type[HeadConfig]] = SpanetClassificationConfig
     config: SpanetClassificationConfig
+    class_weights: Tensor
 
     def contract(self, event: EventInfo) -> Contract:
-        """Require the target."""
-        return _required(self, event, [self.config.target])
+        """Require the target, and where it follows a permutation those of its like.
+
+        Raises:
+            ConfigurationError: If the event declares no such classification, or SPANet's network
+                has no place for it.
+        """
+        self.key = _key(self, event, self.config.target, "classification")
+        follow = self.config.parity == "none"
+        self.matching = Matching(event, [self.config.target], follow=follow)
+        return _required(self, event, [self.config.target, *self.matching.siblings])
 
     def build(self, contract: Contract, statistics: Statistics, width: int) -> None:
-        """Nothing is built: the parameters are the network's."""
+        """Keep the weights of the classes; the other parameters are the network's.
+
+        Raises:
+            ConfigurationError: If the number of classes is unknown, or the statistics lack counts.
+        """
+        judge = ClassificationHead(self.name, ClassificationConfig(target=self.config.target))
+        judge.build(contract, statistics, width)
+        self._judge = (judge,)
+        classes = len(judge.prior)
+        weights = np.ones(classes)
+        if self.config.class_balance == "effective":
+            counts = statistics.labels.get(f"target/{self.config.target}")
+            if counts is None or not any(counts.events):
+                raise ConfigurationError(
+                    f"model.heads.{self.name}.class_balance: the statistics of the training split "
+                    "do not hold the number of events per class"
+                )
+            events = np.zeros(classes)
+            events[: len(counts.events)] = counts.events[:classes]
+            weights = effective_weights([int(n) for n in events], int(statistics.events))
+            mean = (
+                weights.mean()
+                if self.config.parity == "spanet"
+                else ((weights * events).sum() / events.sum())
+            )
+            weights = weights / mean
+        self.register_buffer("class_weights", torch.from_numpy(weights).float())
 
     def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
         """Give SPANet's key → logits, (B, C).
@@ -278,56 +209,69 @@ class SpanetClassificationHead(Head):
             ConfigurationError: If the backbone is another one.
         """
         del encoder
-        return {self.config.key: _read(self, encoded)[1].classifications[self.config.key]}
+        outputs = read_network(self.name, encoded)[1]
+        return {self.key: outputs.classifications[self.key]} | self.matching.outputs(
+            encoded, outputs
+        )
 
     def loss(
         self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:
         """Give the cross-entropy."""
-        labels = targets[f"target/{self.config.target}"]
+        order = self.matching.order(outputs, targets)
+        labels = self.matching.target(self.config.target, targets, order, missing=-1).long()
         valid = labels >= 0
-        value = functional.cross_entropy(
-            outputs[self.config.key], labels.clamp(min=0), reduction="none"
-        )
-        return {"cross_entropy": LossTerm(value, valid)}
+        known = labels.clamp(min=0)
+        value = functional.cross_entropy(outputs[self.key], known, reduction="none")
+        weight = torch.where(valid, self.class_weights[known], 0.0)
+        if self.config.parity == "spanet":
+            weight = weight * valid.sum() / weight.sum().clamp(min=1e-12)
+        return {"cross_entropy": LossTerm(weight * value, valid)}
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give ``probabilities``, (B, C)."""
-        return {"probabilities": torch.softmax(outputs[self.config.key], -1)}
+        return {"probabilities": torch.softmax(outputs[self.key], -1)}
+
+    def metrics(self, evaluation: Evaluation) -> list[Metric]:
+        """Give AUC, accuracy and log-loss, as the head ``classification`` does."""
+        return self._judge[0].metrics(evaluation)
+
+    def baselines(self, evaluation: Evaluation) -> list[Metric]:
+        """Judge the best single variable, and knowing only the classes."""
+        return self._judge[0].baselines(evaluation)
+
+    def figures(self, evaluation: Evaluation) -> list[Drawing]:
+        """Draw ROC curves, scores, the confusion matrix and the calibration."""
+        return self._judge[0].figures(evaluation)
 
 
-def _at(scores: Tensor, positions: Tensor) -> Tensor:
-    """Score of one tuple per event; -inf where it is none."""
-    flat = torch.zeros_like(positions[:, 0])
-    for column in positions.clamp(min=0).unbind(1):
-        flat = flat * scores.shape[1] + column
-    value = scores.flatten(1).gather(1, flat[:, None])[:, 0]
-    return torch.where((positions >= 0).all(1), value, -torch.inf)
+def _key(head: Head, event: EventInfo, name: str, kind: str) -> str:
+    """SPANet's key of a target."""
+    target = event.targets.get(name)
+    if target is None or target.kind != kind:
+        known = [n for n, t in event.targets.items() if t.kind == kind]
+        hint = did_you_mean(name, known)
+        raise ConfigurationError(
+            f"model.heads.{head.name}: the event declares no {kind} target {name!r}{hint}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+    key = spanet_key(name, [each.particle for each in event.assignments()])
+    if key is None or target.stream is not None:
+        raise ConfigurationError(
+            f"model.heads.{head.name}: SPANet's network learns targets of the event, of particles "
+            f"and of products; {name!r} is none of them; use the head {kind!r}"
+        )
+    return key
 
 
-def _along(mask: Tensor, axis: int, ndim: int) -> Tensor:
-    """A mask ``(B, T)`` along one of the axes after the first."""
-    shape = [mask.shape[0], *(mask.shape[1] if a == axis else 1 for a in range(ndim - 1))]
-    return mask.reshape(shape)
-
-
-def _required(head: Head, event: EventInfo, names: Iterable[str]) -> Contract:
+def _required(head: Head, event: EventInfo, names: list[str]) -> Contract:
+    """Targets and assignments by name."""
     tensors = {}
+    compiled = compile_contract(event)
     for name in names:
-        if name not in event.targets:
-            raise ConfigurationError(
-                f"model.heads.{head.name}: the event declares no target {name!r}; it has "
-                f"{', '.join(event.targets) or 'none'}"
-            )
-        spec = target_spec(event, name, wanted_by=head.name)
+        if name in event.targets:
+            spec = target_spec(event, name, wanted_by=head.name)
+        else:
+            spec = compiled[f"target/{name}"].model_copy(update={"wanted_by": (head.name,)})
         tensors[spec.name] = spec.model_copy(update={"required": True})
     return Contract(tensors=tensors)
-
-
-def _read(head: Head, encoded: Encoded) -> tuple[SpanetNetwork, SpanetOutputs]:
-    if not isinstance(encoded, SpanetEncoded) or encoded.network is None:
-        raise ConfigurationError(
-            f"model.heads.{head.name}: this head reads SPANet's network; it needs "
-            "model.backbone.name: spanet"
-        )
-    return encoded.network, encoded.outputs

@@ -155,22 +155,58 @@ _USED = {
     "validation_file",
     "testing_file",
     "limit_to_num_jets",
+    "dataset_limit",
     "dataset_randomization",
     "train_validation_split",
+    "partial_events",
     "batch_size",
     "optimizer",
     "learning_rate",
     "learning_rate_warmup_epochs",
     "learning_rate_cycles",
+    "focal_gamma",
+    "combine_pair_loss",
     "assignment_loss_scale",
+    "detection_loss_scale",
+    "kl_loss_scale",
     "regression_loss_scale",
     "classification_loss_scale",
+    "balance_particles",
+    "balance_jets",
     "balance_classifications",
     "l2_penalty",
     "gradient_clip",
     "epochs",
     "num_gpu",
 }
+_NETWORK = {
+    "hidden_dim",
+    "transformer_dim_scale",
+    "initial_embedding_dim",
+    "position_embedding_dim",
+    "num_embedding_layers",
+    "num_encoder_layers",
+    "num_branch_embedding_layers",
+    "num_branch_encoder_layers",
+    "num_jet_embedding_layers",
+    "num_jet_encoder_layers",
+    "num_detector_layers",
+    "num_regression_layers",
+    "num_classification_layers",
+    "split_symmetric_attention",
+    "num_attention_heads",
+    "transformer_activation",
+    "skip_connections",
+    "initial_embedding_skip_connections",
+    "linear_block_type",
+    "transformer_type",
+    "linear_activation",
+    "normalization",
+    "masking",
+    "mask_sequence_vectors",
+    "dropout",
+}
+"""Options of the architecture."""
 _WITHOUT_EFFECT = {
     "transformer_dim",
     "linear_prelu_activation",
@@ -212,6 +248,9 @@ def run_defaults(
     options: SpanetOptions,
     heads: Mapping[str, Mapping[str, Any]],
     counted: tuple[list[str], list[str]],
+    *,
+    particles: int = 0,
+    network: bool = False,
 ) -> dict[str, Any]:
     """Return the options as defaults of a run configuration.
 
@@ -219,19 +258,28 @@ def run_defaults(
         options: The options.
         heads: The heads that the event file gives, by name.
         counted: Streams and globals, the objects that ``limit_to_num_jets`` counts.
+        particles: Number of particles of the event.
+        network: Whether SPANet's own network is trained instead of hepset's.
     """
+    train = {
+        "batch_size": options.batch_size,
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "warmup_epochs": options.learning_rate_warmup_epochs,
+        "weight_decay": options.l2_penalty,
+        "gradient_clip": options.gradient_clip,
+        "optimizer": _optimizer(options.optimizer),
+        "schedule": "cosine" if options.learning_rate_cycles else "linear",
+    }
+    if options.learning_rate_cycles > 1:
+        train["cycles"] = options.learning_rate_cycles
+    learnt = _heads(options, heads, particles)
+    backbone = _backbone(options)
+    if network:
+        backbone, learnt = _network(options, learnt)
     defaults: dict[str, Any] = {
-        "model": {"backbone": _backbone(options), "heads": _heads(options, heads)},
-        "train": {
-            "batch_size": options.batch_size,
-            "epochs": options.epochs,
-            "learning_rate": options.learning_rate,
-            "warmup_epochs": options.learning_rate_warmup_epochs,
-            "weight_decay": options.l2_penalty,
-            "gradient_clip": options.gradient_clip,
-            "optimizer": _optimizer(options.optimizer),
-            "schedule": "cosine",
-        },
+        "model": {"backbone": backbone, "heads": learnt},
+        "train": train,
         "prepare": {"split": _split(options)},
     }
     if options.limit_to_num_jets:
@@ -240,10 +288,33 @@ def run_defaults(
         defaults["seed"] = options.dataset_randomization
     if options.training_file:
         defaults["read"] = {"reader": "spanet-hdf5", "files": _files(options)}
+        most = _max_events(options)
+        if most is not None:
+            defaults["read"]["max_events"] = most
+    elif options.dataset_limit != 1.0:
+        _LOG.info(
+            "dataset_limit = %r is left out: there is no training_file; use read.max_events",
+            options.dataset_limit,
+        )
     if options.num_gpu > 1:
         defaults["execution"] = {"train": {"devices": options.num_gpu}}
-    _log_the_rest(options)
+    _log_the_rest(options, network=network)
     return defaults
+
+
+def assignment_options(options: SpanetOptions) -> dict[str, Any]:
+    """Return what SPANet's options mean for the losses of an assignment head."""
+    scale = options.assignment_loss_scale or 1.0
+    combination = folded(options.combine_pair_loss)
+    return {
+        "detection_loss_weight": options.detection_loss_scale / scale,
+        "overlap_loss_weight": options.kl_loss_scale / scale,
+        "focal_gamma": options.focal_gamma,
+        "combination": combination if combination in {"softmin", "mean"} else "min",
+        "partial_events": options.partial_events,
+        "balance_particles": options.balance_particles and options.partial_events,
+        "balance_objects": options.balance_jets,
+    }
 
 
 def _backbone(options: SpanetOptions) -> dict[str, Any]:
@@ -258,23 +329,84 @@ def _backbone(options: SpanetOptions) -> dict[str, Any]:
 
 
 def _heads(
-    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]]
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], particles: int
 ) -> dict[str, dict[str, Any]]:
     scale_of = {
-        "assignment": options.assignment_loss_scale,
+        "assignment": options.assignment_loss_scale or options.detection_loss_scale,
         "regression": options.regression_loss_scale,
         "classification": options.classification_loss_scale,
     }
+    parity = any(head.get("parity") == "spanet" for head in heads.values())
+    # SPANet minimises the mean of all its terms.
+    terms = _number_of_terms(options, heads, particles) if parity else 1
     found = {}
     for name, head in heads.items():
         scale = scale_of[head["name"]]
-        if scale > 0:
-            found[name] = {**head, "loss_weight": scale}
-            if head["name"] == "classification" and options.balance_classifications:
-                found[name]["class_balance"] = "inverse"
-        else:
+        if scale == 0:
             _LOG.info("head %r is left out: its loss scale is 0 in SPANet's options", name)
+            continue
+        found[name] = {**head, "loss_weight": scale / terms}
+        if head["name"] == "assignment":
+            found[name] |= assignment_options(options)
+            if options.kl_loss_scale > 0:
+                found[name]["particle_queries"] = True
+            if options.assignment_loss_scale == 0:
+                _LOG.info(
+                    "assignment_loss_scale = 0 has no counterpart: the assignment trains beside "
+                    "the detection"
+                )
+        elif head["name"] == "classification" and options.balance_classifications:
+            found[name]["class_balance"] = "inverse"
     return found
+
+
+def _number_of_terms(
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], particles: int
+) -> int:
+    """Terms whose mean SPANet minimises."""
+    used = [options.assignment_loss_scale > 0, options.detection_loss_scale > 0]
+    count = particles * sum(used) + (options.kl_loss_scale > 0 and particles > 1)
+    for head in heads.values():
+        if head["name"] == "regression" and options.regression_loss_scale > 0:
+            count += len(head["targets"])
+        elif head["name"] == "classification" and options.classification_loss_scale > 0:
+            count += 1
+    return max(int(count), 1)
+
+
+def _network(
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """SPANet's own network: its backbone, and the heads that read it."""
+    plain = SpanetOptions()
+    stated = {
+        name: getattr(options, name)
+        for name in SpanetOptions.model_fields
+        if name in _NETWORK and getattr(options, name) != getattr(plain, name)
+    }
+    found: dict[str, dict[str, Any]] = {}
+    laplacian: list[str] = []
+    regressions: list[str] = []
+    parity = {"parity": "spanet"} if any("parity" in head for head in heads.values()) else {}
+    for name, head in heads.items():
+        own: dict[str, Any] = {"loss_weight": head["loss_weight"], **parity}
+        if head["name"] == "assignment":
+            own |= {"name": "spanet-assignment", **assignment_options(options)}
+            found[name] = own
+        elif head["name"] == "classification":
+            own |= {"name": "spanet-classification", "target": head["target"]}
+            if options.balance_classifications:
+                own["class_balance"] = "effective"
+            found[name] = own
+        else:
+            regressions += head["targets"]
+            if head.get("loss") == "laplace":
+                laplacian += head["targets"]
+            found["regression"] = own | {"name": "spanet-regression", "targets": regressions}
+    backbone = {"name": "spanet", "options": stated}
+    if laplacian:
+        backbone["laplacian"] = laplacian
+    return backbone, found
 
 
 def _split(options: SpanetOptions) -> dict[str, Any]:
@@ -310,17 +442,38 @@ def _limit(count: int, streams: list[str], globals_: list[str]) -> str:
     return f"{total} == {count - len(globals_)}"
 
 
-def _log_the_rest(options: SpanetOptions) -> None:
+def _max_events(options: SpanetOptions) -> int | None:
+    """The number of events that ``dataset_limit`` leaves; None where it leaves all."""
+    limit = options.dataset_limit
+    if limit == 1.0:
+        return None
+    plain = isinstance(limit, float) and 0 < limit < 1
+    if not plain or options.dataset_randomization > 0 or options.validation_file:
+        _LOG.info(
+            "dataset_limit = %r is left out: only the first part of one file can be taken; use "
+            "read.max_events or prepare.select",
+            limit,
+        )
+        return None
+    from hepset_spanet.layout import number_of_events  # noqa: PLC0415  opens files
+
+    return round(float(limit) * number_of_events(options.training_file))  # type: ignore[arg-type]
+
+
+def _log_the_rest(options: SpanetOptions, *, network: bool) -> None:
     defaults = SpanetOptions()
+    known = _USED | _WITHOUT_EFFECT | (_NETWORK if network else set())
     for name in SpanetOptions.model_fields:
         value = getattr(options, name)
-        if name not in _USED | _WITHOUT_EFFECT and value != getattr(defaults, name):
+        if name not in known and value != getattr(defaults, name):
             _LOG.info("SPANet's option %s = %r has no counterpart and is left out", name, value)
-    if options.learning_rate_cycles != 1:
+    if not options.partial_events:
         _LOG.info(
-            "learning_rate_cycles = %d becomes one cosine without restarts",
-            options.learning_rate_cycles,
+            "partial_events = false: events with a missing particle do not train the assignment; "
+            "they train the other heads all the same"
         )
+        if options.balance_particles:
+            _LOG.info("balance_particles is left out: it needs partial_events, as in SPANet")
 
 
 def folded(name: object) -> str:

@@ -4,12 +4,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from hepset.errors import ConfigurationError
 from hepset.interfaces.dialect import Description
+from hepset.interfaces.head import create_head
 from hepset.schema.config import RunConfig
 from hepset.schema.event import EventInfo
+from hepset_spanet.assignment.config import AssignmentConfig
 from hepset_spanet.dialect import SpanetDialect
 from hepset_spanet.options import SpanetOptions, parse_options_file
 
@@ -68,6 +72,7 @@ def test_training_options(event: EventInfo) -> None:
         "dropout": 0.1,
         "dataset_randomization": 11,
         "num_gpu": 2,
+        "learning_rate_cycles": 5,
     }
     found = translate(event, options)
     assert found["train"] == {
@@ -79,6 +84,7 @@ def test_training_options(event: EventInfo) -> None:
         "gradient_clip": 0.3,
         "optimizer": "adamw",
         "schedule": "cosine",
+        "cycles": 5,
     }
     assert found["model"]["backbone"] == {
         "name": "transformer",
@@ -126,9 +132,116 @@ def test_options_without_counterpart_are_logged(
     event: EventInfo, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="hepset_spanet"):
-        translate(event, {"focal_gamma": 2.0, "balance_losses": False})
-    assert "focal_gamma = 2.0" in caplog.text
+        translate(event, {"initial_embedding_dim": 8, "balance_losses": False})
+    assert "initial_embedding_dim = 8" in caplog.text
     assert "balance_losses" not in caplog.text
+    assert "partial_events = false: events with a missing particle do not train" in caplog.text
+
+
+ASSIGNMENT: dict[str, Any] = {
+    "assignment_loss_scale": 0.5,
+    "detection_loss_scale": 0.25,
+    "kl_loss_scale": 0.1,
+    "focal_gamma": 1.5,
+    "combine_pair_loss": "softmin",
+    "partial_events": True,
+    "balance_particles": True,
+    "balance_jets": True,
+    "regression_loss_scale": 0.3,
+    "classification_loss_scale": 0.7,
+    "balance_classifications": True,
+}
+
+
+def run_lines(event: EventInfo, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    heads = {
+        "assignment": {"name": "assignment", **more.pop("assignment", {})},
+        "signal": {"name": "classification", "target": "signal"},
+        "regression": {"name": "regression", "targets": ["mass", "scale"]},
+        "regression_laplace": {"name": "regression", "targets": ["t1/pt"], "loss": "laplace"},
+    }
+    described = Description(event, {"model": {"heads": heads}}, stated=more)
+    defaults = SpanetDialect().options(options, described, where="options.json")
+    RunConfig.parse(defaults, "options.json")
+    return defaults
+
+
+def test_options_of_the_assignment(event: EventInfo) -> None:
+    found = run_lines(event, ASSIGNMENT)["model"]["heads"]["assignment"]
+    assert found == {
+        "name": "assignment",
+        "loss_weight": 0.5,
+        "detection_loss_weight": 0.5,
+        "overlap_loss_weight": 0.2,
+        "particle_queries": True,
+        "focal_gamma": 1.5,
+        "combination": "softmin",
+        "partial_events": True,
+        "balance_particles": True,
+        "balance_objects": True,
+    }
+    AssignmentConfig.model_validate({k: v for k, v in found.items() if k != "name"})
+    plain = run_lines(event, {"balance_particles": True, "combine_pair_loss": "typo"})
+    head = plain["model"]["heads"]["assignment"]
+    assert not head["balance_particles"]
+    assert not head["partial_events"]
+    assert head["combination"] == "min"
+    assert head["detection_loss_weight"] == 0
+
+
+def test_one_line_chooses_spanets_own_network(event: EventInfo) -> None:
+    stated = {"backbone": {"name": "spanet"}}
+    options = {**ASSIGNMENT, "hidden_dim": 64, "num_jet_encoder_layers": 2, "focal_gamma": 0.0}
+    model = run_lines(event, options, model=stated)["model"]
+    assert model["backbone"] == {
+        "name": "spanet",
+        "options": {"hidden_dim": 64, "num_jet_encoder_layers": 2},
+        "laplacian": ["t1/pt"],
+    }
+    heads = model["heads"]
+    assert heads["assignment"]["name"] == "spanet-assignment"
+    assert heads["assignment"]["overlap_loss_weight"] == 0.2
+    assert heads["regression"] == {
+        "name": "spanet-regression",
+        "targets": ["mass", "scale", "t1/pt"],
+        "loss_weight": 0.3,
+    }
+    assert heads["signal"] == {
+        "name": "spanet-classification",
+        "target": "signal",
+        "loss_weight": 0.7,
+        "class_balance": "effective",
+    }
+    for head in heads.values():
+        create_head("x", head)
+
+
+def test_parity_divides_by_the_number_of_terms(event: EventInfo) -> None:
+    """Two particles, assignment and detection each; the overlap; three regressions; one class."""
+    parity = {"parity": "spanet"}
+    heads = run_lines(event, ASSIGNMENT, assignment=parity)["model"]["heads"]
+    assert heads["assignment"]["loss_weight"] == pytest.approx(0.5 / 9)
+    assert heads["regression"]["loss_weight"] == pytest.approx(0.3 / 9)
+    stated = {"backbone": {"name": "spanet"}}
+    heads = run_lines(event, ASSIGNMENT, assignment=parity, model=stated)["model"]["heads"]
+    assert {head["parity"] for head in heads.values()} == {"spanet"}
+
+
+def test_a_part_of_the_file(event: EventInfo, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["INPUTS/Jets/MASK"] = np.ones((40, 3), bool)
+    options = {"training_file": str(tmp_path / "a.h5"), "dataset_limit": 0.3}
+    assert translate(event, options)["read"]["max_events"] == 12
+
+
+@pytest.mark.parametrize("limit", [-0.5, [0.1, 0.3]])
+def test_parts_that_cannot_be_read_alone_are_named(
+    event: EventInfo, limit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="hepset_spanet"):
+        found = translate(event, {"training_file": "a.h5", "dataset_limit": limit})
+    assert "max_events" not in found["read"]
+    assert "only the first part of one file can be taken" in caplog.text
 
 
 @pytest.mark.skipif(not (SHARED / "fixtures/spanet").is_dir(), reason="no reference numbers here")

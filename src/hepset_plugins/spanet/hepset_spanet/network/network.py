@@ -34,6 +34,7 @@ class SpanetOutputs:
         vectors: ``EVENT``, ``<particle>/PARTICLE`` and ``<particle>/<product>`` → ``(B, D)``.
         regressions: SPANet's key → value in the target's unit, ``(B,)``.
         classifications: SPANet's key → logits, ``(B, C)``.
+        extra: Central encoding of further tokens, ``(B, K, D)``; K = 0 without any.
     """
 
     sequence: Tensor
@@ -42,6 +43,7 @@ class SpanetOutputs:
     vectors: dict[str, Tensor] = field(default_factory=dict)
     regressions: dict[str, Tensor] = field(default_factory=dict)
     classifications: dict[str, Tensor] = field(default_factory=dict)
+    extra: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class _Networks(nn.Module):
@@ -108,16 +110,37 @@ class SpanetNetwork(nn.Module):
             }
         )
 
-    def forward(self, sources: Mapping[str, Source]) -> SpanetOutputs:
+    def forward(
+        self,
+        sources: Mapping[str, Source],
+        condition: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> SpanetOutputs:
         """Compute all outputs.
 
         Args:
             sources: Inputs by name, after logarithms and before normalisation.
+            condition: ``(B, D)``, added to the embedding of every real object and global, and to
+                the tokens. SPANet has no such thing.
+            tokens: ``(B, K, D)``, further members of the sequence that cannot be assigned; they
+                come back in ``extra``. SPANet has no such thing.
         """
         embedded = self.embedding(sources)
-        sequence, event = self.encoder(embedded.sequence, embedded.mask, embedded.filled)
+        sequence, mask, filled = embedded.sequence, embedded.mask, embedded.filled
+        length = sequence.shape[1]
+        if tokens is not None:
+            sequence = torch.cat([sequence, tokens], 1)
+            real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+            mask, filled = torch.cat([mask, real], 1), torch.cat([filled, real], 1)
+        if condition is not None:
+            sequence = torch.where(filled[..., None], sequence + condition[:, None], sequence)
+        sequence, event = self.encoder(sequence, mask, filled)
+        if condition is not None:
+            event = event + condition
+        extra = sequence[:, length:]
+        sequence = sequence[:, :length]
         encoded = embedded._replace(sequence=sequence)
-        out = SpanetOutputs(sequence, vectors={"EVENT": event})
+        out = SpanetOutputs(sequence, vectors={"EVENT": event}, extra=extra)
         for particle, branch in zip(self.topology.particles, self.branch_decoders, strict=True):
             found = branch(encoded)
             out.log_probabilities[particle.name] = found.log_probability
