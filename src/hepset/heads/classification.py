@@ -57,6 +57,8 @@ class ClassificationConfig(HeadConfig):
     """Activation of the hidden layers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of dropout in the hidden layers, in training."""
+    norm: bool = True
+    """Whether a LayerNorm comes before every layer."""
     class_balance: Literal["none", "inverse", "effective"] = "none"
     """Factor of the loss by true class, beside the physical event weight: ``inverse`` gives every
     class the same sum of weights, ``effective`` counts overlapping samples (arXiv:1901.05555).
@@ -124,6 +126,7 @@ class ClassificationHead(Head):
             self.config.hidden,
             classes,
             activation=self.config.activation,
+            norm=self.config.norm,
             dropout=self.config.dropout,
         )
         counts = statistics.labels.get(self.tensor)

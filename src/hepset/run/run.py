@@ -300,6 +300,7 @@ class Run:
             TrainingError: If the loss becomes non-finite.
         """
         from hepset.training.fit import NO_INFLUENCE, fit  # noqa: PLC0415  imports torch
+        from hepset.training.start import digest_of_start  # noqa: PLC0415
 
         self._need_heads("train")
         dataset = self.dataset
@@ -309,6 +310,8 @@ class Run:
             "train": self.config.train.model_dump(mode="json", exclude=NO_INFLUENCE),
             "seed": self.config.seed,
         }
+        if self.config.train.start_from is not None:
+            inputs["start"] = digest_of_start(self.config.train.start_from)
         reason = self._reason("train", inputs, [self.checkpoint], force)
         if reason is None:
             return self.checkpoint

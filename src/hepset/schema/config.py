@@ -199,6 +199,17 @@ class TrainStage(Model):
     """Passes over the training split."""
 
 
+class StartFrom(Model):
+    """Weights that a training begins with."""
+
+    path: str
+    """A run directory or a checkpoint, whose backbone has the same options and inputs."""
+    heads: tuple[str, ...] = ()
+    """Heads whose weights are taken over too; all others begin anew."""
+    freeze: bool = False
+    """Whether the backbone stays as it is: its weights, its dropout off, its running averages."""
+
+
 class EarlyStopping(Model):
     """Stop when the validation loss no longer falls."""
 
@@ -223,8 +234,14 @@ class TrainConfig(Model):
     """Short name, or ``{name: …, <options>}``."""
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay, on matrices only: not on biases, norms and embeddings."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """After the warm-up: cosine to zero, a line to zero, or constant."""
+    scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
+    """Whether the peak grows with the number of devices, or with its square root."""
+    learning_rate_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Part of the model → factor of its learning rate: ``backbone``, ``heads.<name>``, or any
+    start of the name of parameters; the longest that fits counts."""
+    schedule: Literal["cosine", "linear", "constant", "flat_decay"] = "cosine"
+    """After the warm-up: cosine to zero, a line to zero, constant, or constant for 70 % of the
+    epochs and then down to 1 % by an equal factor at each of the others."""
     cycles: PositiveInt = 1
     """Number of cosines, each from the peak to zero."""
     warmup_epochs: NonNegativeFloat = 1.0
@@ -235,6 +252,9 @@ class TrainConfig(Model):
     """Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that has it, else 32."""
     early_stopping: EarlyStopping | None = None
     """Stop early; null trains all epochs."""
+    start_from: StartFrom | None = None
+    """Begin with the backbone of another training: a path, or ``{path: …, heads: […], freeze:
+    true}``; null = begin anew."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of training batches."""
     sampling: SamplingConfig | None = None
@@ -249,6 +269,11 @@ class TrainConfig(Model):
     """Whether to use ``torch.compile``: worth it on a GPU, not on a CPU."""
     progress: bool = True
     """Whether to show a progress bar with the time left."""
+
+    @field_validator("start_from", mode="before", json_schema_input_type=str | StartFrom | None)
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_name_each(self) -> TrainConfig:

@@ -28,6 +28,7 @@ from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stor
 from hepset.training.history import History
 from hepset.training.learnable import check_dataset
 from hepset.training.module import TrainingModule
+from hepset.training.start import digest_of_start, start_from
 
 __all__ = ["fit"]
 
@@ -100,6 +101,8 @@ def fit(
                 "train": config.model_dump(mode="json"),
             },
         )
+        if config.start_from is not None and resume is None:
+            start_from(model, config.start_from)
         module = TrainingModule(
             model, dataset, config, seed=seed, directory=logs, key=key, sampler=sampler
         )
@@ -116,12 +119,14 @@ def training_key(
     model_config: ModelConfig, dataset: Dataset, config: TrainConfig, seed: int
 ) -> str:
     """Return the digest of everything that the trained weights depend on."""
-    document = {
+    document: dict[str, Any] = {
         "model": model_config.model_dump(mode="json"),
         "dataset": dataset.digest,
         "train": config.model_dump(mode="json", exclude=NO_INFLUENCE),
         "seed": seed,
     }
+    if config.start_from is not None:
+        document["start"] = digest_of_start(config.start_from)
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

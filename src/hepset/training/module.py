@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -85,6 +85,10 @@ class TrainingModule(LightningModule):
         for name in model.config.heads:
             if model.head(name).config.freeze:
                 model.head(name).requires_grad_(False)
+        start = config.start_from
+        self.backbone_is_frozen = start is not None and start.freeze
+        if self.backbone_is_frozen:
+            model.backbone.requires_grad_(False)
         split = dataset.split("train")
         self.validates = "val" in dataset.splits and len(dataset.split("val")) > 0
         columns = self._columns()
@@ -134,6 +138,13 @@ class TrainingModule(LightningModule):
             wanted += self.model.head(name).contract(self.model.event).tensors
         return [name for name in dict.fromkeys(wanted) if name in layouts]
 
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen backbone stays in that of evaluation."""
+        super().train(mode)
+        if mode and self.backbone_is_frozen:
+            self.model.backbone.eval()
+        return self
+
     # Weights are stored under the model's own names, so that a checkpoint opens without Lightning.
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401
@@ -151,14 +162,22 @@ class TrainingModule(LightningModule):
         """Build the optimizer and the schedule of the learning rate."""
         half = self.trainer.precision == "16-mixed"
         # Lightning clips no gradients of a fused optimizer that scales them itself.
-        optimizer = create_optimizer(self.model, self.config, fused=not half)
+        optimizer = create_optimizer(
+            self.model, self.config, fused=not half, devices=self.trainer.world_size
+        )
         steps = len(self.train_loader)
         warmup, total = self.config.warmup_epochs * steps, self.config.total_epochs * steps
         schedule, cycles = self.config.schedule, self.config.cycles
+        epochs = self.config.total_epochs
 
         def factor(step: int) -> float:
             return learning_rate_factor(
-                step, warmup=warmup, total=total, schedule=schedule, cycles=cycles
+                step,
+                warmup=warmup,
+                total=total,
+                schedule=schedule,
+                cycles=cycles,
+                epochs=epochs,
             )
 
         return {
