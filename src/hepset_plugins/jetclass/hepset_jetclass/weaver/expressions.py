@@ -418,9 +418,9 @@ class _Expression:
             raise self.error(node, f"of a four-momentum there are {', '.join(sorted(_PROPERTIES))}")
         cartesian = "px" in parts
         text = {
-            "pt": "hypot(px, py)",
+            "pt": "sqrt(px**2 + py**2)",
             "phi": "atan2(py, px)",
-            "eta": "asinh(pz / hypot(px, py))",
+            "eta": "asinh(pz / sqrt(px**2 + py**2))",
             "mass": "p4_mass(px, py, pz, energy)",
             "p": "sqrt(px**2 + py**2 + pz**2)" if cartesian else "pt * cosh(eta)",
             "mag": "sqrt(px**2 + py**2 + pz**2)" if cartesian else "pt * cosh(eta)",

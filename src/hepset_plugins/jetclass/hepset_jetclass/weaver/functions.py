@@ -57,7 +57,7 @@ def _argmax_of(*values: Array) -> Array:
 
 def _mass(px: Array, py: Array, pz: Array, energy: Array) -> Array:
     """√(E² − p²), in GeV as the components are; minus the root of what is negative."""
-    square = energy**2 - px**2 - py**2 - pz**2
+    square = energy**2 - (px**2 + py**2 + pz**2)
     mass: Array = np.copysign(np.sqrt(np.abs(square)), square)
     return mass
 
