@@ -219,7 +219,7 @@ def _predict_chunk(
     selected = np.ones(len(batch), bool)
     for passed in passes(batch, model.event, cuts).values():
         selected &= passed
-    batch = without_columns(batch)
+    batch = without_columns(batch, derive)
     flags = {SELECTED: selected}
     if membership is not None:
         flags[TRAINED_ON] = membership.flags(batch)

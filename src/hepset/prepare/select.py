@@ -137,7 +137,7 @@ def derive_and_select(
             alive &= row
             tallies.append(Tally.of(weights[alive]))
         batch = batch if alive.all() else batch.take(alive)
-    return without_columns(derive(batch, event, expressions)), tallies
+    return without_columns(derive(batch, event, expressions), expressions), tallies
 
 
 def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) -> EventBatch:
@@ -185,14 +185,24 @@ def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) 
     return replace(batch, arrays={**arrays, **added})
 
 
-def without_columns(batch: EventBatch) -> EventBatch:
-    """Leave out what only expressions needed: columns of the files, and plain names."""
+def without_columns(batch: EventBatch, expressions: Mapping[str, str]) -> EventBatch:
+    """Leave out what only expressions needed: columns of the files, and plain names.
+
+    Args:
+        batch: With derived columns.
+        expressions: What was derived.
+    """
 
     def kept(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: array for name, array in arrays.items() if not name.startswith(f"{COLUMNS}/")}
+        return {
+            name: array
+            for name, array in arrays.items()
+            if not name.startswith(f"{COLUMNS}/") and ("/" in name or name not in plain)
+        }
 
+    plain = {name for name in expressions if "." not in name and "/" not in name}
     streams = {
-        name: replace(stream, attached={n: a for n, a in kept(stream.attached).items() if "/" in n})
+        name: replace(stream, attached=kept(stream.attached))
         for name, stream in batch.streams.items()
     }
     return replace(batch, streams=streams, arrays=kept(batch.arrays))
