@@ -199,7 +199,8 @@ class SourceStream:
             if not len(rows):
                 return head, repeats
             batch = read_chunk_rows(self.plan, work, chunk, rows)
-            batch = without_columns(derive(batch, self.plan.event, self.plan.config.derive))
+            derived = self.plan.config.derive
+            batch = without_columns(derive(batch, self.plan.event, derived), derived)
         if self.check and len(batch):
             report = check_batch(self.contract, batch, raw=True)
             if not report.ok:
