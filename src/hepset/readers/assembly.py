@@ -59,14 +59,19 @@ def joined(parts: Sequence[Data]) -> Data:
 
 @dataclass(frozen=True)
 class Where:
-    """The place of a chunk, for messages."""
+    """The place of some rows, for messages.
+
+    Attributes:
+        path: Path of the file.
+        entries: Entry of every row.
+    """
 
     path: str
-    start: int
+    entries: Array
 
     def error(self, key: str, message: str, row: int | None = None) -> ReadError:
         """Build an error that names the file, the key of the column map and the first entry."""
-        place = "" if row is None else f" (first: entry {self.start + row})"
+        place = "" if row is None else f" (first: entry {self.entries[row]})"
         return ReadError(f"{self.path}: {key}: {message}{place}")
 
 

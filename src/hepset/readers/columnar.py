@@ -41,6 +41,16 @@ class ColumnarFile(ABC):
         """Whether a column is known to have a list per event."""
         return False
 
+    def rows(self, start: int, stop: int) -> tuple[Array, Array] | None:  # noqa: ARG002
+        """Entry and number within its entry of every row of a range; None = a row per entry.
+
+        For files whose entries hold any number of samples, such as the jets of an event.
+
+        Raises:
+            ReadError: If the file cannot be read.
+        """
+        return None
+
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
         """Read columns of a range of entries.
@@ -162,6 +172,9 @@ class ColumnarReader(Reader):
         Raises:
             ReadError: If a column is not there, is not of the expected form, or cannot be read.
         """
+        file, _ = self._file(chunk.source)
+        if file.rows(chunk.start, chunk.stop) is not None:
+            return super().read_rows(chunk, rows)
         rows = np.asarray(rows)
         chosen = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
@@ -181,14 +194,18 @@ class ColumnarReader(Reader):
         file, _ = self._file(chunk.source)
         path, group = self._files()[chunk.source]
         data = file.read(columns.names(), chunk.start, chunk.stop)
-        where = Where(path, chunk.start)
-        assembly = Assembly(self.event_info(), columns, data, group, len(chunk), where)
+        entry, sample = file.rows(chunk.start, chunk.stop) or (
+            np.arange(chunk.start, chunk.stop),
+            0,
+        )
+        where = Where(path, entry)
+        assembly = Assembly(self.event_info(), columns, data, group, len(entry), where)
         found = assembly.streams() if streams else {}
         arrays = assembly.arrays(found)
         if any(name for _, name in self._files()):
-            arrays["extra/group"] = np.full(len(chunk), group)
+            arrays["extra/group"] = np.full(len(entry), group)
         return EventBatch(
-            make_ids(chunk.source, range(chunk.start, chunk.stop)),
+            make_ids(chunk.source, entry, sample),
             found,
             arrays,
             sources=[source for source, _ in self._files()],

@@ -123,6 +123,11 @@ class RootFile(ColumnarFile):
         """Number of entries."""
         return self._entries
 
+    @property
+    def tree(self) -> Any:  # noqa: ANN401  uproot publishes no types
+        """The TTree or RNTuple itself, for readers of what is no list of numbers."""
+        return self._tree
+
     def names(self) -> list[str]:
         """Names of all branches or fields."""
         return self._names

@@ -10,7 +10,10 @@ hepset_interface = 1
 @hookimpl
 def hepset_readers() -> dict[str, str]:
     """Name the readers of this plugin."""
-    return {"jetclass": "hepset_jetclass.reader:JetClassReader"}
+    return {
+        "delphes": "hepset_jetclass.delphes.reader:DelphesReader",
+        "jetclass": "hepset_jetclass.reader:JetClassReader",
+    }
 
 
 @hookimpl

@@ -1,0 +1,1 @@
+"""Delphes files: large-R jets in the columns of JetClass-II, or whole events."""
