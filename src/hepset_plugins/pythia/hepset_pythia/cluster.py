@@ -32,13 +32,7 @@ def cluster_jets(record: ParticleRecord, inputs: BoolArray) -> tuple[IntArray, F
     """
     p4 = record.p4[inputs]
     counts = np.bincount(record.event[inputs], minlength=record.n_events)
-    particles = ak.unflatten(
-        ak.zip(
-            {"px": p4[:, 0], "py": p4[:, 1], "pz": p4[:, 2], "E": p4[:, 3]},
-            with_name="Momentum4D",
-        ),
-        counts,
-    )
+    particles = ak.unflatten(momentum_array(p4), counts)
     definition = fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS)
     jets = fastjet.ClusterSequence(particles, definition).inclusive_jets(min_pt=CLUSTER_PT)
     event = np.repeat(np.arange(record.n_events), np.asarray(ak.num(jets)))
@@ -46,3 +40,9 @@ def cluster_jets(record: ParticleRecord, inputs: BoolArray) -> tuple[IntArray, F
     momenta = np.stack([np.asarray(flat[name]) for name in ("px", "py", "pz", "E")], axis=-1)
     order = np.lexsort((-np.hypot(momenta[:, 0], momenta[:, 1]), event))
     return event[order], momenta[order].astype(np.float64)
+
+
+def momentum_array(p4: FloatArray) -> ak.Array:
+    """Return (px, py, pz, E) in GeV, shape ``(particle, 4)``, as FastJet takes it."""
+    names = ("px", "py", "pz", "E")
+    return ak.zip({n: p4[:, i] for i, n in enumerate(names)}, with_name="Momentum4D")

@@ -54,7 +54,12 @@ class GeneratedBlock:
 
 
 def generate_block(
-    process: Process, *, seed: int, block: int, n_events: int = BLOCK_SIZE
+    process: Process,
+    *,
+    seed: int,
+    block: int,
+    n_events: int = BLOCK_SIZE,
+    vertices: bool = False,
 ) -> GeneratedBlock:
     """Generate one block of events.
 
@@ -65,6 +70,7 @@ def generate_block(
         seed: The user's seed.
         block: Number of the block, from 0.
         n_events: Events to try, at most `BLOCK_SIZE`.
+        vertices: Whether to keep where the particles were produced.
 
     Raises:
         ConfigurationError: If Pythia refuses a setting or cannot start.
@@ -85,7 +91,7 @@ def generate_block(
             for setting in process.alternatives[turn]:
                 apply_setting(pythia, setting)
         batch = pythia.nextBatch(min(step, n_events - start), errorMode="none")
-        parts.append(_columns(batch, start, place))
+        parts.append(_columns(batch, start, place, vertices=vertices))
 
     entry = np.concatenate([part.entry for part in parts])
     n_failed = n_events - len(entry)
@@ -161,18 +167,20 @@ class _Columns:
     counts: IntArray
     integers: dict[str, IntArray]
     p4: FloatArray
+    vertex: FloatArray | None
 
 
 _INTEGERS = ("id", "status", "mother1", "daughter1", "daughter2")
 
 
-def _columns(batch: ak.Array, start: int, place: str) -> _Columns:
+def _columns(batch: ak.Array, start: int, place: str, *, vertices: bool) -> _Columns:
     made = ~np.asarray(ak.is_none(batch))
     entry = start + np.flatnonzero(made)
     if len(entry) == 0:
         empty = np.zeros(0, dtype=np.int64)
         integers = dict.fromkeys(_INTEGERS, empty)
-        return _Columns(entry, np.zeros(0), empty, integers, np.zeros((0, 4)))
+        vertex = np.zeros((0, 3)) if vertices else None
+        return _Columns(entry, np.zeros(0), empty, integers, np.zeros((0, 4)), vertex)
     events = batch if made.all() else batch[made]
     particles, momenta = events.prt, events.prt.p
     return _Columns(
@@ -180,10 +188,15 @@ def _columns(batch: ak.Array, start: int, place: str) -> _Columns:
         weight=first_weights(ak.drop_none(events.info.weights, axis=0), entry, place),
         counts=_flat(ak.num(particles.id)),
         integers={name: _flat(ak.flatten(particles[name])) for name in _INTEGERS},
-        p4=np.stack(
-            [np.asarray(ak.flatten(momenta[name])) for name in ("px", "py", "pz", "e")], axis=-1
-        ),
+        p4=_stacked(momenta, ("px", "py", "pz", "e")),
+        vertex=_stacked(particles.vProd, ("px", "py", "pz")) if vertices else None,
     )
+
+
+def _stacked(vectors: ak.Array, names: tuple[str, ...]) -> FloatArray:
+    # Particles of the beams have no vertex: they are where the collision is.
+    columns = [ak.fill_none(ak.flatten(vectors[name]), 0.0) for name in names]
+    return np.stack([np.asarray(column) for column in columns], axis=-1)
 
 
 def _flat(values: ak.Array) -> IntArray:
@@ -226,6 +239,8 @@ def _record(parts: list[_Columns]) -> ParticleRecord:
     start = np.repeat(offsets[:-1], counts)
     columns = {name: np.concatenate([part.integers[name] for part in parts]) for name in _INTEGERS}
 
+    vertex = [part.vertex for part in parts if part.vertex is not None]
+
     def rows(name: str) -> IntArray:
         return np.where(columns[name] > 0, columns[name] + start, -1)
 
@@ -237,4 +252,5 @@ def _record(parts: list[_Columns]) -> ParticleRecord:
         first_daughter=rows("daughter1"),
         second_daughter=rows("daughter2"),
         p4=np.concatenate([part.p4 for part in parts]),
+        vertex=np.concatenate(vertex) if vertex else None,
     )

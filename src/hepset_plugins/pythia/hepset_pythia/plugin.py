@@ -10,4 +10,7 @@ hepset_interface = 1
 @hookimpl
 def hepset_readers() -> dict[str, str]:
     """Name the readers of this plugin."""
-    return {"pythia": "hepset_pythia.reader:PythiaReader"}
+    return {
+        "pythia": "hepset_pythia.reader:PythiaReader",
+        "pythia-jets": "hepset_pythia.large_jets.reader:PythiaJetsReader",
+    }

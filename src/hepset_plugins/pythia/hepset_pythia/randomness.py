@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     JETS = 1
     LEPTONS = 2
     TAGS = 3
+    TRACKS = 4
 
 
 def block_key(identity: str, seed: int, block: int) -> int:

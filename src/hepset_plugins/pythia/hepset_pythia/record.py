@@ -26,6 +26,7 @@ class ParticleRecord:
         first_daughter: Row of the first daughter, −1 where there is none.
         second_daughter: Row of the last daughter, −1 where there is none.
         p4: (px, py, pz, E) in GeV, shape ``(particle, 4)``.
+        vertex: (x, y, z) in mm of the production, shape ``(particle, 3)``, where it was kept.
     """
 
     offsets: IntArray
@@ -35,6 +36,7 @@ class ParticleRecord:
     first_daughter: IntArray
     second_daughter: IntArray
     p4: FloatArray
+    vertex: FloatArray | None = None
 
     @property
     def n_events(self) -> int:
