@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
 from hepset.model import Model, build_model
-from hepset.schema.config import ModelConfig
+from hepset.schema.config import ModelConfig, RunConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo, Feature
 from hepset.schema.statistics import Statistics
@@ -25,7 +26,12 @@ from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.names import target_name
 from hepset_spanet.network.network import SpanetNetwork
 from hepset_spanet.network.reading import read_network
-from hepset_spanet.options import SpanetOptions, assignment_options, parse_options_file
+from hepset_spanet.options import (
+    SpanetOptions,
+    assignment_options,
+    parse_options_file,
+    run_defaults,
+)
 from hepset_spanet.selection import FORBIDDEN
 
 if TYPE_CHECKING:
@@ -218,6 +224,9 @@ def import_spanet(
 ) -> Path:
     """Write a run directory that `hepset.load_model` opens from one of SPANet.
 
+    It holds the checkpoint and ``config.yaml``, a run that continues the training: with SPANet's
+    options, from the imported weights, on the training file that they name.
+
     Args:
         directory: SPANet's run directory.
         output: The directory to write; it must not hold a checkpoint yet.
@@ -245,7 +254,34 @@ def import_spanet(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(content, temporary)
     temporary.replace(path)
+    options = _options(_files(Path(directory), which).options)
+    document = _run_document(model, options, path.absolute())
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
+    (Path(output) / "config.yaml").write_text(text, encoding="utf-8")
     return path
+
+
+def _run_document(model: SpanetModel, options: SpanetOptions, path: Path) -> dict[str, Any]:
+    """The run file of a training that goes on with an imported model."""
+    event = model.event
+    counted = (list(event.streams), list(event.globals))
+    defaults = run_defaults(options, {}, counted, network=True)
+    plain = model.config.model_dump(mode="json")
+    heads = plain["heads"]
+    if ASSIGNMENT in heads:
+        heads[ASSIGNMENT] |= assignment_options(options)
+    run = path.parent.parent
+    document = {
+        "name": f"{run.name}-continued",
+        "event": {"inline": event.model_dump(mode="json", exclude_none=True)},
+        "read": {"reader": "spanet-hdf5", "files": []},
+        **defaults,
+        "model": {"backbone": plain["backbone"], "heads": heads},
+        "output": str(run.with_name(f"{run.name}-continued")),
+    }
+    document["train"]["start_from"] = str(path)
+    RunConfig.parse(document, "the imported run")
+    return document
 
 
 def _options(

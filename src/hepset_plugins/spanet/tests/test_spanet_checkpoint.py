@@ -277,6 +277,12 @@ def test_imported_run_opens_as_any_other(tmp_path: Path) -> None:
     assert found.keys() == expected.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, expected[name])
+    continued = hepset.Run.from_yaml(run / "config.yaml").config
+    assert continued.model.heads.keys() == {"assignment", "regression", "signal"}
+    assert continued.train.start_from is not None
+    assert Path(continued.train.start_from.path) == run / "checkpoints/best.ckpt"
+    assert continued.train.learning_rate == SpanetOptions().learning_rate
+    assert Path(continued.output) == tmp_path / "run-continued"
     with pytest.raises(ConfigurationError, match="there is a checkpoint already"):
         CliRunner().invoke(import_spanet_run, arguments, catch_exceptions=False)
 
