@@ -15,6 +15,7 @@ from .conftest import ROOT
 @pytest.mark.slow
 def test_the_documentation_builds(tmp_path: Path) -> None:
     pytest.importorskip("furo")
+    pytest.importorskip("hepset_jetclass")
     pytest.importorskip("hepset_pythia")
     pytest.importorskip("hepset_spanet")
     done = subprocess.run(

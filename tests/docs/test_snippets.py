@@ -48,6 +48,8 @@ def test_yaml_is_understood(snippet: Snippet) -> None:
             needs("hepset_pythia")
         if options["reader"] == "spanet-hdf5":
             needs("hepset_spanet")
+        if options["reader"] in {"jetclass", "delphes"}:
+            needs("hepset_jetclass")
         reader = registry().load("readers", options["reader"])
         parse_options(reader.Config, options, str(snippet))
     backbone = registry().load("backbones", config.model.backbone["name"])
