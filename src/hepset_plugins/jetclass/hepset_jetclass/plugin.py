@@ -45,3 +45,24 @@ def hepset_functions() -> dict[str, str]:
         "sign": f"{place}:SIGN",
         "zeros_like": f"{place}:ZEROS_LIKE",
     }
+
+
+@hookimpl
+def hepset_commands() -> dict[str, str]:
+    """Name the commands of this plugin."""
+    return {
+        "convert-weaver": "hepset_jetclass.weaver.commands:convert_weaver",
+        "import-weaver": "hepset_jetclass.part.commands:import_weaver_run",
+    }
+
+
+@hookimpl
+def hepset_optimizers() -> dict[str, str]:
+    """Name the optimizers of this plugin."""
+    return {"ranger": "hepset_jetclass.ranger:Ranger"}
+
+
+@hookimpl
+def hepset_export_layouts() -> dict[str, str]:
+    """Name the layouts of exported graphs of this plugin."""
+    return {"weaver": "hepset_jetclass.part.layout:WeaverLayout"}

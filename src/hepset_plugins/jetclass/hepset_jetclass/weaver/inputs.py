@@ -140,7 +140,7 @@ def _group(
 def _scaled(values: Array, feature: Feature, name: str) -> Array:
     """Apply the fixed steps of a feature in float32."""
     for step in feature.transform:
-        if isinstance(step, AffineStep):
+        if isinstance(step, AffineStep) and step.affine != "auto":
             values = (values - np.float32(step.affine.subtract)) * np.float32(step.affine.multiply)
         elif isinstance(step, ClipStep):
             values = np.clip(values, *step.clip)

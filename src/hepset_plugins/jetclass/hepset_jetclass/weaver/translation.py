@@ -165,7 +165,7 @@ class _Translation:
             "streams": streams,
             "globals": globals_,
             "targets": targets,
-            "columns": self.columns(),
+            "columns": self.columns(select),
         }
         event = EventInfo.parse(
             {k: v for k, v in document.items() if v}, self.where, EventInfoError
@@ -251,12 +251,18 @@ class _Translation:
             text = f"where(matches(file, {pattern!r}), {value:g}, {text})"
         return text
 
-    def columns(self) -> dict[str, str | None]:
+    def columns(self, select: Mapping[str, Mapping[str, str]]) -> dict[str, str | None]:
         """Return the columns of the files that expressions need, with the stream they belong to."""
+        texts = [
+            *self.derive.values(),
+            *(text for cuts in select.values() for text in cuts.values()),
+        ]
+        used = {node for text in texts for node in _words(text)}
         found: dict[str, str | None] = {}
         for name, hints in self.hints.items():
             # What decides on events has one value per event; what only one stream needs may be its.
-            found[name] = next(iter(hints)) if len(hints) == 1 else None
+            if name in used:
+                found[name] = next(iter(hints)) if len(hints) == 1 else None
         return found
 
     # -- inputs --------------------------------------------------------------------------------
@@ -477,10 +483,9 @@ class _Translation:
         """Write when an event belongs to a class: where the column is 1."""
         text = self.stored(name, f"weights.reweight_classes: {name}")
         tree = ast.parse(text, mode="eval").body
-        logical = isinstance(tree, ast.Compare | ast.BoolOp) or (
-            isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitAnd | ast.BitOr)
-        )
-        return text if logical else f"({text}) == 1" if not _is_name(tree) else f"{text} == 1"
+        if _is_condition(tree):
+            return text
+        return f"{text} == 1" if isinstance(tree, ast.Name | ast.Attribute) else f"({text}) == 1"
 
     def explain(self) -> None:
         """Note what hepset does in its own way."""
@@ -517,5 +522,20 @@ def transform_of(scale: VariableScale) -> list[Any]:
     return steps
 
 
-def _is_name(tree: ast.expr) -> bool:
-    return isinstance(tree, ast.Name | ast.Attribute)
+def _is_condition(tree: ast.expr) -> bool:
+    """Whether an expression is true or false by its form."""
+    match tree:
+        case ast.Compare() | ast.BoolOp():
+            return True
+        case ast.BinOp(op=ast.BitAnd() | ast.BitOr()):
+            return True
+        case ast.UnaryOp(op=ast.Invert() | ast.Not()):
+            return True
+    return False
+
+
+def _words(text: str) -> set[str]:
+    """Return all names in an expression, those after a dot included."""
+    nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}

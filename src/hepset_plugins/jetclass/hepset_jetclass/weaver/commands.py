@@ -1,0 +1,39 @@
+"""``hepset convert-weaver``: weaver's data configuration as hepset's own two files."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="Write hepset's configuration for a data configuration of weaver.")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False), metavar="DIR")
+@click.option(
+    "--files",
+    multiple=True,
+    default=("data/*.root",),
+    show_default=True,
+    metavar="PATTERN",
+    help="What the run is to read; may be given several times.",
+)
+@click.option(
+    "--reader", default="jetclass", show_default=True, metavar="NAME", help="How to read it."
+)
+@click.option(
+    "--parity",
+    is_flag=True,
+    help="Take NaN and infinite inputs, and draw events, as weaver does.",
+)
+def convert_weaver(
+    config: str, *, output: str, files: tuple[str, ...], reader: str, parity: bool
+) -> None:
+    """Write DIR/event.yaml and DIR/config.yaml for CONFIG, a data configuration of weaver.
+
+    They need not be written to use CONFIG: a run may name it as its event. They are the place to
+    go on from.
+    """
+    from hepset_jetclass.weaver.writing import write_configuration  # noqa: PLC0415  imports more
+
+    paths = write_configuration(config, output, files=files, reader=reader, parity=parity)
+    for path in paths:
+        click.echo(f"{path}: written")
