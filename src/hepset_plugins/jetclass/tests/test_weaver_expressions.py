@@ -1,0 +1,197 @@
+"""weaver's expressions in hepset's words: what they become, what they compute, what is refused."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+
+from hepset.errors import EventInfoError
+from hepset.prepare.expressions import Scope, compile_expression
+from hepset.prepare.select import plugin_functions
+from hepset_jetclass.weaver.expressions import Translator
+
+COUNTS = np.array([3, 0, 2, 1])
+OFFSETS = np.concatenate([[0], np.cumsum(COUNTS)])
+FLAT = {
+    "x": np.array([0.5, -2.0, 3.0, 1.5, np.nan, 4.0], np.float32),
+    "y": np.array([1.0, 2.0, -3.0, 0.25, 2.0, 5.0], np.float32),
+    "z": np.array([2.0, -1.0, 0.5, 8.0, 3.0, 1.0], np.float32),
+    "e": np.array([4.0, 5.0, 6.0, 9.0, 7.0, 8.0], np.float32),
+    "q": np.array([1, -1, 0, 1, 0, -1], np.int32),
+}
+ONCE = {
+    "a": np.array([1.0, 2.0, 3.0, 4.0], np.float32),
+    "b": np.array([4.0, 3.0, 2.0, 1.0], np.float32),
+    "n": np.array([0, 1, 2, 1], np.int32),
+}
+
+
+class Columns:
+    def event(self, name: str) -> Any:
+        return ONCE[name.removeprefix("columns/")]
+
+    def stream(self, stream: str, feature: str) -> Any:
+        assert stream == "pf"
+        return FLAT[feature.removeprefix("columns/")]
+
+    def offsets(self, stream: str) -> Any:
+        assert stream == "pf"
+        return OFFSETS
+
+
+SCOPE = Scope(
+    streams={"pf": []},
+    events=[f"columns/{name}" for name in ONCE],
+    objects={f"columns/{name}": "pf" for name in FLAT},
+)
+
+
+def translate(text: str, **new_variables: str) -> str:
+    return Translator("top.yaml", new_variables, longest=8).translate(text, "new_variables.v")
+
+
+def computed(text: str) -> np.ndarray:
+    expression = compile_expression(translate(text), SCOPE, plugin_functions())
+    return expression.evaluate(Columns())
+
+
+def evaluated(text: str) -> np.ndarray:
+    """What Python makes of it with numpy and awkward, as weaver does it."""
+    names: dict[str, Any] = {k: ak.unflatten(v, COUNTS) for k, v in FLAT.items()} | ONCE
+    names["_clip"] = lambda x, low, high: ak.unflatten(
+        np.clip(ak.to_numpy(ak.flatten(x)), low, high), COUNTS
+    )
+    with np.errstate(all="ignore"):
+        found = eval(text, {"np": np, "ak": ak, "math": SimpleNamespace(pi=math.pi), **names})
+    array = ak.flatten(found) if isinstance(found, ak.Array) and found.ndim > 1 else found
+    return ak.to_numpy(ak.fill_none(array, np.nan)) if isinstance(array, ak.Array) else array
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x / a * 500",
+        "np.hypot(x, y)",
+        "np.log(np.abs(x)) - ak.ones_like(x)",
+        "_clip(x, -1, 2)",
+        "np.where(x > 1, y, -y)",
+        "np.arctan2(y, x) + math.pi",
+        "(x > 0) & ~(y < 1) | (q == 1)",
+        "np.logical_or(x > 0, np.logical_not(y < 1))",
+        "np.logical_xor(x > 0, y > 0)",
+        "np.power(x, 2) + np.square(y) - q**2",
+        "np.add(np.multiply(x, 2), np.subtract(y, 1))",
+        "np.divide(x, a)",
+        "np.sign(x) * np.log1p(np.abs(x))",
+        "np.log2(e) + np.log10(e)",
+        "np.minimum(x, 1) * np.maximum(y, -1)",
+        "np.nan_to_num(x)",
+        "np.isnan(x)",
+        "q * 2 + (x > 0)",
+        "ak.sum(y, axis=1)",
+        "ak.sum(y > 1, axis=-1)",
+        "ak.max(y, axis=1)",
+        "ak.any(y > 2, axis=1)",
+        "ak.all(y > 0, axis=1)",
+        "ak.num(y)",
+        "ak.fill_none(ak.max(y, axis=1), -1)",
+        "ak.values_astype(q, 'float32') / 3",
+        "ak.to_numpy(a) + b",
+        "np.argmax(np.stack([a, b, n], axis=1), axis=1)",
+        "np.sum(np.stack([a, b], axis=1), axis=1)",
+        "y / ak.sum(y, axis=1)",
+        "-np.pi < np.abs(a)",
+    ],
+)
+def test_the_same_numbers_as_python_gives(text: str) -> None:
+    found, wanted = computed(text), evaluated(text)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(
+        found.astype(float), np.asarray(wanted).astype(float), rtol=1e-6, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("_pad(x, 8, value=3)", "x"),
+        ("_repeat_pad(x, 128)", "x"),
+        ("x[:, 0]", "nth(x, 1)"),
+        ("ak.firsts(x)", "first(x)"),
+        ("np.float32(x)", "float32(x)"),
+        ("ak.values_astype(x, np.int32)", "int64(x)"),
+        ("ak.values_astype(x, 'float64')", "x"),
+        ("np.full_like(x, 3)", "ones_like(x) * 3"),
+        ("p.mass", "p4_mass(x, y, z, e)"),
+        ("p.E - e", "e - e"),
+        ("p.pt", "sqrt(x ** 2 + y ** 2)"),
+        ("p.deltaphi(r)", "delta_phi(atan2(y, x), b)"),
+        ("r.px", "a * cos(b)"),
+        ("p.deltaeta(r)", "asinh(z / sqrt(x ** 2 + y ** 2)) - n"),
+        ("r.deltaR(r)", "delta_r(n, b, n, b)"),
+        ("_p4_from_ptetaphie(a, n, b, e).mass", None),
+    ],
+)
+def test_words_of_its_own(text: str, expected: str | None) -> None:
+    vectors = {"p": "_p4_from_pxpypze(x, y, z, e)", "r": "_p4_from_ptetaphim(a, n, b, x)"}
+    found = translate(text, **vectors)
+    assert found == expected or expected is None
+    if expected is None:
+        parts = ["a * cos(b)", "a * sin(b)", "a * sinh(n)", "e"]
+        assert found == f"p4_mass({', '.join(parts)})"
+
+
+def test_new_variables_are_named_or_written_out() -> None:
+    translator = Translator("top.yaml", {"v": "w + 1", "w": "x * y", "x": "x"})
+    assert translator.translate("v / x", "selection") == "v / x"
+    assert translator.translate("v / x", "selection", inline=["v", "w"]) == "(x * y + 1) / x"
+    assert list(translator.columns) == ["x", "y"]
+    circle = Translator("top.yaml", {"v": "w", "w": "v"})
+    with pytest.raises(EventInfoError, match="in a circle: v -> w -> v"):
+        circle.translate("v", "selection", inline=["v", "w"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("np.log(x", r"top.yaml: new_variables.v: not an expression: 'np.log\(x'"),
+        (
+            "np.lgo(x)",
+            r"'np.lgo\(x\)': the function lgo\(\) has no translation; did you mean 'log'",
+        ),
+        ("ak.sum(x)", "with axis=1 it gives one value per event"),
+        ("ak.sum(x, axis=0)", "with axis=1"),
+        ("np.percentile(x, 50)", "it mixes events"),
+        ("len(x)", "ak.num"),
+        ("_hash(a, b)", r"_hash\(\) has no translation"),
+        ("_batch_permute_indices(x)", "no function of chance"),
+        ("_knn(x, y, 3)", "neighbours"),
+        ("ak.concatenate([x, y])", "several groups of inputs"),
+        ("[v for v in x]", "ListComp is not part"),
+        ("lambda: 1", "Lambda is not part"),
+        ("x if y > 0 else z", "np.where"),
+        ("x.tolist()", "only functions of np, ak, math"),
+        ("x.mass", "four-momenta only"),
+        ("_p4_from_pxpypze(x, y, z, e)", "take a number of this four-momentum"),
+        ("_p4_from_pxpypze(x, y, z, e).charge", "of a four-momentum there are"),
+        ("_pad(x, 3)", "cuts objects that inputs need"),
+        ("np", "np is a module"),
+        ("np.random.rand(3)", "only functions of np, ak, math"),
+        ("np.c", "this is no number"),
+        ("__import__('os').system('true')", "only functions of np, ak, math"),
+        ("x[0]", "only x"),
+        ("x is None", "compare with"),
+        ("ak.max(x, axis=1, keepdims=True)", "'keepdims' has no translation"),
+        ("np.log(*x)", "cannot unpack"),
+        ("x << 2", "do not have this operator"),
+        ("'text'", "no place in an expression"),
+    ],
+)
+def test_what_has_no_translation_is_named(text: str, message: str) -> None:
+    with pytest.raises(EventInfoError, match=message):
+        translate(text)
