@@ -20,7 +20,7 @@ from hepset.errors import ConfigurationError
 from hepset.interfaces import parse_options
 from hepset.plugins import registry
 from hepset.prepare import input_event
-from hepset.prepare.select import derive_and_select
+from hepset.prepare.select import derive_and_select, possible
 from hepset.schema.event import AffineStep, ClipStep, EventInfo, Feature
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver
 from hepset_jetclass.weaver.translation import LABEL, Block, Translation, blocks_of, translate
@@ -47,7 +47,8 @@ def weaver_batches(
         **options: Further options of the reader.
 
     Yields:
-        The selected events of each chunk with the physical inputs of the configuration.
+        The selected events of each chunk with the physical inputs of the configuration, and with
+        labels and observers as far as the files have them.
 
     Raises:
         EventInfoError: If the configuration has no translation.
@@ -61,7 +62,8 @@ def weaver_batches(
     known = {key: value for key, value in own.items() if key in cls.Config.model_fields}
     stated = parse_options(cls.Config, {**known, **options}, f"reader {reader!r}")
     for batch in cls(stated, input_event(found.event, derive)):
-        yield derive_and_select(batch, found.event, derive, select)[0]
+        wanted = possible(batch, found.event, derive)
+        yield derive_and_select(batch, found.event, wanted, select)[0]
 
 
 def weaver_inputs(
