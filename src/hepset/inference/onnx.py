@@ -58,6 +58,8 @@ DECISION_TOLERANCE: Final = 0.01
 COMPARED_EVENTS: Final = (1, 256)
 """Sizes of the batches of the comparison."""
 _GIBIBYTE: Final = 2**30
+_OWN: Final = "output of hepset: "
+"""Start of the outputs' names until the graph is made: the exporter names values inside freely."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def _export(
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(axes),
-                output_names=list(names),
+                output_names=[f"{_OWN}{name}" for name in names],
                 # One variadic argument takes all tensors.
                 dynamic_shapes=(shapes,),
                 verbose=False,
@@ -260,7 +262,22 @@ def _export(
         ) from problem
     if program is None:
         raise ExportError("the exporter gave no graph")
-    return program.model_proto
+    proto = program.model_proto
+    _name_outputs(proto, names)
+    return proto
+
+
+def _name_outputs(proto: Any, names: Sequence[str]) -> None:  # noqa: ANN401  an onnx.ModelProto
+    """Give the outputs their names; what the exporter called the same inside gets another."""
+    inside = {value for node in proto.graph.node for value in node.output}
+    renamed = {name: f"{name}_inside" for name in names if name in inside}
+    renamed |= {f"{_OWN}{name}": name for name in names}
+    for node in proto.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = renamed.get(value, value)
+    for value in (*proto.graph.output, *proto.graph.value_info):
+        value.name = renamed.get(value.name, value.name)
 
 
 def _finish(

@@ -76,14 +76,14 @@ class PairEmbedding(nn.Module):
             return self.of_features(_features(coordinates, first, second))
         layers = self._folded()
         parts = [
-            self._apply(layers, _features(coordinates, *members))
+            self._pointwise(layers, _features(coordinates, *members))
             for members in zip(first.split(CHUNK), second.split(CHUNK), strict=True)
         ]
         return torch.cat(parts)
 
     def of_features(self, features: Tensor) -> Tensor:
         """Embed features ``(..., 4)`` as in evaluation, to ``(..., head)``."""
-        return self._apply(self._folded(), features)
+        return self._pointwise(self._folded(), features)
 
     def _layers(self) -> list[tuple[nn.Conv1d, nn.BatchNorm1d]]:
         convolutions = [layer for layer in self.embed if isinstance(layer, nn.Conv1d)]
@@ -108,7 +108,7 @@ class PairEmbedding(nn.Module):
             for number, (linear, norm) in enumerate(self._layers())
         ]
 
-    def _apply(self, layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    def _pointwise(self, layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         for number, (weight, bias) in enumerate(layers):
             x = functional.linear(x, weight, bias)
             if self.last_activation or number < len(layers) - 1:
