@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -227,6 +227,16 @@ class Head(nn.Module, ABC):
         """
         del outputs
         return {}
+
+    def calibrate(
+        self, held_out: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+    ) -> None:
+        """Adjust buffers to events that were not trained on; called once, after the training.
+
+        Args:
+            held_out: Raw outputs and targets of the validation split, batch by batch.
+        """
+        del held_out
 
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Judge the predictions, each number with its statistical error."""

@@ -24,6 +24,7 @@ from hepset.errors import ConfigurationError
 from hepset.model import build_model
 from hepset.sampling.split import SplitSampler
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
+from hepset.training.calibration import calibrate_checkpoint
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
 from hepset.training.history import History
 from hepset.training.learnable import check_dataset
@@ -112,6 +113,8 @@ def fit(
             trainer.fit(module, ckpt_path=resume, weights_only=True)
         finally:
             module.close()
+        if trainer.is_global_zero:
+            calibrate_checkpoint(checkpoints / BEST, dataset)
     return checkpoints / BEST
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
 from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
+from hepset_spanet.assignment.confidence import Confidence, features_of, right_events
 from hepset_spanet.assignment.config import AssignmentConfig
 from hepset_spanet.assignment.decision import decide
 from hepset_spanet.assignment.loss import AssignmentLoss
@@ -34,6 +36,8 @@ from hepset_spanet.assignment.topology import Topology, make_topology
 from hepset_spanet.selection import FORBIDDEN
 
 __all__ = ["AssignmentConfig", "AssignmentHead"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class AssignmentHead(Head):
@@ -121,6 +125,7 @@ class AssignmentHead(Head):
                 if self.space.limits[number] is not None
             }
         )
+        self.confidences = nn.ModuleList(Confidence() for _ in self.topology.processes)
         self.detectors: nn.ModuleList | None = None
         if config.detection_loss_weight > 0:
             self.detectors = nn.ModuleList(
@@ -171,14 +176,49 @@ class AssignmentHead(Head):
             (B, product) indices, local to the product's stream or counted through all of them,
             −1 = none; ``<particle>/probability`` that the chosen objects are right, 0 where there
             are none; ``<particle>/detection`` that all its products are there. Per process
-            ``probability`` that all assigned particles are right and, with exact selection,
+            ``probability`` that all assigned particles are right, ``confidence`` that all
+            reconstructable ones are, calibrated on the validation split, and, with exact selection,
             ``certified``: whether no other assignment is jointly more probable.
         """
         fields: dict[str, Tensor] = {}
-        for plan in self.topology.processes:
+        for number, plan in enumerate(self.topology.processes):
             if plan.particles:
-                fields |= decide(plan, outputs, self.space, self.config)
+                found = decide(plan, outputs, self.space, self.config)
+                features = features_of(plan, found, self._objects(outputs))
+                found[f"{plan.prefix}confidence"] = self.confidences[number](features)
+                fields |= found
         return fields
+
+    def calibrate(
+        self, held_out: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
+    ) -> None:
+        """Fit the confidence on events that were not trained on."""
+        features: dict[int, list[Tensor]] = {}
+        right: dict[int, list[Tensor]] = {}
+        for outputs, targets in held_out:
+            for number, plan in enumerate(self.topology.processes):
+                if not plan.particles or any(p.tensor not in targets for p in plan.particles):
+                    continue
+                fields = decide(plan, outputs, self.space, self.config)
+                hit, known = right_events(plan, fields, targets)
+                if len(self.topology.processes) > 1 and "process" in targets:
+                    known = known & (targets["process"] == plan.number)
+                each = features_of(plan, fields, self._objects(outputs))
+                features.setdefault(number, []).append(each[known])
+                right.setdefault(number, []).append(hit[known])
+        for number, parts in features.items():
+            confidence = self.confidences[number]
+            assert isinstance(confidence, Confidence)
+            if not confidence.fit(torch.cat(parts), torch.cat(right[number])):
+                _LOG.info(
+                    "head %s: too few events of the validation split are right, or too few are "
+                    "wrong, to calibrate the confidence; it is the joint probability",
+                    self.name,
+                )
+
+    def _objects(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Number of real objects of all streams, (B,)."""
+        return torch.stack([outputs[f"mask.{s}"].sum(1) for s in self.topology.streams]).sum(0)
 
     def diagnose(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Choose with the other way of selection from the same scores.

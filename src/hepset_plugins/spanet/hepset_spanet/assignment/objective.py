@@ -18,6 +18,7 @@ from hepset_spanet.selection import FORBIDDEN
 __all__ = [
     "Combination",
     "Symmetrised",
+    "best_permutation",
     "compatible",
     "focal",
     "negative_log_likelihood",
@@ -156,7 +157,9 @@ def symmetrise(
         choice: (B, P, P), what is compared between permutations instead of the sum of both.
     """
     total = assignment + detection if choice is None else choice
-    order = _best(total, plan)
+    order = best_permutation(total, plan)
+    if plan.order == 1:
+        order = torch.arange(total.shape[1], device=total.device).expand(total.shape[:2])
     if combination == "min" or plan.order == 1:
         share = functional.one_hot(order, total.shape[1]).to(total.dtype)
     elif combination == "mean":
@@ -166,13 +169,18 @@ def symmetrise(
     return Symmetrised((share * assignment).sum(2), (share * detection).sum(2), order)
 
 
-def _best(total: Tensor, plan: ProcessPlan) -> Tensor:
-    """The permutation with the smallest sum, the first of equals where they are listed, (B, P)."""
+def best_permutation(total: Tensor, plan: ProcessPlan) -> Tensor:
+    """Return the permutation with the smallest sum, the first of equals where they are listed.
+
+    Args:
+        total: (B, P, P), cost of comparing particle i with target j.
+        plan: What may be interchanged.
+
+    Returns:
+        (B, P) int64, the target of each particle.
+    """
     batch, count = total.shape[:2]
-    own = torch.arange(count, device=total.device)
-    if plan.order == 1:
-        return own.expand(batch, count)
-    if plan.elements and (plan.order <= _LISTED or not plan.free_orbits):
+    if plan.elements and (len(plan.elements) <= _LISTED or not plan.free_orbits):
         order = torch.tensor(plan.elements, device=total.device)
         sums = _under_each(total.detach(), order)
         return order[sums.argmin(1)]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.schema.symmetry import PermutationGroup
 from hepset.uncertainty import Estimate, auc, efficiency
+from hepset_spanet.assignment.objective import best_permutation
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
 __all__ = [
@@ -118,16 +120,8 @@ def judge(
             for true in orbit:
                 group = plan.particles[true].group
                 correct[:, own, true] = same_tuple(chosen[own], truth[true], group)
-    best = np.full(len(rows), -1)
-    of = np.tile(np.arange(count), (len(rows), 1))
-    matched = np.zeros((len(rows), count), bool)
-    places = np.arange(count)
-    for element in plan.elements:
-        hits = correct[:, places, list(element)]
-        better = hits.sum(axis=1) > best
-        best = np.where(better, hits.sum(axis=1), best)
-        of = np.where(better[:, None], np.asarray(element)[None], of)
-        matched = np.where(better[:, None], hits, matched)
+    of = _most(correct, plan)
+    matched = np.take_along_axis(correct, of[..., None], 2)[..., 0]
     found = np.zeros((len(rows), count), bool)
     if len(rows):
         np.put_along_axis(found, of, matched, axis=1)
@@ -138,7 +132,7 @@ def judge(
         some & ~present,
         matched,
         of,
-        np.maximum(best, 0),
+        matched.sum(axis=1),
         found,
         _counts(plan, topology, evaluation)[rows],
         weight,
@@ -296,15 +290,23 @@ def same_assignment(
     plan: ProcessPlan, first: Sequence[Array], second: Sequence[Array]
 ) -> NDArray[np.bool_]:
     """Return whether two assignments are the same up to what may be interchanged, (E,)."""
-    same = np.zeros(len(first[0]), bool)
-    for element in plan.elements:
-        every = np.ones(len(same), bool)
-        for own, other in enumerate(element):
-            group = plan.particles[other].group
-            neither = (first[own] < 0).all(axis=1) & (second[other] < 0).all(axis=1)
-            every &= neither | same_tuple(first[own], second[other], group)
-        same |= every
-    return same
+    count = len(plan.particles)
+    same = np.zeros((len(first[0]), count, count), bool)
+    for orbit in plan.orbits:
+        for own in orbit:
+            for other in orbit:
+                group = plan.particles[other].group
+                neither = (first[own] < 0).all(axis=1) & (second[other] < 0).all(axis=1)
+                same[:, own, other] = neither | same_tuple(first[own], second[other], group)
+    order = _most(same, plan)
+    return np.asarray(np.take_along_axis(same, order[..., None], 2).all(axis=(1, 2)))
+
+
+def _most(agrees: Array, plan: ProcessPlan) -> Array:
+    """The permutation under which most particles (E, own, true) agree, (E, P)."""
+    cost = torch.from_numpy(-agrees.astype(np.float64))
+    order: Array = best_permutation(cost, plan).numpy()
+    return order
 
 
 def particle_purity(judged: Judged, members: Sequence[int], chosen: Array) -> Estimate:
