@@ -38,8 +38,11 @@ from hepset_spanet.choice.search import Search
 
 __all__ = ["FORBIDDEN", "Candidates", "Selection", "dense_candidates", "exact", "greedy"]
 
-_ROUNDS: Final = 32
-"""Changes of the prices where three particles or more compete."""
+_FEW_ROUNDS: Final = 8
+_ROUNDS: Final = 24
+"""Changes of the prices where three particles or more compete: with few products, with many."""
+_MANY_PRODUCTS: Final = 8
+"""Products from which there are many."""
 _MORE_ROUNDS: Final = 96
 """The same for events that were not certified."""
 _WIDER: Final = 4
@@ -166,7 +169,9 @@ def exact(
         objects,
         scarce=unassigned is None,
     )
-    found = _combine(problem, width, _ROUNDS if len(candidates) > 2 else 0)
+    products = sum(each.objects.shape[-1] for each in candidates)
+    rounds = _ROUNDS if products >= _MANY_PRODUCTS else _FEW_ROUNDS
+    found = _combine(problem, width, rounds if len(candidates) > 2 else 0)
     chosen, certified = list(found.chosen), found.certified
     if not is_exporting() and not bool(certified.all()):
         rows = (~certified).nonzero()[:, 0]

@@ -19,10 +19,10 @@ from hepset_spanet.choice.candidates import LOWEST, Candidates, incidence
 
 __all__ = ["find_prices", "priced"]
 
-_WARM: Final = 2.0
+_WARM: Final = 1.5
 _COLD: Final = 0.2
 """First and last temperature, in units of the scores: of log-probabilities."""
-_STEP: Final = 0.5
+_STEP: Final = 0.6
 """Change of a price, in units of the temperature, where an object is wanted e times."""
 _UNWANTED: Final = 1e-3
 """Demand that counts as none."""
@@ -57,54 +57,66 @@ def find_prices(
     """
     starts = [number for number, same in enumerate(alike) if not same]
     ends = [*starts[1:], len(alike)]
-    held = [
-        incidence(candidates[first], objects) if candidates[first].objects.dim() == 2 else None
-        for first in starts
-    ]
-    scores = [values[first].float() for first in starts]
-    absent = [none[first].float() for first in starts]
-    prices = scores[0].new_zeros((scores[0].shape[0], objects))
-    share: Tensor | float = 1.0
+    # Leaving a particle out is one more tuple, without an object.
+    groups = [_Wishes(candidates[n], values[n], none[n], objects) for n in starts]
+    prices = groups[0].scores.new_zeros((groups[0].scores.shape[0], objects))
+    share: Tensor | None = None
     if scarce:
-        exists = [
-            _spread(s > LOWEST, h, candidates[f], objects)
-            for s, h, f in zip(scores, held, starts, strict=True)
-        ]
+        exists = [group.spread((group.scores > LOWEST).float()) for group in groups]
         count = (torch.stack(exists).sum(0) > 0.5).sum(1, keepdim=True)
         wanted = sum(each.objects.shape[-1] for each in candidates)
         share = (count / wanted).clamp(max=1.0)
     for number in range(rounds):
         temperature = _WARM * (_COLD / _WARM) ** (number / max(rounds - 1, 1))
-        demand = torch.zeros_like(prices)
-        for place, (first, end) in enumerate(zip(starts, ends, strict=True)):
-            reduced = scores[place] - _cost(prices, held[place], candidates[first])
-            best = torch.maximum(reduced.amax(1, keepdim=True), absent[place])
-            weight = torch.exp((reduced - best) / temperature)
-            total = weight.sum(1, keepdim=True) + torch.exp((absent[place] - best) / temperature)
-            wish = _spread(weight, held[place], candidates[first], objects) / total
-            demand = demand + (end - first) * wish
-        change = (demand * share).clamp(min=_UNWANTED).log()
+        demand: Tensor | None = None
+        for group, first, end in zip(groups, starts, ends, strict=True):
+            wish = group.spread(group.weights(prices, temperature))
+            wish = (end - first) * wish if end - first > 1 else wish
+            demand = wish if demand is None else demand + wish
+        assert demand is not None
+        demand = demand if share is None else demand * share
+        change = demand.clamp(min=_UNWANTED).log()
         prices = (prices + _STEP * temperature * change).clamp(min=0.0)
     return prices.double()
 
 
+class _Wishes:
+    """What one kind of particle would like to have."""
+
+    def __init__(self, each: Candidates, value: Tensor, none: Tensor, objects: int) -> None:
+        self.slots = objects
+        self.scores = torch.cat([value.float(), none.float()], 1)
+        self.held: Tensor | None = None
+        self.objects = each.objects
+        if each.objects.dim() == 2:
+            held = incidence(each, objects)
+            self.held = torch.cat([held, torch.zeros_like(held[:1])])
+        else:
+            nothing = torch.full_like(each.objects[:, :1], objects)
+            self.objects = torch.cat([each.objects, nothing], 1)
+
+    def weights(self, prices: Tensor, temperature: float) -> Tensor:
+        """Return the probabilities (B, C + 1) of tuples at prices (B, T)."""
+        if self.held is not None:
+            cost = prices @ self.held.transpose(0, 1)
+        else:
+            padded = torch.cat([prices, torch.zeros_like(prices[:, :1])], 1)
+            cost = padded.gather(1, self.objects.flatten(1)).reshape(self.objects.shape).sum(-1)
+        return torch.softmax((self.scores - cost) / temperature, 1)
+
+    def spread(self, weight: Tensor) -> Tensor:
+        """Return the sum (B, T) by object of the tuples' weights (B, C + 1)."""
+        if self.held is not None:
+            return weight @ self.held
+        shape = self.objects.shape
+        flat = weight[..., None].expand(shape).flatten(1)
+        total = weight.new_zeros((shape[0], self.slots + 1))
+        return total.scatter_add(1, self.objects.flatten(1), flat)[:, : self.slots]
+
+
 def priced(value: Tensor, each: Candidates, prices: Tensor, objects: int) -> Tensor:
     """Return the scores (B, C) less the prices of the objects, in float64."""
-    held = incidence(each, objects).double() if each.objects.dim() == 2 else None
-    return value.double() - _cost(prices, held, each)
-
-
-def _cost(prices: Tensor, held: Tensor | None, each: Candidates) -> Tensor:
-    if held is not None:
-        return prices @ held.transpose(0, 1)
-    return prices.gather(1, each.objects.flatten(1)).reshape(each.objects.shape).sum(-1)
-
-
-def _spread(weight: Tensor, held: Tensor | None, each: Candidates, objects: int) -> Tensor:
-    """Sum of the tuples' weights (B, C) by object, (B, T)."""
-    weight = weight.float()
-    if held is not None:
-        return weight @ held
-    shape = each.objects.shape
-    spread = weight[..., None].expand(shape).flatten(1)
-    return weight.new_zeros((shape[0], objects)).scatter_add(1, each.objects.flatten(1), spread)
+    if each.objects.dim() == 2:
+        return value.double() - prices @ incidence(each, objects).double().transpose(0, 1)
+    cost = prices.gather(1, each.objects.flatten(1)).reshape(each.objects.shape).sum(-1)
+    return value.double() - cost
