@@ -1,0 +1,86 @@
+"""Make as many jets as are wanted of the public hundred, each turned and scaled on its own.
+
+Turning in φ and scaling all momenta leaves the physics alone and keeps the numbers of a jet from
+being those of its copies, which would compress far better than real files do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import uproot
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_CLUSTER = 10_000
+_SCALED = ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy", "jet_sdmass")
+_JITTERED = ("part_d0val", "part_d0err", "part_dzval", "part_dzerr")
+
+
+def make_table(source: Path, jets: int, seed: int = 1) -> pa.Table:
+    """Return jets in the columns and types of the public file."""
+    public = pq.read_table(source).replace_schema_metadata(None)
+    rng = np.random.default_rng(seed)
+    table = public.take(pa.array(rng.integers(0, len(public), jets))).combine_chunks()
+    offsets = table["part_px"].chunk(0).offsets.to_numpy()
+    counts = np.diff(offsets)
+    turn = rng.uniform(-np.pi, np.pi, jets).astype(np.float32)
+    scale = rng.uniform(0.95, 1.05, jets).astype(np.float32)
+
+    def content(name: str) -> Array:
+        column = table[name].chunk(0)
+        values = column.flatten() if pa.types.is_list(column.type) else column
+        found: Array = values.to_numpy(zero_copy_only=False)
+        return found
+
+    def of_objects(values: Array, name: str) -> Array:
+        return np.repeat(values, counts) if name.startswith("part_") else values
+
+    changed = {name: content(name) * of_objects(scale, name) for name in _SCALED}
+    cos, sin = (np.repeat(f(turn), counts) for f in (np.cos, np.sin))
+    px, py = changed["part_px"], changed["part_py"]
+    changed["part_px"], changed["part_py"] = px * cos - py * sin, px * sin + py * cos
+    for name in _JITTERED:
+        changed[name] = content(name) * rng.uniform(0.9, 1.1, len(px)).astype(np.float32)
+    columns = []
+    for name in table.column_names:
+        column = table[name].chunk(0)
+        if name in changed:
+            values = pa.array(changed[name].astype(np.float32))
+            lists = name.startswith("part_")
+            column = (
+                pa.ListArray.from_arrays(pa.array(offsets), values, type=column.type)
+                if lists
+                else values
+            )
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write one row group with ZSTD, as the published files have it."""
+    pq.write_table(table, path, compression="zstd", row_group_size=len(table))
+
+
+def write_root(table: pa.Table, path: Path) -> None:
+    """Write a TTree of lists with counters, in clusters and with ROOT's usual compression."""
+    columns = {name: _lists(table[name].combine_chunks()) for name in table.column_names}
+    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+        file.mktree("tree", {name: values.type.content for name, values in columns.items()})
+        for start in range(0, len(table), _CLUSTER):
+            part = {name: values[start : start + _CLUSTER] for name, values in columns.items()}
+            file["tree"].extend(part)
+
+
+def _lists(column: pa.Array) -> ak.Array:
+    """Return a column without the option type that Arrow's arrays have."""
+    if not pa.types.is_list(column.type):
+        return ak.Array(column.to_numpy(zero_copy_only=False))
+    counts = np.diff(column.offsets.to_numpy())
+    return ak.unflatten(column.flatten().to_numpy(zero_copy_only=False), counts)
