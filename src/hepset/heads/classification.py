@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset.heads.discriminants import Discriminant, Score, resolve_scores, score_of
 from hepset.heads.entries import Entries, entries_with_label, first_events
 from hepset.heads.variables import Variable, event_variables, object_variables
 from hepset.interfaces.backbone import Encoded
@@ -42,6 +43,10 @@ Array = NDArray[Any]
 
 _FLOOR = 1e-12
 """Smallest probability under the logarithm of the log-loss."""
+_SCORE_SHARES = (0.3, 0.5)
+"""Signal efficiencies at which a score is judged."""
+_SINGLY_JUDGED = 20
+"""Classes that have an AUC of their own in the report."""
 _FIT_EVENTS = 20_000
 """Events on which the best single variable is chosen."""
 
@@ -67,6 +72,11 @@ class ClassificationConfig(HeadConfig):
     """β of ``effective``: about 1 / (1 − β) events of a class say something new."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of every label that is spread over all classes."""
+    scores: dict[str, Discriminant] = Field(default_factory=dict)
+    """Further fields of the predictions: name → ``{signal: [X_bb], background: [QCD_*]}``, the
+    score s / (s + b) of summed probabilities; judged at 30 % and 50 % signal efficiency."""
+    top: NonNegativeInt = 0
+    """Give so many most probable classes, fields ``top`` and ``top_probabilities``."""
 
 
 class ClassificationHead(Head):
@@ -83,6 +93,7 @@ class ClassificationHead(Head):
     config: ClassificationConfig
     prior: Tensor
     class_weights: Tensor
+    scores: list[Score]
 
     def contract(self, event: EventInfo) -> Contract:
         """Require the target.
@@ -103,6 +114,8 @@ class ClassificationHead(Head):
                 f"model.heads.{self.name}.target: {problem}; targets of kind classification: "
                 f"{', '.join(known) or 'none'}"
             )
+        place = f"model.heads.{self.name}"
+        self.scores = resolve_scores(self.config.scores, target.classes, place)
         spec = target_spec(event, name, wanted_by=self.name)
         return Contract(tensors={spec.name: spec.model_copy(update={"required": True})})
 
@@ -119,6 +132,10 @@ class ClassificationHead(Head):
                 f"model.heads.{self.name}: the number of classes of {spec.name} is unknown; name "
                 f"them in the event file (targets.{self.config.target}.classes) or prepare the "
                 "dataset, which counts them"
+            )
+        if self.config.top > classes:
+            raise ConfigurationError(
+                f"model.heads.{self.name}.top: {self.config.top} of {classes} classes"
             )
         self.stream = spec.dims[1] if len(spec.dims) > 1 else None
         self.network = MLP(
@@ -170,11 +187,28 @@ class ClassificationHead(Head):
         return {"cross_entropy": LossTerm(found.value, found.valid)}
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give ``probabilities`` (B, C), or (B, N, C) with 0 in padded slots."""
-        probabilities = torch.softmax(outputs["logits"].float(), -1)
-        if "mask" in outputs:
-            probabilities = torch.where(outputs["mask"][..., None], probabilities, 0.0)
-        return {"probabilities": probabilities}
+        """Give ``probabilities`` (B, C), or (B, N, C) with 0 in padded slots.
+
+        Beside them every score (B,), and the classes ``top`` (B, k), the most probable first, with
+        their ``top_probabilities``; for objects likewise, −1 and 0 in padded slots.
+        """
+        logits = outputs["logits"].float()
+        found = {"probabilities": torch.softmax(logits, -1)}
+        found |= {score.name: score_of(logits, score) for score in self.scores}
+        if self.config.top:
+            likely = torch.topk(found["probabilities"], self.config.top, -1)
+            found |= {"top": likely.indices, "top_probabilities": likely.values}
+        if "mask" not in outputs:
+            return found
+        mask = outputs["mask"]
+        return {
+            name: torch.where(
+                mask if value.dim() == mask.dim() else mask[..., None],
+                value,
+                -1 if name == "top" else 0.0,
+            )
+            for name, value in found.items()
+        }
 
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Give AUC, accuracy and log-loss; for two classes also the background rejection.
@@ -202,7 +236,28 @@ class ClassificationHead(Head):
                 _metric(_rejection_name(share), rejection(probabilities[:, 1], entries, share))
                 for share in (0.5, 0.8)
             ]
+        if self.config.top:
+            top = entries.of(evaluation.predictions["top"])
+            within = (top == truth[:, None]).any(1)
+            name = f"top-{self.config.top} accuracy"
+            found.append(_metric(name, efficiency(within, entries.weight, entries.groups)))
+        for score, value, judged in self._judged(evaluation, entries):
+            area = auc(value, judged.truth == 1, judged.weight, judged.groups)
+            found.append(_metric(f"{score.name}: AUC", area))
+            found += [
+                _metric(f"{score.name}: {_rejection_name(share)}", rejection(value, judged, share))
+                for share in _SCORE_SHARES
+            ]
         return found
+
+    def _judged(
+        self, evaluation: Evaluation, entries: Entries
+    ) -> Iterator[tuple[Score, Array, Entries]]:
+        """Scores with their values at the entries of signal and background, truth 1 and 0."""
+        for score in self.scores:
+            chosen, judged = score.judged(entries)
+            if len(judged):
+                yield score, entries.of(evaluation.predictions[score.name])[chosen], judged
 
     def baselines(self, evaluation: Evaluation) -> list[Metric]:
         """Give what the best single variable reaches, and what knowing only the classes gives.
@@ -265,7 +320,9 @@ class ClassificationHead(Head):
         kind = "objects" if self.stream else "events"
         about = f"{len(entries)} {kind}" + (", weighted" if evaluation.weighted else "")
         balanced = self.config.class_balance != "none"
+        judged = {s.name: (value, e) for s, value, e in self._judged(evaluation, entries)}
         return [
+            *([draw.score_roc(judged, about)] if judged else []),
             draw.roc(curves, entries, about),
             *draw.scores(scores, names, entries, probabilities, train, about),
             draw.confusion(names, entries, probabilities, about),
@@ -308,12 +365,22 @@ class ClassificationHead(Head):
         return [variable for variable in found if not variable.oriented]
 
     def _one_against_rest(self, evaluation: Evaluation) -> list[tuple[str, int]]:
-        """Name of the AUC and class index; two classes have one AUC."""
+        """Name of the AUC and class index; two classes have one AUC.
+
+        Of many classes those are judged singly that a score calls signal, then the most frequent
+        in training.
+        """
         count = len(self.prior)
         if count == 2:
             return [("AUC", 1)]
         names = _class_names(evaluation, self.config.target, count)
-        return [(f"AUC {name} against the rest", c) for c, name in enumerate(names)]
+        chosen = list(range(count))
+        if count > _SINGLY_JUDGED:
+            called_signal = {c for score in self.scores for c in score.signal}
+            frequent = np.argsort(-self.prior.cpu().numpy(), kind="stable")
+            first = [*sorted(called_signal), *(c for c in frequent if c not in called_signal)]
+            chosen = sorted(int(c) for c in first[:_SINGLY_JUDGED])
+        return [(f"AUC {names[c]} against the rest", c) for c in chosen]
 
 
 def rejection(score: Array, entries: Entries, share: float) -> Estimate:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -56,6 +57,18 @@ def roc(curves: Sequence[Curve], entries: Entries, about: str) -> Drawing:
         f"single variable. Bands are the statistical error of the background; curves end where "
         f"fewer than {_FEWEST} background entries pass.",
         _roc(curves, entries),
+    )
+
+
+def score_roc(scores: Mapping[str, tuple[Array, Entries]], about: str) -> Drawing:
+    """Draw the rejection of every named score, given by its values and entries (truth 1 or 0)."""
+    return Drawing(
+        "score-roc",
+        "Background rejection of the scores",
+        f"One over the background efficiency of each score's own background, on {about}. Bands "
+        f"are the statistical error of the background; curves end where fewer than {_FEWEST} "
+        "background entries pass.",
+        _score_roc(scores),
     )
 
 
@@ -127,22 +140,42 @@ def _roc(curves: Sequence[Curve], entries: Entries) -> Figure:
         if curve.baseline is not None:
             shown.append((*curve.baseline, "--"))
         for name, score, line in shown:
-            background, signal, _ = roc_curve(score, positive, entries.weight)
-            number = np.count_nonzero(~positive)
-            if entries.weight is not None:
-                others = entries.weight[~positive]
-                number = others.sum() ** 2 / (others**2).sum()
-            kept = background * number >= _FEWEST
-            x, share = signal[kept], background[kept]
-            error = np.sqrt(np.clip(share * (1 - share), 0, None) / number)
-            area = auc(score, positive, entries.weight, entries.groups)
-            label = f"{name} (AUC {area.value:.3f} ± {area.error:.3f})"
             tint = colour if line == "-" else "0.4" if len(curves) == 1 else colour
-            axes.plot(x, 1 / share, line, color=tint, label=label)
-            axes.fill_between(
-                x, 1 / (share + error), 1 / np.maximum(share - error, share / 10),
-                color=tint, alpha=0.2, linewidth=0,
-            )  # fmt: skip
+            _draw_roc(axes, name, score, positive, entries, line, tint)
+    return _finish_roc(figure, axes)
+
+
+@styled
+def _score_roc(scores: Mapping[str, tuple[Array, Entries]]) -> Figure:
+    figure, axes = new_figure("Signal efficiency", "Background rejection")
+    for (name, (score, entries)), colour in zip(scores.items(), COLOURS, strict=False):
+        positive = entries.truth == 1
+        if not positive.all() and positive.any():
+            _draw_roc(axes, name, score, positive, entries, "-", colour)
+    return _finish_roc(figure, axes)
+
+
+def _draw_roc(
+    axes: Axes, name: str, score: Array, positive: Array, entries: Entries, line: str, tint: str
+) -> None:
+    background, signal, _ = roc_curve(score, positive, entries.weight)
+    number = np.count_nonzero(~positive)
+    if entries.weight is not None:
+        others = entries.weight[~positive]
+        number = others.sum() ** 2 / (others**2).sum()
+    kept = background * number >= _FEWEST
+    x, share = signal[kept], background[kept]
+    error = np.sqrt(np.clip(share * (1 - share), 0, None) / number)
+    area = auc(score, positive, entries.weight, entries.groups)
+    label = f"{name} (AUC {area.value:.3f} ± {area.error:.3f})"
+    axes.plot(x, 1 / share, line, color=tint, label=label)
+    axes.fill_between(
+        x, 1 / (share + error), 1 / np.maximum(share - error, share / 10),
+        color=tint, alpha=0.2, linewidth=0,
+    )  # fmt: skip
+
+
+def _finish_roc(figure: Figure, axes: Axes) -> Figure:
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=1)
