@@ -139,6 +139,7 @@ class WeaverLayout(ExportLayout):
     def run(self, model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give preprocessed inputs to the backbone; objects beyond the mask are left out."""
         import torch  # noqa: PLC0415
+
         from hepset.interfaces.backbone import Inputs  # noqa: PLC0415
         from hepset.interfaces.head import EncoderHandle  # noqa: PLC0415
 
