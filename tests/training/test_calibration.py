@@ -45,9 +45,9 @@ def test_what_a_head_learns_of_held_out_events_is_stored(
     path = tmp_path / "best.ckpt"
     torch.save({"model": {}, "state_dict": {f"{prefix}heads.x.prior": torch.zeros(2)}}, path)
     batches: list[Any] = [({"logits": torch.zeros(3, 2)}, {}), ({"logits": torch.zeros(4, 2)}, {})]
-    monkeypatch.setattr(calibration, "load_checkpoint", lambda path: FakeModel(head))
-    monkeypatch.setattr(calibration, "_held_out", lambda *rest: iter(batches))
-    dataset: Any = SimpleNamespace(splits={"val": 7}, split=lambda name: range(7))
+    monkeypatch.setattr(calibration, "load_checkpoint", lambda _path: FakeModel(head))
+    monkeypatch.setattr(calibration, "_held_out", lambda *_rest: iter(batches))
+    dataset: Any = SimpleNamespace(splits={"val": 7}, split=lambda _name: range(7))
     calibration.calibrate_checkpoint(path, dataset)
     stored = torch.load(path, weights_only=True)["state_dict"]
     assert stored[f"{prefix}heads.x.prior"].tolist() == [7.0, 7.0]
@@ -60,10 +60,10 @@ def test_nothing_is_touched_without_held_out_events_or_without_a_need(
     from hepset.heads.classification import ClassificationConfig
 
     path = tmp_path / "missing.ckpt"
-    empty: Any = SimpleNamespace(splits={"val": 0}, split=lambda name: range(0))
+    empty: Any = SimpleNamespace(splits={"val": 0}, split=lambda _name: range(0))
     calibration.calibrate_checkpoint(path, empty)
     plain = ClassificationHead("x", ClassificationConfig(target="t"))
-    monkeypatch.setattr(calibration, "load_checkpoint", lambda path: FakeModel(plain))
-    full: Any = SimpleNamespace(splits={"val": 7}, split=lambda name: range(7))
+    monkeypatch.setattr(calibration, "load_checkpoint", lambda _path: FakeModel(plain))
+    full: Any = SimpleNamespace(splits={"val": 7}, split=lambda _name: range(7))
     calibration.calibrate_checkpoint(path, full)
     assert not path.exists()

@@ -29,10 +29,26 @@ from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.confidence import Confidence, features_of, right_events
 from hepset_spanet.assignment.config import AssignmentConfig
 from hepset_spanet.assignment.decision import decide
-from hepset_spanet.assignment.loss import AssignmentLoss
-from hepset_spanet.assignment.places import Axis, axes_of
+from hepset_spanet.assignment.loss import AssignmentLoss, Compared
+from hepset_spanet.assignment.places import (
+    Axis,
+    absolute,
+    axes_again,
+    axes_of,
+    extents_of,
+    kept,
+    row,
+)
+from hepset_spanet.assignment.quantities import (
+    Placed,
+    Quantities,
+    Quantity,
+    QuantityKind,
+    Seen,
+    quantities_of,
+)
 from hepset_spanet.assignment.scoring import TupleScorer, Where
-from hepset_spanet.assignment.topology import Topology, make_topology
+from hepset_spanet.assignment.topology import Particle, ProcessPlan, Topology, make_topology
 from hepset_spanet.selection import FORBIDDEN
 
 __all__ = ["AssignmentConfig", "AssignmentHead"]
@@ -59,6 +75,7 @@ class AssignmentHead(Head):
     def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__(name, config)
         self._event: EventInfo | None = None
+        self._quantities: list[Quantity] = []
 
     def contract(self, event: EventInfo) -> Contract:
         """Require the indices of every particle, and the process where there are several.
@@ -75,7 +92,13 @@ class AssignmentHead(Head):
             )
         self._event = event
         specs = compile_contract(event)
+        named: dict[QuantityKind, Sequence[str]] = {
+            "regression": self.config.regressions,
+            "classification": self.config.classifications,
+        }
+        self._quantities = quantities_of(event, topology, named, where)
         wanted = [particle.tensor for plan in topology.processes for particle in plan.particles]
+        wanted += [f"target/{each.target}" for each in self._quantities]
         if len(topology.processes) > 1:
             wanted.append("process")
         tensors = {
@@ -125,6 +148,16 @@ class AssignmentHead(Head):
                 if self.space.limits[number] is not None
             }
         )
+        self.quantities: Quantities | None = None
+        if self._quantities:
+            self.quantities = Quantities(
+                self._quantities,
+                contract,
+                statistics,
+                width=width,
+                hidden=config.hidden,
+                where=where,
+            )
         self.confidences = nn.ModuleList(Confidence() for _ in self.topology.processes)
         self.detectors: nn.ModuleList | None = None
         if config.detection_loss_weight > 0:
@@ -154,6 +187,8 @@ class AssignmentHead(Head):
             outputs[f"scores.{number}"] = scores
             if detection is not None:
                 outputs[f"detection.{number}"] = detection
+        if self.quantities is not None:
+            outputs |= {"event": encoded.event, **kept(axes)}
         return outputs
 
     def loss(
@@ -165,7 +200,25 @@ class AssignmentHead(Head):
         ``assignment`` counts where some product of a particle is known (all of them, without
         `partial_products`), ``detection`` in every event of the process.
         """
-        terms: dict[str, LossTerm] = self.compare(outputs, targets)[0]
+        terms: dict[str, LossTerm]
+        terms, compared = self.compare(outputs, targets)
+        if self.quantities is None:
+            return terms
+        placed = {}
+        for plan in self.topology.processes:
+            if plan.number in compared:
+                for true in range(len(plan.particles)):
+                    key = plan.number, true
+                    placed[key] = self._true(plan, true, compared[plan.number], outputs, targets)
+        found = self.quantities.loss(self._seen(outputs), placed, self.topology.processes, targets)
+        regressions = set(self.config.regressions)
+        for name, term in found.items():
+            factor = (
+                self.config.regression_loss_weight
+                if name in regressions
+                else self.config.classification_loss_weight
+            )
+            terms[name] = LossTerm(factor * term.value, term.valid)
         return terms
 
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +240,99 @@ class AssignmentHead(Head):
                 features = features_of(plan, found, self._objects(outputs))
                 found[f"{plan.prefix}confidence"] = self.confidences[number](features)
                 fields |= found
+        if self.quantities is not None:
+            self._order_products(fields, outputs)
+            placed = {
+                (plan.number, number): self._chosen(particle, fields, outputs)
+                for plan in self.topology.processes
+                for number, particle in enumerate(plan.particles)
+            }
+            fields |= self.quantities.decode(self._seen(outputs), placed, self.topology.processes)
         return fields
+
+    def _order_products(self, fields: dict[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """Name interchangeable products by their objects, not by slots: the leading one first.
+
+        Where no four-momentum is known, by the sum of the embedding.
+        """
+        axes = axes_again(self.topology, outputs)
+        extents = extents_of(self.topology, outputs)
+        whole = axes[None]
+        key = whole.x.sum(-1) if whole.moving is None else whole.moving[..., 4]
+        placed = {(q.process, q.particle) for q in self._quantities if q.product is not None}
+        for plan in self.topology.processes:
+            for number, particle in enumerate(plan.particles):
+                if (plan.number, number) not in placed:
+                    continue
+                members = absolute(particle.streams, fields[particle.field], extents)
+                columns = list(fields[particle.field].unbind(1))
+                for orbit in particle.group.orbits:
+                    if len(orbit) < 2:
+                        continue
+                    places = members[:, list(orbit)]
+                    order = key.gather(1, places.clamp(min=0)).argsort(1, descending=True)
+                    moved = fields[particle.field][:, list(orbit)].gather(1, order)
+                    for place, product in enumerate(orbit):
+                        columns[product] = moved[:, place]
+                fields[particle.field] = torch.stack(columns, 1)
+
+    def _seen(self, outputs: Mapping[str, Tensor]) -> Seen:
+        """What quantities are learnt from."""
+        axes = axes_again(self.topology, outputs)
+
+        def tuples(number: int, objects: Tensor, query: Tensor) -> Tensor:
+            kind, scorer = self.topology.kinds[number], self._scorers[number]
+            rows = torch.arange(objects.shape[0], device=objects.device)
+            chosen = [axes[stream] for stream in kind.streams]
+            index = [
+                rows * axis.mask.shape[1] + objects[:, product] - axis.offset
+                for product, axis in enumerate(chosen)
+            ]
+            moving = [axis.moving for axis in chosen if axis.moving is not None]
+            inside = scorer([axis.x for axis in chosen], moving or None, Where(rows, index))[1]
+            which = query[:, None, None].expand(-1, 1, inside.shape[-1])
+            found: Tensor = inside.gather(1, which)[:, 0]
+            return found
+
+        return Seen(outputs["event"], axes[None].x, tuples)
+
+    def _true(
+        self,
+        plan: ProcessPlan,
+        true: int,
+        compared: Compared,
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+    ) -> Placed:
+        """The most probable tuple that agrees with what is known of a true particle."""
+        particle = plan.particles[true]
+        own = [torch.where(compared.order[:, i] == true, p.query, 0)
+               for i, p in enumerate(plan.particles)]  # fmt: skip
+        query = torch.stack(own).sum(0)
+        scores = outputs[f"scores.{particle.kind}"].detach()
+        scores = scores.gather(1, query[:, None, None].expand(-1, 1, scores.shape[2]))[:, 0]
+        cell = torch.where(compared.agrees[true], scores, FORBIDDEN).argmax(1)
+        objects = self.space.of(particle.kind, outputs).objects
+        if objects.dim() == 3:
+            each = cell[:, None, None].expand(-1, 1, objects.shape[2])
+            chosen = objects.gather(1, each)[:, 0]
+        else:
+            chosen = objects.index_select(0, cell)
+        extents = extents_of(self.topology, outputs)
+        members = absolute(particle.streams, targets[particle.tensor], extents)
+        return Placed(chosen, members, compared.known[:, true], query)
+
+    def _chosen(
+        self, particle: Particle, fields: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> Placed:
+        """The tuple that a decision has given to a particle."""
+        extents = extents_of(self.topology, outputs)
+        members = absolute(particle.streams, fields[particle.field], extents)
+        there = (members >= 0).all(1)
+        kind = self.topology.kinds[particle.kind]
+        first = row([extents.offsets[stream] for stream in kind.streams], members)
+        query = torch.full_like(members[:, 0], particle.query)
+        return Placed(torch.where(members >= 0, members, first), members, there, query)
 
     def calibrate(
         self, held_out: Iterable[tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
@@ -243,14 +388,22 @@ class AssignmentHead(Head):
         of objects. Definitions: section 8 of SPANet's papers (arXiv:2106.03898).
         """
         from hepset_spanet.assignment.judging import metrics  # noqa: PLC0415
+        from hepset_spanet.assignment.quantity_quality import quantity_metrics  # noqa: PLC0415
 
-        return metrics(self.topology, evaluation)
+        return [
+            *metrics(self.topology, evaluation),
+            *quantity_metrics(self._quantities, self.topology, evaluation),
+        ]
 
     def baselines(self, evaluation: Evaluation) -> list[Metric]:
         """Judge the mass χ² on all-hadronic top pairs, elsewhere the leading objects."""
         from hepset_spanet.assignment.judging import baselines  # noqa: PLC0415
+        from hepset_spanet.assignment.quantity_quality import quantity_baselines  # noqa: PLC0415
 
-        return baselines(self.topology, evaluation)
+        return [
+            *baselines(self.topology, evaluation),
+            *quantity_baselines(self._quantities, self.topology, evaluation),
+        ]
 
     def figures(self, evaluation: Evaluation) -> list[Drawing]:
         """Draw purity by multiplicity, reconstructed masses, and the calibration."""

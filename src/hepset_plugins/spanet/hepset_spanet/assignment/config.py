@@ -54,6 +54,16 @@ class AssignmentConfig(HeadConfig):
     events in which the particle is there, those of the detection too; only complete particles
     train; balanced weights have the mean one over kinds of events instead of over events; and the
     penalty of overlaps has no gradient."""
+    regressions: tuple[str, ...] = ()
+    """Regression targets of particles and products, ``t1/mass`` and ``t1/q1/pt``. They are learnt
+    from the true objects and predicted for the chosen ones, in any order of what may be
+    interchanged."""
+    regression_loss_weight: float = Field(default=1.0, ge=0)
+    """Factor of their losses."""
+    classifications: tuple[str, ...] = ()
+    """Classification targets of particles and products, likewise."""
+    classification_loss_weight: float = Field(default=1.0, ge=0)
+    """Factor of their losses."""
     selection: Literal["exact", "greedy"] = "exact"
     """How one assignment is chosen: the jointly most probable one, or the best tuple first."""
     selection_width: PositiveInt = 64

@@ -12,7 +12,7 @@ from hepset.interfaces.backbone import Encoded
 from hepset_spanet.assignment.scoring import kinematics
 from hepset_spanet.assignment.topology import Topology
 
-__all__ = ["Axis", "Extents", "absolute", "axes_of", "extents_of", "row"]
+__all__ = ["Axis", "Extents", "absolute", "axes_again", "axes_of", "extents_of", "kept", "row"]
 
 
 class Axis(NamedTuple):
@@ -69,20 +69,49 @@ def axes_of(topology: Topology, encoded: Encoded, *, needs_momenta: bool) -> dic
             moving = kinematics(p4, mask if has_p4 else torch.zeros_like(mask))
         found[name] = Axis(x, mask, moving, offset)
         offset = offset + mask.shape[1]
+    return _with_all(found)
+
+
+def _with_all(found: dict[str | None, Axis]) -> dict[str | None, Axis]:
+    """Add all streams one after the other."""
     parts = list(found.values())
     if len(parts) == 1:
-        found[None] = parts[0]
-        return found
-    moving = None
-    if needs_momenta:
-        moving = torch.cat([part.moving for part in parts if part.moving is not None], 1)
-    found[None] = Axis(
+        return {**found, None: parts[0]}
+    moving = [part.moving for part in parts if part.moving is not None]
+    everything = Axis(
         torch.cat([part.x for part in parts], 1),
         torch.cat([part.mask for part in parts], 1),
-        moving,
+        torch.cat(moving, 1) if moving else None,
         0,
     )
+    return {**found, None: everything}
+
+
+def kept(axes: Mapping[str | None, Axis]) -> dict[str, Tensor]:
+    """Return the streams' objects as outputs of a head, for `axes_again`."""
+    found = {}
+    for name, axis in axes.items():
+        if name is not None:
+            found[f"x.{name}"] = axis.x
+            if axis.moving is not None:
+                found[f"moving.{name}"] = axis.moving
     return found
+
+
+def axes_again(topology: Topology, outputs: Mapping[str, Tensor]) -> dict[str | None, Axis]:
+    """Return the axes that `kept` has put among the outputs."""
+    offsets = extents_of(topology, outputs).offsets
+    return _with_all(
+        {
+            name: Axis(
+                outputs[f"x.{name}"],
+                outputs[f"mask.{name}"],
+                outputs.get(f"moving.{name}"),
+                offsets[name],
+            )
+            for name in topology.streams
+        }
+    )
 
 
 def absolute(streams: Sequence[str | None], target: Tensor, extents: Extents) -> Tensor:
