@@ -241,11 +241,11 @@ class ClassificationHead(Head):
             within = (top == truth[:, None]).any(1)
             name = f"top-{self.config.top} accuracy"
             found.append(_metric(name, efficiency(within, entries.weight, entries.groups)))
-        for score, value, judged in self._judged(evaluation, entries):
-            area = auc(value, judged.truth == 1, judged.weight, judged.groups)
+        for score, values, judged in self._judged(evaluation, entries):
+            area = auc(values, judged.truth == 1, judged.weight, judged.groups)
             found.append(_metric(f"{score.name}: AUC", area))
             found += [
-                _metric(f"{score.name}: {_rejection_name(share)}", rejection(value, judged, share))
+                _metric(f"{score.name}: {_rejection_name(share)}", rejection(values, judged, share))
                 for share in _SCORE_SHARES
             ]
         return found

@@ -49,7 +49,7 @@ class Ranger(Optimizer):
     ) -> None:
         for name, value, good in (
             ("lr", lr, lr >= 0),
-            ("betas", betas, len(betas) == 2 and all(0 <= beta < 1 for beta in betas)),
+            ("betas", betas, all(0 <= beta < 1 for beta in betas)),
             ("eps", eps, eps >= 0),
             ("weight_decay", weight_decay, weight_decay >= 0),
             ("alpha", alpha, 0 < alpha <= 1),
@@ -69,7 +69,7 @@ class Ranger(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
         """Make one step."""
         loss = None
         if closure is not None:

@@ -204,7 +204,12 @@ def _variable(name: str, feature: Feature) -> dict[str, float]:
     centre, scale, low, high = 0.0, 1.0, -_FAR, _FAR
     clipped = False
     for step in feature.transform:
-        if isinstance(step, AffineStep) and not clipped and (centre, scale) == (0.0, 1.0):
+        if (
+            isinstance(step, AffineStep)
+            and not isinstance(step.affine, str)
+            and not clipped
+            and (centre, scale) == (0.0, 1.0)
+        ):
             centre, scale = step.affine.subtract, step.affine.multiply
         elif isinstance(step, ClipStep) and not clipped:
             low, high = (

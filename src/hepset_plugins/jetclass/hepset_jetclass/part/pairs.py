@@ -76,7 +76,7 @@ class _Square(torch.autograd.Function):
         return torch.unflatten(square, 1, index.shape).transpose(0, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (index,) = ctx.saved_tensors
         side = index.shape[-1]
