@@ -241,8 +241,11 @@ def _options(config: RunConfig, described: Description) -> dict[str, Any]:
 def _reading(defaults: Any, own: Any) -> Any:  # noqa: ANN401  YAML content
     """Complete the user's readers with what an event file says of its files.
 
-    Only options that a reader has, and only where the user does not give them.
+    Only options that a reader has, and only where the user does not give them. What the user
+    gives without naming a reader changes the options of the one that the options file names.
     """
+    if isinstance(defaults, Mapping) and "reader" in defaults and isinstance(own, Mapping):
+        return own if "reader" in own else {**defaults, **own}
     if own is None or not isinstance(defaults, Mapping) or "reader" in defaults:
         return defaults if own is None else own
 

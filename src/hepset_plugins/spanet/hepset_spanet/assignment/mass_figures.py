@@ -31,8 +31,9 @@ __all__ = ["background_figures", "mass_figures"]
 Array = NDArray[Any]
 
 _BINS = 40
-_FEW_BINS = 25
 _TAIL = 0.015
+_BELOW, _ABOVE, _FAR = 8.0, 8.0, 18.0
+"""Half widths of the true mass that are drawn around its middle: signal, and background."""
 
 
 def mass_figures(
@@ -97,10 +98,10 @@ def background_figures(
             yield Drawing(
                 f"background-{place}-{number}{tag}",
                 f"Mass of {part.observable.label} in {background.name}",
-                "Invariant mass of the assigned objects in events that have no such particle, of "
-                "unit area, beside objects drawn at random. A peak in the shaded window, the "
-                "central 68 % of the true mass in the signal, is made by the assignment. "
-                f"{len(background.rows)} events.",
+                "Invariant mass of the assigned objects in events that have no such particle, "
+                "beside objects drawn at random. A peak in the shaded window, the central 68 % of "
+                "the true mass in the signal, is made by the assignment. "
+                f"{len(background.rows)} events; what lies beyond counts but is not shown.",
                 _sculpting(part, beside, simple.of),
             )
 
@@ -120,7 +121,11 @@ def _stack(
     spread = np.broadcast_to(
         (np.ones(len(mass)) if weight is None else weight)[:, None], mass.shape
     )
-    edges = bin_edges([mass[np.isfinite(mass)], truth.mass[truth.known]], _BINS, tail=_TAIL)
+    true = truth.mass[truth.known]
+    if per == "events":
+        edges = bin_edges([mass[np.isfinite(mass)], true], _BINS, tail=_TAIL)
+    else:
+        edges = _around(true, _BELOW, _ABOVE)
     parts = {
         "right": truth.right,
         "wrong": truth.known & ~truth.right,
@@ -137,7 +142,7 @@ def _stack(
     )
     draw_histogram(
         axes,
-        truth.mass[truth.known],
+        true,
         edges,
         spread[truth.known],
         label="true objects",
@@ -156,28 +161,43 @@ def _stack(
 def _sculpting(part: Sculpted, beside: Sculpted, simple: str) -> Figure:
     unit = part.unit or "file units"
     figure, axes = new_figure(f"mass [{unit}]", f"share of candidates per {unit}")
-    known = [x[np.isfinite(x)] for x in (part.chosen, part.random)]
-    edges = bin_edges(known, _FEW_BINS, tail=2 * _TAIL)
+    edges = _around(np.array(part.window), _BELOW, _FAR)
     axes.axvspan(*part.window, color="0.9", zorder=0, label="signal's window")
     for values, label, colour in (
         (part.random, "random objects", COLOURS[6]),
         (beside.chosen, _short(simple), COLOURS[3]),
         (part.chosen, "model", COLOURS[0]),
     ):
-        weight = None
+        weight = np.ones(values.shape)
         if part.weight is not None:
-            weight = np.broadcast_to(part.weight[:, None], values.shape).ravel()
+            weight = weight * part.weight[:, None]
+        content, error = histogram(values.ravel(), edges, weight.ravel())
+        # Of all candidates, those beyond the bins included.
+        scale = weight[np.isfinite(values)].sum() * np.diff(edges)
         if label == "random objects":
-            content = histogram(values.ravel(), edges, weight, density=True)[0]
-            axes.stairs(content, edges, color=colour, label=label)
+            axes.stairs(content / scale, edges, color=colour, label=label)
         else:
-            draw_histogram(
-                axes, values.ravel(), edges, weight, label=label, colour=colour, density=True
+            mplhep.histplot(
+                content / scale,
+                edges,
+                yerr=error / scale,
+                ax=axes,
+                histtype="step",
+                label=label,
+                color=colour,
             )
     start_at_zero(axes, part.weight)
     axes.set_xlim(edges[0], edges[-1])
     axes.legend()
     return figure
+
+
+def _around(true: Array, below: float, above: float) -> Array:
+    """Bins around the true mass, from so many half widths below the middle to so many above."""
+    low, middle, high = np.quantile(true, [0.16, 0.5, 0.84])
+    half = max((high - low) / 2, 1e-3 * abs(middle), 1e-6)
+    edges: Array = np.linspace(max(middle - below * half, 0.0), middle + above * half, _BINS + 1)
+    return edges
 
 
 def _short(name: str) -> str:
