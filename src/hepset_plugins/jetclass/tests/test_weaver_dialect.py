@@ -221,6 +221,19 @@ def test_files_branches_trees_and_reserved_names() -> None:
     }
 
 
+def test_the_tree_is_an_option_of_readers_that_have_one() -> None:
+    def read(*entries: dict[str, Any]) -> list[dict[str, Any]]:
+        inline = document(treename="Events")
+        return list(load_config({"event": {"inline": inline}, "read": list(entries)}).config.read)
+
+    root, parquet = (
+        {"reader": "root", "files": "a.root"},
+        {"reader": "parquet", "files": "a.parquet"},
+    )
+    found = read(root, parquet, {**root, "tree": "own"})
+    assert [entry.get("tree") for entry in found] == ["Events", None, "own"]
+
+
 def test_parity_takes_values_that_are_no_numbers() -> None:
     derive = describe(parity=True).defaults["prepare"]["derive"]
     # Where NaN is to be 0 for the network, it is the centre before.

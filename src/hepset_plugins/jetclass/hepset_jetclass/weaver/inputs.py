@@ -119,23 +119,26 @@ def _group(
         ]
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
     flat = batch.flat(block.name)
-    offsets = flat.offsets
-    out = np.empty((len(batch), len(names), block.length), np.float32)
-    for index, variable in enumerate(names):
+    columns = []
+    for variable in names:
         if name.endswith("_mask"):
-            values = np.ones(int(offsets[-1]), np.float32)
+            columns.append(np.ones(int(flat.offsets[-1]), np.float32))
         elif variable in flat.columns:
             feature = event.streams[block.name].features[variable]
-            values = _scaled(np.asarray(flat.columns[variable], np.float32), feature, variable)
+            values = np.asarray(flat.columns[variable], np.float32)
+            columns.append(_scaled(values, feature, variable))
         else:
             raise ConfigurationError(
                 f"{name}: the batch has no {block.name}.{variable} (it has "
                 f"{', '.join(flat.columns)}); derive it, as weaver_batches does"
             )
-        scale = config.scales[variable]
-        wrap = scale.pad_mode == "wrap"
-        out[:, index] = _padded(values, offsets, block.length, wrap=wrap, fill=scale.pad_value)
-    out[np.isnan(out)] = 0
+    wrap = config.scales[names[0]].pad_mode == "wrap"
+    places, real = _places(flat.offsets, block.length, wrap=wrap)
+    out = np.empty((len(batch), len(names), block.length), np.float32)
+    for index, (variable, values) in enumerate(zip(names, columns, strict=True)):
+        fill = np.float32(0 if wrap else config.scales[variable].pad_value)
+        padded = np.append(values, fill)[np.where(real, places, len(values))]
+        out[:, index] = np.where(np.isnan(padded), np.float32(0), padded)
     return out
 
 
@@ -154,13 +157,9 @@ def _scaled(values: Array, feature: Feature, name: str) -> Array:
     return values
 
 
-def _padded(values: Array, offsets: Array, length: int, *, wrap: bool, fill: float) -> Array:
-    """Cut to the length, and fill up with a constant or with the objects again from the first."""
+def _places(offsets: Array, length: int, *, wrap: bool) -> tuple[Array, Array]:
+    """Which object stands in each slot, and where one does: again from the first one if wrapped."""
     counts = np.diff(offsets)[:, None]
     slots = np.arange(length)[None, :]
-    within = slots % np.maximum(counts, 1) if wrap else np.minimum(slots, np.maximum(counts - 1, 0))
-    places = np.minimum(offsets[:-1, None] + within, max(len(values) - 1, 0))
-    if not len(values):
-        values = np.zeros(1, np.float32)
-    real = counts > 0 if wrap else slots < counts
-    return np.where(real, values[places], np.float32(0.0 if wrap else fill))
+    places = offsets[:-1, None] + (slots % np.maximum(counts, 1) if wrap else slots)
+    return places, (counts > 0) & (slots >= 0) if wrap else slots < counts
