@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import logging
 import os
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ def find_dialect(document: Mapping[str, Any], where: str, name: str | None = Non
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML (or JSON) file that holds one mapping.
+    """Read a YAML (or JSON) file that holds one mapping, or an INI file: section → key → text.
 
     Raises:
         EventInfoError: If the file is missing, is not YAML, repeats a key or holds no mapping.
@@ -115,6 +116,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise EventInfoError(f"{path}: cannot be read: {problem}") from None
+    if path.suffix.lower() == ".ini":
+        return _load_ini(text, path)
     try:
         document = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as problem:
@@ -122,6 +125,16 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise EventInfoError(f"{path}: expected a mapping, found {type(document).__name__}")
     return document
+
+
+def _load_ini(text: str, path: Path) -> dict[str, Any]:
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case
+    try:
+        parser.read_string(text, source=os.fspath(path))
+    except configparser.Error as problem:
+        raise EventInfoError(f"{path}: not a valid INI file: {problem}") from None
+    return {name: dict(section) for name, section in parser.items() if name}
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

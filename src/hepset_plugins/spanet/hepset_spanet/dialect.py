@@ -10,6 +10,7 @@ from hepset.interfaces.dialect import Description, Dialect
 from hepset.plugins import registry
 from hepset.schema.event import EventInfo
 from hepset_spanet.event_file import parse_event_file
+from hepset_spanet.ini_file import from_ini, is_ini
 from hepset_spanet.options import parse_options_file, run_defaults
 
 _LOSSES = {"laplacian": "laplace"}
@@ -23,7 +24,7 @@ _EVENET_KEYS = frozenset(
 
 
 class SpanetDialect(Dialect):
-    """SPANet 2's event YAML and options JSON.
+    """SPANet 2's event YAML and options JSON, and SPANet 1's event files (``.ini``).
 
     ========================  ===================================================================
     SPANet                    hepset
@@ -46,11 +47,13 @@ class SpanetDialect(Dialect):
     name = "spanet"
 
     def recognises(self, document: Mapping[str, Any]) -> bool:
-        """Whether the document has ``INPUTS``, and nothing that only EveNet has."""
+        """Whether it has ``INPUTS`` and nothing that only EveNet has, or the sections of an ini."""
         event = document.get("EVENT")
         has_diagrams = isinstance(event, Mapping) and any(
             isinstance(process, Mapping) and "diagram" in process for process in event.values()
         )
+        if is_ini(document):
+            return True
         return "INPUTS" in document and not has_diagrams and not _EVENET_KEYS & document.keys()
 
     def describe(
@@ -68,7 +71,8 @@ class SpanetDialect(Dialect):
             EventInfoError: Listing everything that does not follow SPANet's grammar, what SPANet
                 itself ignores in silence included.
         """
-        parsed = parse_event_file(document, where=where, parity=parity)
+        plain = from_ini(document, where=where) if is_ini(document) else document
+        parsed = parse_event_file(plain, where=where, parity=parity)
         heads = default_heads(parsed.event, parsed.regression_types, parity=parity)
         defaults = {"model": {"heads": heads}} if heads else {}
         return Description(parsed.event, defaults)
