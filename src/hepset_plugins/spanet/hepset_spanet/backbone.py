@@ -124,9 +124,7 @@ class SpanetBackbone(Backbone):
             column = (known.transformed if kind == "log_gaussian" else known.columns).get("")
             if column is None or not column.count:
                 continue
-            head = f"networks.{key}"
-            self.network.regression_decoder.get_parameter(f"{head}.mean").data.fill_(column.mean)
-            self.network.regression_decoder.get_parameter(f"{head}.std").data.fill_(column.width)
+            self.network.regression_decoder.set_moments(key, column.mean, column.width)
 
 
 def read_network(head: str, encoded: Encoded) -> tuple[SpanetNetwork, SpanetOutputs]:

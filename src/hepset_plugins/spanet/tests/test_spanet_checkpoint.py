@@ -75,7 +75,7 @@ def make_network() -> SpanetNetwork:
     layer = network.embedding.vector_embedding_layers[1]
     layer.get_parameter("normalizer.mean").data = torch.tensor([3.0, 0.0, 0.1, 0.0])
     layer.get_parameter("normalizer.std").data = torch.tensor([0.5, 1.2, 1.8, 1.0])
-    network.regression_decoder.get_parameter("networks.EVENT/mass.mean").data.fill_(170.0)
+    network.regression_decoder.set_moments("EVENT/mass", 170.0, 1.0)
     return network
 
 

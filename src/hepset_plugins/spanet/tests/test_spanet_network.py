@@ -17,13 +17,16 @@ from torch import Tensor
 from hepset.errors import ConfigurationError
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
-from hepset_spanet.network.blocks import GruGate, make_block
-from hepset_spanet.network.embedding import Source
+from hepset_spanet.network.blocks import make_block
+from hepset_spanet.network.branch import Branches
+from hepset_spanet.network.embedding import Embedded, Source
 from hepset_spanet.network.normalisation import MaskedBatchNorm
 from hepset_spanet.network.reading import read_network
+from hepset_spanet.network.rows import AllRows, RealRows
+from hepset_spanet.network.stacked import GruGate
 from hepset_spanet.network.symmetric import (
-    FullAttention,
-    SplitAttention,
+    contract_weights,
+    joint_product,
     symmetrise,
     tuple_log_probability,
 )
@@ -120,11 +123,12 @@ def test_every_stage_equals_spanet(name: str) -> None:
     with torch.no_grad():
         embedded = network.embedding(sources)
         outputs = network(sources)
-    assert np.array_equal(~embedded.mask.numpy(), numbers["stage/padding_mask"])
-    positions = torch.arange(embedded.mask.shape[1])[None]
+    assert np.array_equal(~embedded.rows.mask.numpy(), numbers["stage/padding_mask"])
+    sequence = embedded.rows.padded(embedded.x)[0].transpose(0, 1)
+    assert largest(sequence, numbers["stage/embedding"]) < 1e-6
     assignable = np.flatnonzero(numbers["stage/global_mask"])
-    assert embedded.objects(positions)[0].tolist() == assignable.tolist()
-    assert largest(embedded.sequence.transpose(0, 1), numbers["stage/embedding"]) < 1e-6
+    objects = embedded.assignable.padded(embedded.objects(embedded.x))[0].transpose(0, 1)
+    assert torch.equal(objects, sequence[assignable])
     assert largest(outputs.sequence.transpose(0, 1), numbers["stage/encoder"]) < 1e-6
     found = {
         **{f"{n}/assignment_log_probability": v for n, v in outputs.log_probabilities.items()},
@@ -247,32 +251,33 @@ def test_no_layers_at_all() -> None:
 
 
 def test_gate_by_pencil() -> None:
-    gate = GruGate(1)
+    gate = GruGate(1, 1)
     for parameter in gate.parameters():
         torch.nn.init.ones_(parameter)
     v, r0 = 0.3, -0.7
     reset = 1 / (1 + math.exp(-(v + 1 + r0)))
     update = 1 / (1 + math.exp(-(v + 1 + r0 - 1)))
     new = math.tanh(v + 1 + reset * r0)
-    found = float(gate(torch.tensor([v]), torch.tensor([r0])).detach())
+    found = float(gate(torch.tensor([[[v]]]), torch.tensor([[[r0]]])).detach())
     assert found == pytest.approx((1 - update) * r0 + update * new, rel=1e-6)
 
 
 def test_second_half_of_a_residual_block_adds_the_first_after_normalising() -> None:
     options = SMALL.model_copy(update={"linear_block_type": "Resnet", "linear_activation": "ReLU"})
-    block = make_block(options, 2, 2, skip=True)
-    weights = {"block_1.linear.weight": torch.eye(2), "block_2.linear.weight": torch.eye(2)}
+    block = make_block(options, 1, 2, 2, skip=True)
+    same = torch.eye(2)[None]
+    weights = {"block_1.linear.weight": same, "block_2.linear.weight": same}
     block.load_state_dict(weights, strict=False)
     # (3, 1) normalises to (1, -1), the activation makes (1, 0) of it; that normalises to (1, -1),
     # and (1, 0) is added before the activation.
-    found = block(torch.tensor([[3.0, 1.0]]))
-    torch.testing.assert_close(found, torch.tensor([[2.0, 0.0]]), atol=1e-4, rtol=0)
+    found = block(torch.tensor([[[3.0, 1.0]]]))
+    torch.testing.assert_close(found, torch.tensor([[[2.0, 0.0]]]), atol=1e-4, rtol=0)
 
 
 def test_masked_batch_norm_by_pencil() -> None:
-    norm = MaskedBatchNorm(1)
+    norm = MaskedBatchNorm(1, 1)
     x = torch.tensor([[[1.0], [3.0], [99.0]]])
-    mask = torch.tensor([[[True], [True], [False]]])
+    mask = torch.tensor([[True], [True], [False]])
     found = norm(x, mask)
     root = math.sqrt(2 + 1e-5)  # mean 2, unbiased variance 2
     torch.testing.assert_close(found, torch.tensor([[[-1 / root], [1 / root], [0.0]]]))
@@ -282,29 +287,117 @@ def test_masked_batch_norm_by_pencil() -> None:
 
 
 def test_split_scores_are_products_of_vectors() -> None:
-    particle = TOPOLOGY.particles[0]
-    options = SMALL.model_copy(
-        update={"num_jet_embedding_layers": 0, "num_jet_encoder_layers": 0, "masking": "none"}
-    )
-    attention = SplitAttention(options, particle)
-    x, mask = torch.randn(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
-    y = [linear(x)[0] for linear in attention.linear_layers]
-    scores, vectors = attention(x, mask, mask)
-    assert len(vectors) == 3
+    y = torch.randn(3, 1, 4, 8)
+    scores = symmetrise(joint_product(list(y)), SWAP)[0]
+    y = y[:, 0]
     for i, j, k in itertools.product(range(4), repeat=3):
         plain = (y[0][i] * y[1][j] * y[2][k]).sum() + (y[0][j] * y[1][i] * y[2][k]).sum()
-        torch.testing.assert_close(scores[0, i, j, k], plain / 2 / 8**1.5)
+        torch.testing.assert_close(scores[i, j, k], plain / 2 / 8**1.5)
 
 
 def test_full_scores_are_contractions_of_one_tensor() -> None:
-    particle = TOPOLOGY.particles[0]
-    attention = FullAttention(SMALL, particle)
-    x, mask = torch.randn(1, 4, 8), torch.ones(1, 4, dtype=torch.bool)
-    scores, vectors = attention(x, mask, mask)
-    weights = (attention.weights + attention.weights.transpose(0, 1)) / 2
+    weights, x = torch.randn(8, 8, 8), torch.randn(1, 4, 8)
+    scores = symmetrise(contract_weights(weights, x, SWAP), SWAP)
+    weights = (weights + weights.transpose(0, 1)) / 2
     expected = torch.einsum("abc,ia,jb,kc->ijk", weights, x[0], x[0], x[0]) / 8**1.5
     torch.testing.assert_close(scores[0], expected)
-    assert vectors == []
+
+
+def test_full_attention_has_no_vectors_of_products() -> None:
+    branches = Branches(
+        SMALL.model_copy(update={"split_symmetric_attention": False}), TOPOLOGY.particles
+    )
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    rows = AllRows(mask, mask)
+    found = branches(Embedded(torch.randn(1, 8, 8), rows, rows, lambda x: x))
+    assert [each.shape for each in found.log_probabilities] == [(2, 4, 4, 4), (2, 4, 4)]
+    assert found.product_vectors == [[], []]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("masking", ["Filling", "Multiplicative"])
+def test_real_rows_alone_give_what_all_rows_give(masking: str, tokens: bool) -> None:
+    """Outputs, gradients and running moments: whether padding is computed or not."""
+    found = []
+    for real in (True, False):
+        network = make_network(masking=masking, normalization="MaskedBatchNorm").train()
+        network.embedding.pads_with_nothing = real
+        sources = make_sources(padding=2)
+        generator = torch.Generator().manual_seed(3)
+        more = (
+            (torch.randn(3, 8, generator=generator), torch.randn(3, 2, 8, generator=generator))
+            if tokens
+            else ()
+        )
+        assert isinstance(network.embedding(sources).rows, RealRows if real else AllRows)
+        out = network(sources, *more)
+        loss = out.sequence.square().sum() + out.extra.sum()
+        for value in (*out.vectors.values(), *out.regressions.values()):
+            loss = loss + value.sum()
+        for value in out.log_probabilities.values():
+            loss = loss + value[torch.isfinite(value)].sum()
+        loss.backward()
+        gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+        buffers = {n: b for n, b in network.named_buffers() if "running" in n}
+        found.append((loss.detach(), out.log_probabilities, gradients, buffers))
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+
+
+def test_the_state_dict_has_spanets_names_and_shapes() -> None:
+    state = make_network().state_dict()
+    layer = "branch_decoders.1.attention.encoders.0.encoder.layers.0"
+    assert state[f"{layer}.attention_gate.linear_U_z.weight"].shape == (8, 8)
+    assert state[f"{layer}.attention.in_proj_bias"].shape == (24,)
+    assert state[f"{layer}.feed_forward.linear_1.0.weight"].shape == (16, 8)
+    assert state["branch_decoders.0.encoder.particle_vector"].shape == (1, 1, 8)
+    assert state["regression_decoder.networks.t/q1/pt.mean"].shape == ()
+    assert state["classification_decoder.networks.h/PARTICLE/kind.output_layer.weight"].shape == (
+        3,
+        8,
+    )
+    number = "branch_decoders.0.detection_classifier.output_norm.num_batches_tracked"
+    assert state[number].shape == ()
+    assert not any(name.startswith("branches") for name in state)
+
+
+def test_a_state_dict_comes_back_and_each_part_to_its_place() -> None:
+    network = make_network()
+    state = {
+        name: torch.full_like(value, number)
+        for number, (name, value) in enumerate(network.state_dict().items())
+    }
+    network.load_state_dict(state)
+    back = network.state_dict()
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(back[name], value), name
+    gate = network.branches.encoders.encoder.layers[0].attention_gate
+    name = "branch_decoders.0.attention.encoders.2.encoder.layers.0.attention_gate.linear_W_z.bias"
+    assert torch.equal(gate.value_bias[2, 8:16], state[name])
+
+
+def test_a_state_dict_that_lacks_a_part_is_refused() -> None:
+    network = make_network()
+    state = network.state_dict()
+    del state["encoder.encoder.layers.0.attention_gate.linear_W_z.bias"]
+    with pytest.raises(RuntimeError, match="value_bias"):
+        network.load_state_dict(state)
+
+
+def test_gate_has_the_gradient_of_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    gate = GruGate(2, 3).double()
+    value, residual = (
+        torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    wanted = [value, residual, *gate.parameters()]
+    weight = torch.randn(2, 5, 3, dtype=torch.float64)
+    own = gate(value, residual)
+    gradients = torch.autograd.grad((own * weight).sum(), wanted)
+    monkeypatch.setattr("hepset_spanet.network.stacked.is_exporting", lambda: True)
+    plain = gate(value, residual)
+    torch.testing.assert_close(own, plain)
+    torch.testing.assert_close(gradients, torch.autograd.grad((plain * weight).sum(), wanted))
 
 
 def test_symmetrise_is_the_mean_over_the_group() -> None:

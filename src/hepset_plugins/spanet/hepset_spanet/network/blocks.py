@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hepset_spanet.network.normalisation import make_normalisation
+from hepset_spanet.network.stacked import GruGate, Stacked, StackedLinear
 from hepset_spanet.options import SpanetOptions, folded
 
-__all__ = ["Block", "GruGate", "LinearStack", "Masking", "make_block"]
-
-GATE_BIAS = 2.0
-"""What the gates start with: an open residual path."""
+__all__ = ["Block", "LinearStack", "Masking", "make_block"]
 
 
 class Masking(nn.Module):
@@ -35,13 +33,13 @@ class Masking(nn.Module):
         return x
 
 
-def make_activation(name: str, width: int) -> nn.Module:
+def make_activation(name: str, copies: int, width: int) -> nn.Module:
     """Return the activation of a name; an unknown one is the identity, as in SPANet."""
     match folded(name):
         case "relu":
             return nn.ReLU()
         case "prelu":
-            return _FeatureWisePReLU(width)
+            return _FeatureWisePReLU(copies, width)
         case "elu":
             return nn.ELU()
         case "celu":
@@ -51,52 +49,27 @@ def make_activation(name: str, width: int) -> nn.Module:
     return nn.Identity()
 
 
-class _FeatureWisePReLU(nn.Module):
+class _FeatureWisePReLU(Stacked):
     """A leaky rectifier with a learnt slope for each feature."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, copies: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((width,), 0.25))
+        self.weight = nn.Parameter(torch.full((copies, width), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
-        return torch.where(x > 0, x, x * self.weight)
-
-
-class GruGate(nn.Module):
-    """Mixes a new value into a residual like a gated recurrent unit (Parisotto et al. 2019).
-
-    With value v, residual r0 and learnt bias b: ``r = σ(Wr v + Ur r0)``,
-    ``z = σ(Wz v + Uz r0 - b)``, ``h = tanh(Wg v + Ug (r * r0))``, result ``(1 - z) r0 + z h``.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate_bias = nn.Parameter(torch.full((width,), GATE_BIAS))
-        self.linear_W_r = nn.Linear(width, width)
-        self.linear_U_r = nn.Linear(width, width, bias=False)
-        self.linear_W_z = nn.Linear(width, width)
-        self.linear_U_z = nn.Linear(width, width, bias=False)
-        self.linear_W_g = nn.Linear(width, width)
-        self.linear_U_g = nn.Linear(width, width, bias=False)
-
-    def forward(self, value: Tensor, residual: Tensor) -> Tensor:
-        """Mix two tensors of shape ``(..., width)``."""
-        reset = torch.sigmoid(self.linear_W_r(value) + self.linear_U_r(residual))
-        update = torch.sigmoid(self.linear_W_z(value) + self.linear_U_z(residual) - self.gate_bias)
-        new = torch.tanh(self.linear_W_g(value) + self.linear_U_g(reset * residual))
-        return (1 - update) * residual + update * new
+        """Apply to `x`, shape ``(copies, rows, width)``."""
+        return torch.where(x > 0, x, x * self.weight[:, None])
 
 
 class Block(nn.Module):
     """What every block is: from one width to another, padded positions stay zero."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``.
+        """Apply to `x`, shape ``(copies, rows, width)``.
 
         Args:
             x: Values.
-            mask: True where a position is real, shape ``(..., 1)``; None = everywhere.
+            mask: True where a row is real, shape ``(rows, 1)``; None = everywhere.
         """
         raise NotImplementedError
 
@@ -104,19 +77,21 @@ class Block(nn.Module):
 class GruBlock(Block):
     """Normalise, widen, narrow, and mix into the residual by a GRU gate."""
 
-    def __init__(self, options: SpanetOptions, width: int, out: int, *, skip: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, width: int, out: int, *, skip: bool
+    ) -> None:
         super().__init__()
         hidden = _hidden(options, width)
-        self.normalization = make_normalisation(options.normalization, width)
-        self.linear_1 = _layer(options, width, hidden)
-        self.linear_2 = _layer(options, hidden, out)
-        self.gru = GruGate(out)
-        self.residual = _residual(width, out, skip=skip)
+        self.normalization = make_normalisation(options.normalization, copies, width)
+        self.linear_1 = _layer(options, copies, width, hidden)
+        self.linear_2 = _layer(options, copies, hidden, out)
+        self.gru = GruGate(copies, out)
+        self.residual = _residual(copies, width, out, skip=skip)
         self.masking = Masking(options.masking)
         self.skip = skip
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
+        """Apply to `x`, shape ``(copies, rows, width)``."""
         value = self.linear_2(self.linear_1(self.normalization(x, mask)))
         if self.skip:
             value = self.gru(value, self.residual(x))
@@ -127,18 +102,20 @@ class GruBlock(Block):
 class BasicBlock(Block):
     """A linear layer with activation, residual, normalisation and dropout."""
 
-    def __init__(self, options: SpanetOptions, width: int, out: int, *, skip: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, width: int, out: int, *, skip: bool
+    ) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, out)
-        self.activation = make_activation(options.linear_activation, out)
-        self.normalization = make_normalisation(options.normalization, out)
+        self.linear = StackedLinear(copies, width, out)
+        self.activation = make_activation(options.linear_activation, copies, out)
+        self.normalization = make_normalisation(options.normalization, copies, out)
         self.dropout = nn.Dropout(options.dropout)
-        self.residual = _residual(width, out, skip=skip)
+        self.residual = _residual(copies, width, out, skip=skip)
         self.masking = Masking(options.masking)
         self.skip = skip
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
+        """Apply to `x`, shape ``(copies, rows, width)``."""
         value = self.activation(self.linear(x))
         if self.skip:
             value = value + self.residual(x)
@@ -149,23 +126,28 @@ class BasicBlock(Block):
 class GatedBlock(Block):
     """A two-layer network whose output is gated, ``σ(A e) * (C e)``, with a residual."""
 
-    def __init__(self, options: SpanetOptions, width: int, out: int, *, skip: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, width: int, out: int, *, skip: bool
+    ) -> None:
         super().__init__()
         hidden = _hidden(options, width)
-        self.linear_2 = nn.Linear(width, hidden)
-        self.activation = make_activation(options.linear_activation, hidden)
-        self.linear_1 = nn.Linear(hidden, out)
+        self.linear_2 = StackedLinear(copies, width, hidden)
+        self.activation = make_activation(options.linear_activation, copies, hidden)
+        self.linear_1 = StackedLinear(copies, hidden, out)
         self.dropout = nn.Dropout(options.dropout)
         self.gate = nn.ModuleDict(
-            {"linear_1": nn.Linear(out, out), "linear_2": nn.Linear(out, out)}
+            {
+                "linear_1": StackedLinear(copies, out, out),
+                "linear_2": StackedLinear(copies, out, out),
+            }
         )
-        self.normalization = make_normalisation(options.normalization, out)
-        self.residual = _residual(width, out, skip=skip)
+        self.normalization = make_normalisation(options.normalization, copies, out)
+        self.residual = _residual(copies, width, out, skip=skip)
         self.masking = Masking(options.masking)
         self.skip = skip
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
+        """Apply to `x`, shape ``(copies, rows, width)``."""
         value = self.dropout(self.linear_1(self.activation(self.linear_2(x))))
         value = torch.sigmoid(self.gate["linear_1"](value)) * self.gate["linear_2"](value)
         if self.skip:
@@ -177,15 +159,17 @@ class GatedBlock(Block):
 class ResnetBlock(Block):
     """Two normalised linear layers; the second adds the output of the first."""
 
-    def __init__(self, options: SpanetOptions, width: int, out: int, *, skip: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, width: int, out: int, *, skip: bool
+    ) -> None:
         super().__init__()
-        self.block_1 = _ResnetPart(options, width, out)
-        self.block_2 = _ResnetPart(options, out, out)
+        self.block_1 = _ResnetPart(options, copies, width, out)
+        self.block_2 = _ResnetPart(options, copies, out, out)
         self.dropout = nn.Dropout(options.dropout)
         self.skip = skip
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
+        """Apply to `x`, shape ``(copies, rows, width)``."""
         first = self.block_1(x, mask, None)
         second: Tensor = self.block_2(first, mask, first if self.skip else None)
         dropped: Tensor = self.dropout(second)
@@ -193,11 +177,11 @@ class ResnetBlock(Block):
 
 
 class _ResnetPart(nn.Module):
-    def __init__(self, options: SpanetOptions, width: int, out: int) -> None:
+    def __init__(self, options: SpanetOptions, copies: int, width: int, out: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, out, bias=False)
-        self.normalization = make_normalisation(options.normalization, out)
-        self.activation = make_activation(options.linear_activation, out)
+        self.linear = StackedLinear(copies, width, out, bias=False)
+        self.normalization = make_normalisation(options.normalization, copies, out)
+        self.activation = make_activation(options.linear_activation, copies, out)
         self.masking = Masking(options.masking)
 
     def forward(self, x: Tensor, mask: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -211,14 +195,16 @@ class _ResnetPart(nn.Module):
 class LinearStack(nn.Module):
     """Several blocks of one width."""
 
-    def __init__(self, options: SpanetOptions, count: int, width: int, *, skip: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, count: int, width: int, *, skip: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            make_block(options, width, width, skip=skip) for _ in range(count)
+            make_block(options, copies, width, width, skip=skip) for _ in range(count)
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Apply to `x`, shape ``(..., width)``."""
+        """Apply to `x`, shape ``(copies, rows, width)``."""
         return apply_all(self.layers, x, mask)
 
 
@@ -229,26 +215,27 @@ def apply_all(blocks: Iterable[nn.Module], x: Tensor, mask: Tensor | None) -> Te
     return x
 
 
-def make_block(options: SpanetOptions, width: int, out: int, *, skip: bool) -> Block:
+def make_block(options: SpanetOptions, copies: int, width: int, out: int, *, skip: bool) -> Block:
     """Return a block of the type that the options name; an unknown one is basic, as in SPANet."""
     match folded(options.linear_block_type):
         case "gru":
-            return GruBlock(options, width, out, skip=skip)
+            return GruBlock(options, copies, width, out, skip=skip)
         case "gated":
-            return GatedBlock(options, width, out, skip=skip)
+            return GatedBlock(options, copies, width, out, skip=skip)
         case "resnet":
-            return ResnetBlock(options, width, out, skip=skip)
-    return BasicBlock(options, width, out, skip=skip)
+            return ResnetBlock(options, copies, width, out, skip=skip)
+    return BasicBlock(options, copies, width, out, skip=skip)
 
 
 def _hidden(options: SpanetOptions, width: int) -> int:
     return round(options.transformer_dim_scale * width)
 
 
-def _layer(options: SpanetOptions, width: int, out: int) -> nn.Sequential:
-    activation = make_activation(options.linear_activation, out)
-    return nn.Sequential(nn.Linear(width, out), activation, nn.Dropout(options.dropout))
+def _layer(options: SpanetOptions, copies: int, width: int, out: int) -> nn.Sequential:
+    activation = make_activation(options.linear_activation, copies, out)
+    return nn.Sequential(StackedLinear(copies, width, out), activation, nn.Dropout(options.dropout))
 
 
-def _residual(width: int, out: int, *, skip: bool) -> nn.Module:
-    return cast("nn.Module", nn.Linear(width, out) if skip and width != out else nn.Identity())
+def _residual(copies: int, width: int, out: int, *, skip: bool) -> nn.Module:
+    needed = skip and width != out
+    return cast("nn.Module", StackedLinear(copies, width, out) if needed else nn.Identity())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hepset.nn.packed import MOST_KEYS, can_pack
 from hepset_spanet.network.blocks import apply_all, make_block
+from hepset_spanet.network.rows import AllRows, RealRows, Rows
+from hepset_spanet.network.stacked import StackedLayerNorm, StackedLinear
 from hepset_spanet.network.topology import SpanetInput, Topology
-from hepset_spanet.options import SpanetOptions
+from hepset_spanet.options import SpanetOptions, folded
 
 __all__ = ["Embedded", "InputEmbedding", "Source"]
 
@@ -34,22 +37,16 @@ class Embedded(NamedTuple):
     """All inputs as one sequence.
 
     Attributes:
-        sequence: ``(B, T, D)``.
-        mask: True where attention may look, ``(B, T)``: real positions.
-        filled: True where blocks compute and objects may be assigned, ``(B, T)``: the same, unless
-            the option ``mask_sequence_vectors`` is off.
-        spans: First position of each sequential or relative input, and the one after its last.
+        x: ``(1, rows, D)``.
+        rows: What the rows are.
+        assignable: What those rows are that objects of sequential and relative inputs have.
+        objects: Picks these rows, ``(copies, rows, D)``.
     """
 
-    sequence: Tensor
-    mask: Tensor
-    filled: Tensor
-    spans: tuple[tuple[int, int], ...]
-
-    def objects(self, x: Tensor) -> Tensor:
-        """Return the assignable positions of a tensor ``(B, T, ...)``, in order."""
-        parts = [x[:, start:end] for start, end in self.spans]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    x: Tensor
+    rows: Rows
+    assignable: Rows
+    objects: Callable[[Tensor], Tensor]
 
 
 class _Normalizer(nn.Module):
@@ -60,8 +57,8 @@ class _Normalizer(nn.Module):
         self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.std = nn.Parameter(torch.ones(features), requires_grad=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask, (x - self.mean) / self.std, 0.0)
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
 
 
 class _EmbeddingStack(nn.Module):
@@ -76,11 +73,11 @@ class _EmbeddingStack(nn.Module):
             widths.append(width)
         widths.append(options.hidden_dim)
         self.embedding_layers = nn.ModuleList(
-            make_block(options, low, high, skip=options.initial_embedding_skip_connections)
+            make_block(options, 1, low, high, skip=options.initial_embedding_skip_connections)
             for low, high in pairwise(widths)
         )
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return apply_all(self.embedding_layers, x, mask)
 
 
@@ -89,8 +86,8 @@ class _SequentialEmbedding(nn.Module):
         super().__init__()
         self.embedding_stack = _EmbeddingStack(options, features)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding_stack(x, mask[..., None])
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        embedded: Tensor = self.embedding_stack(x, mask)
         return embedded
 
 
@@ -99,7 +96,7 @@ class _GlobalEmbedding(nn.Module):
         super().__init__()
         self.embedding = _SequentialEmbedding(options, features)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         embedded: Tensor = self.embedding(x, mask)
         return embedded
 
@@ -111,23 +108,32 @@ class _RelativeEmbedding(nn.Module):
         super().__init__()
         width = options.hidden_dim
         self.shared_embedding_stack = _EmbeddingStack(options, features)
-        self.shared_embedding_norm = nn.LayerNorm(width)
-        self.query_embedding = nn.Linear(width, width, bias=False)
-        self.key_embedding = nn.Linear(width, width, bias=False)
-        self.value_embedding = nn.Linear(width, width, bias=False)
-        self.output = make_block(options, width, width, skip=options.skip_connections)
+        self.shared_embedding_norm = StackedLayerNorm(1, width)
+        self.query_embedding = StackedLinear(1, width, width, bias=False)
+        self.key_embedding = StackedLinear(1, width, width, bias=False)
+        self.value_embedding = StackedLinear(1, width, width, bias=False)
+        self.output = make_block(options, 1, width, width, skip=options.skip_connections)
         self.scale = 1 / math.sqrt(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Embed ``(B, N, N, F)`` with the mask ``(B, N)`` as ``(1, B * N, D)``."""
+        batch, count = mask.shape
         pair_mask = mask[:, :, None] & mask[:, None, :]
-        pairs = self.shared_embedding_norm(self.shared_embedding_stack(x, pair_mask[..., None]))
+        flat = self.shared_embedding_stack(
+            x.reshape(1, batch * count * count, -1), pair_mask.reshape(-1, 1)
+        )
+        rows = self.shared_embedding_norm(flat)
+        pairs = rows.reshape(batch, count, count, -1)
         diagonal = torch.diagonal(pairs, dim1=1, dim2=2).transpose(1, 2)
-        query = self.query_embedding(diagonal)
-        scores = torch.einsum("brd,brcd->brc", query, self.key_embedding(pairs)) * self.scale
-        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        query = self.query_embedding(diagonal.reshape(1, batch * count, -1))
+        query = query.reshape(batch, count, -1)
+        key = self.key_embedding(rows).reshape(pairs.shape)
+        scores = torch.einsum("brd,brcd->brc", query, key) * self.scale
+        itself = torch.eye(count, dtype=torch.bool, device=mask.device)
         weights = torch.softmax(scores.masked_fill(~(pair_mask | itself), -torch.inf), -1)
-        mixed = torch.einsum("brc,brcd->brd", weights, self.value_embedding(pairs))
-        out: Tensor = self.output(mixed, mask[..., None])
+        value = self.value_embedding(rows).reshape(pairs.shape)
+        mixed = torch.einsum("brc,brcd->brd", weights, value)
+        out: Tensor = self.output(mixed.reshape(1, batch * count, -1), mask.reshape(-1, 1))
         return out
 
 
@@ -139,7 +145,7 @@ class _Position(nn.Module):
         self.position_embedding = nn.Parameter(torch.randn(1, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.position_embedding.expand(*x.shape[:2], -1)], -1)
+        return torch.cat([x, self.position_embedding.expand(1, x.shape[1], -1)], -1)
 
 
 _EMBEDDINGS: dict[str, type[nn.Module]] = {
@@ -160,12 +166,27 @@ class _VectorEmbedding(nn.Module):
         self.vector_embeddings = _EMBEDDINGS[source.kind](options, source.features)
         self.position_embedding = _Position(options.position_embedding_dim)
 
-    def forward(self, source: Source) -> tuple[Tensor, Tensor]:
-        mask = source.mask
-        within = mask[:, :, None] & mask[:, None, :] if self.kind == "relative" else mask
-        values = self.normalizer(source.values, within[..., None])
-        filled = torch.ones_like(mask) if self.fill else mask
-        return self.position_embedding(self.vector_embeddings(values, filled)), filled
+    def filled(self, mask: Tensor) -> Tensor:
+        """Where blocks compute."""
+        return torch.ones_like(mask) if self.fill else mask
+
+    def forward(self, source: Source, real: Tensor | None) -> Tensor:
+        """Embed all positions, or those with the numbers `real` among (event, position)."""
+        values, mask = source
+        if self.kind == "relative":
+            within = (mask[:, :, None] & mask[:, None, :])[..., None]
+            normal = torch.where(within, self.normalizer(values), 0.0)
+            x = self.vector_embeddings(normal, mask)
+            x = x if real is None else x.index_select(1, real)
+        elif real is None:
+            normal = torch.where(mask[..., None], self.normalizer(values), 0.0)
+            flat = normal.reshape(1, -1, values.shape[-1])
+            x = self.vector_embeddings(flat, self.filled(mask).reshape(-1, 1))
+        else:
+            rows = values.flatten(0, 1).index_select(0, real)
+            x = self.vector_embeddings(self.normalizer(rows)[None], None)
+        marked: Tensor = self.position_embedding(x)
+        return marked
 
 
 class InputEmbedding(nn.Module):
@@ -180,25 +201,81 @@ class InputEmbedding(nn.Module):
         )
         self.final_embedding_layer = make_block(
             options,
+            1,
             options.hidden_dim + options.position_embedding_dim,
             options.hidden_dim,
             skip=options.skip_connections,
         )
+        # Otherwise padding is not zero, or takes part in the moments of a batch.
+        self.pads_with_nothing = (
+            options.mask_sequence_vectors
+            and folded(options.masking) in {"filling", "multiplicative"}
+            and folded(options.normalization) != "batchnorm"
+        )
 
     def forward(self, sources: Mapping[str, Source]) -> Embedded:
         """Embed the inputs of a batch, given by name."""
-        vectors, masks, filled, spans, start = [], [], [], [], 0
-        for name, layer, can in zip(
-            self.names, self.vector_embedding_layers, self.reconstructable, strict=True
+        given = [sources[name] for name in self.names]
+        mask = torch.cat([source.mask for source in given], 1)
+        if self.pads_with_nothing and can_pack(given[0].values) and _short(mask):
+            return self._real(given, mask)
+        parts, fills = [], []
+        for source, layer in zip(given, self.vector_embedding_layers, strict=True):
+            assert isinstance(layer, _VectorEmbedding)
+            fills.append(layer.filled(source.mask))
+            x = layer(source, None)
+            parts.append(x.reshape(*source.mask.shape, x.shape[-1]))
+        filled = torch.cat(fills, 1)
+        rows = AllRows(mask, filled)
+        x = self.final_embedding_layer(torch.cat(parts, 1).flatten(0, 1)[None], rows.row_mask)
+        if all(self.reconstructable):
+            return Embedded(x, rows, rows, lambda x: x)
+        assignable = AllRows(self._assignable(mask, given), self._assignable(filled, given))
+
+        def objects(x: Tensor) -> Tensor:
+            table = rows.padded(x).movedim(0, 2)
+            return self._assignable(table, given).movedim(2, 0).flatten(1, 2)
+
+        return Embedded(x, rows, assignable, objects)
+
+    def _real(self, given: list[Source], mask: Tensor) -> Embedded:
+        """Embed real positions only: first those that can be assigned, input by input."""
+        total, start, before = mask.shape[1], 0, 0
+        slots = sum(
+            source.mask.shape[1]
+            for source, can in zip(given, self.reconstructable, strict=True)
+            if can
+        )
+        first: list[tuple[Tensor, Tensor]] = []
+        last: list[tuple[Tensor, Tensor]] = []
+        own = []
+        for source, layer, can in zip(
+            given, self.vector_embedding_layers, self.reconstructable, strict=True
         ):
-            vector, computed = layer(sources[name])
-            vectors.append(vector)
-            masks.append(sources[name].mask)
-            filled.append(computed)
-            end = start + computed.shape[1]
+            length = source.mask.shape[1]
+            real = source.mask.flatten().nonzero()[:, 0]
+            event = torch.div(real, max(length, 1), rounding_mode="floor")
+            place = real - event * length
+            (first if can else last).append((layer(source, real), event * total + start + place))
             if can:
-                spans.append((start, end))
-            start = end
-        computed = torch.cat(filled, 1)
-        sequence = self.final_embedding_layer(torch.cat(vectors, 1), computed[..., None])
-        return Embedded(sequence, torch.cat(masks, 1), computed, tuple(spans))
+                own.append(event * slots + before + place)
+                before += length
+            start += length
+        found, numbers = zip(*first, *last, strict=True)
+        rows = RealRows(mask, torch.cat(numbers))
+        x = self.final_embedding_layer(torch.cat(found, 1), None)
+        if not last:
+            return Embedded(x, rows, rows, lambda x: x)
+        assignable = RealRows(self._assignable(mask, given), torch.cat(own))
+        count = len(assignable.rows)
+        return Embedded(x, rows, assignable, lambda x: x[:, :count])
+
+    def _assignable(self, x: Tensor, given: list[Source]) -> Tensor:
+        """The assignable positions of ``(B, T, ...)``, in order."""
+        parts = x.split([source.mask.shape[1] for source in given], 1)
+        kept = [part for part, can in zip(parts, self.reconstructable, strict=True) if can]
+        return kept[0] if len(kept) == 1 else torch.cat(kept, 1)
+
+
+def _short(mask: Tensor) -> bool:
+    return mask.numel() > 0 and int(mask.sum(1).max()) < MOST_KEYS

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hepset.errors import ConfigurationError
-from hepset.nn.exporting import is_exporting
-from hepset_spanet.network.blocks import GruGate, LinearStack, Masking, make_block
+from hepset_spanet.network.blocks import LinearStack, Masking, make_block
+from hepset_spanet.network.rows import Rows
+from hepset_spanet.network.stacked import (
+    GruGate,
+    Stacked,
+    StackedLayerNorm,
+    StackedLinear,
+    stacked_linear,
+)
 from hepset_spanet.options import SpanetOptions, folded
 
 __all__ = ["StackedEncoder"]
 
 
-class _Attention(nn.Module):
+class _Attention(Stacked):
     """Multi-head self-attention, with its parameters named and packed as torch does it."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, copies: int, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         if width % heads:
             raise ConfigurationError(
@@ -25,73 +33,60 @@ class _Attention(nn.Module):
             )
         self.heads = heads
         self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
+        bound = math.sqrt(6 / (4 * width))
+        weight = torch.empty(copies, 3 * width, width).uniform_(-bound, bound)
+        self.in_proj_weight = nn.Parameter(weight)
+        self.in_proj_bias = nn.Parameter(torch.zeros(copies, 3 * width))
+        self.out_proj = StackedLinear(copies, width, width)
+        nn.init.zeros_(self.out_proj.get_parameter("bias"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Attend to the real positions of `x`, shape ``(B, T, D)``; `mask` is ``(B, T)``."""
-        projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = (
-            torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2)
-            for part in projected.chunk(3, -1)
-        )
-        mixed = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        merged = mixed.transpose(1, 2)
-        if is_exporting():
-            # The exporter replaces the attention by one whose output lies differently in memory.
-            merged = merged.clone(memory_format=torch.contiguous_format)
-        out: Tensor = self.out_proj(merged.flatten(2))
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """Attend to the real positions of `x`, shape ``(copies, rows, D)``."""
+        projected = stacked_linear(x, self.in_proj_weight, self.in_proj_bias)
+        dropout = self.dropout if self.training else 0.0
+        out: Tensor = self.out_proj(rows.attend(projected, self.heads, dropout))
         return out
 
 
 class _GatedLayer(nn.Module):
     """Attention on normalised input, mixed in by a GRU gate, and a GRU block (GTrXL)."""
 
-    def __init__(self, options: SpanetOptions) -> None:
+    def __init__(self, options: SpanetOptions, copies: int) -> None:
         super().__init__()
         width = options.hidden_dim
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention_gate = GruGate(width)
-        self.attention = _Attention(width, options.num_attention_heads, options.dropout)
+        self.attention_norm = StackedLayerNorm(copies, width)
+        self.attention_gate = GruGate(copies, width)
+        self.attention = _Attention(copies, width, options.num_attention_heads, options.dropout)
         gru = options.model_copy(update={"linear_block_type": "GRU"})
-        self.feed_forward = make_block(gru, width, width, skip=True)
+        self.feed_forward = make_block(gru, copies, width, width, skip=True)
 
-    def forward(self, x: Tensor, mask: Tensor, filled: Tensor) -> Tensor:
-        x = self.attention_gate(self.attention(self.attention_norm(x), mask), x)
-        out: Tensor = self.feed_forward(x, filled)
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        x = self.attention_gate(self.attention(self.attention_norm(x), rows), x)
+        out: Tensor = self.feed_forward(x, rows.row_mask)
         return out
 
 
 class _ClassicLayer(nn.Module):
     """Attention and feed-forward network, each with its residual; normalised after or before."""
 
-    def __init__(self, options: SpanetOptions, *, norm_first: bool) -> None:
+    def __init__(self, options: SpanetOptions, copies: int, *, norm_first: bool) -> None:
         super().__init__()
         width = options.hidden_dim
         hidden = round(options.transformer_dim_scale * width)
-        self.self_attn = _Attention(width, options.num_attention_heads, options.dropout)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
+        self.self_attn = _Attention(copies, width, options.num_attention_heads, options.dropout)
+        self.linear1 = StackedLinear(copies, width, hidden)
+        self.linear2 = StackedLinear(copies, hidden, width)
+        self.norm1 = StackedLayerNorm(copies, width)
+        self.norm2 = StackedLayerNorm(copies, width)
         self.dropout = nn.Dropout(options.dropout)
         self.activation = _feed_forward_activation(options.transformer_activation)
         self.norm_first = norm_first
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         if self.norm_first:
-            x = x + self.dropout(self.self_attn(self.norm1(x), mask))
+            x = x + self.dropout(self.self_attn(self.norm1(x), rows))
             return x + self._feed_forward(self.norm2(x))
-        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+        x = self.norm1(x + self.dropout(self.self_attn(x, rows)))
         out: Tensor = self.norm2(x + self._feed_forward(x))
         return out
 
@@ -102,90 +97,90 @@ class _ClassicLayer(nn.Module):
 
 
 class _GatedTransformer(nn.Module):
-    def __init__(self, options: SpanetOptions, count: int) -> None:
+    def __init__(self, options: SpanetOptions, copies: int, count: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_GatedLayer(options) for _ in range(count))
+        self.layers = nn.ModuleList(_GatedLayer(options, copies) for _ in range(count))
 
-    def forward(self, x: Tensor, mask: Tensor, filled: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         for layer in self.layers:
-            x = layer(x, mask, filled)
+            x = layer(x, rows)
         return x
 
 
 class _Layers(nn.Module):
     """Keeps layers under the name that a stack of torch's own layers has."""
 
-    def __init__(self, options: SpanetOptions, count: int, *, norm_first: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, count: int, *, norm_first: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            _ClassicLayer(options, norm_first=norm_first) for _ in range(count)
+            _ClassicLayer(options, copies, norm_first=norm_first) for _ in range(count)
         )
 
 
 class _ClassicTransformer(nn.Module):
-    def __init__(self, options: SpanetOptions, count: int, *, norm_first: bool) -> None:
+    def __init__(
+        self, options: SpanetOptions, copies: int, count: int, *, norm_first: bool
+    ) -> None:
         super().__init__()
-        self.transformer = _Layers(options, count, norm_first=norm_first)
+        self.transformer = _Layers(options, copies, count, norm_first=norm_first)
         self.masking = Masking(options.masking)
 
-    def forward(self, x: Tensor, mask: Tensor, filled: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         for layer in self.transformer.layers:
-            x = layer(x, mask)
-        out: Tensor = self.masking(x, filled)
+            x = layer(x, rows)
+        out: Tensor = self.masking(x, rows.row_mask)
         return out
 
 
 class _Identity(nn.Module):
-    def forward(self, x: Tensor, mask: Tensor, filled: Tensor) -> Tensor:
-        del mask, filled
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        del rows
         return x
 
 
-class StackedEncoder(nn.Module):
+class StackedEncoder(Stacked):
     """Blocks, then a transformer over the sequence with a learnt vector in front.
 
     Args:
         options: SPANet's options.
+        copies: Number of encoders that are computed at once.
         blocks: Number of blocks before the transformer.
         layers: Number of layers of the transformer; 0 = none.
     """
 
-    def __init__(self, options: SpanetOptions, blocks: int, layers: int) -> None:
+    def __init__(self, options: SpanetOptions, copies: int, blocks: int, layers: int) -> None:
         super().__init__()
         self.embedding = LinearStack(
-            options, blocks, options.hidden_dim, skip=options.skip_connections
+            options, copies, blocks, options.hidden_dim, skip=options.skip_connections
         )
-        self.particle_vector = nn.Parameter(torch.randn(1, 1, options.hidden_dim))
-        self.encoder = _transformer(options, layers)
+        self.particle_vector = nn.Parameter(torch.randn(copies, 1, 1, options.hidden_dim))
+        self.encoder = _transformer(options, copies, layers)
 
-    def forward(self, x: Tensor, mask: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Encode a sequence.
 
         Args:
-            x: ``(B, T, D)``.
-            mask: True where attention may look, ``(B, T)``.
-            filled: True where blocks compute, ``(B, T)``; usually the same.
+            x: ``(copies, rows, D)``.
+            rows: What the rows are.
 
         Returns:
-            The encoded sequence ``(B, T, D)``, and the summary ``(B, D)`` that the learnt vector
-            has become.
+            The encoded sequence ``(copies, rows, D)``, and the summaries ``(copies, B, D)`` that
+            the learnt vectors have become.
         """
-        x = self.embedding(x, filled[..., None])
-        x = torch.cat([self.particle_vector.expand(x.shape[0], -1, -1), x], 1)
-        first = torch.ones_like(mask[:, :1])
-        with_first = torch.cat([first, mask], 1)
-        x = self.encoder(x, with_first, torch.cat([first, filled], 1)[..., None])
-        return x[:, 1:], x[:, 0]
+        x = rows.begin(self.embedding(x, rows.row_mask), self.particle_vector)
+        return rows.separate(self.encoder(x, rows.longer))
 
 
-def _transformer(options: SpanetOptions, layers: int) -> nn.Module:
+def _transformer(options: SpanetOptions, copies: int, layers: int) -> nn.Module:
     kind = folded(options.transformer_type)
     if layers == 0:
         return _Identity()
     if kind in {"gated", "gtrxl"}:
-        return _GatedTransformer(options, layers)
+        return _GatedTransformer(options, copies, layers)
     if kind in {"standard", "normfirst"}:
-        return _ClassicTransformer(options, layers, norm_first=kind == "normfirst")
+        return _ClassicTransformer(options, copies, layers, norm_first=kind == "normfirst")
     raise ConfigurationError(
         f"transformer_type {options.transformer_type!r}: SPANet has Standard, NormFirst and Gated; "
         "with any other name it leaves its transformers out, so set all numbers of encoder layers "

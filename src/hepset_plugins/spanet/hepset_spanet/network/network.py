@@ -1,18 +1,20 @@
-"""`SpanetNetwork`: the whole of SPANet 2.2, under the parameter names of its checkpoints."""
+"""`SpanetNetwork`: the whole of SPANet 2.2, with the names of its checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
-from hepset_spanet.network.branch import Branch, RegressionHead, VectorHead
+from hepset_spanet.network.branch import Branches, RegressionHeads, VectorHead
 from hepset_spanet.network.embedding import InputEmbedding, Source
 from hepset_spanet.network.encoder import StackedEncoder
-from hepset_spanet.network.topology import Topology
+from hepset_spanet.network.naming import Piece, pieces, rename, restore
+from hepset_spanet.network.topology import RegressionKind, Topology
 from hepset_spanet.options import SpanetOptions
 
 __all__ = ["SpanetNetwork", "SpanetOutputs"]
@@ -46,29 +48,64 @@ class SpanetOutputs:
     extra: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class _Networks(nn.Module):
-    """Heads by SPANet's key."""
+class _Regressions(nn.Module):
+    """Regressions by SPANet's key, all computed at once."""
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, options: SpanetOptions, kinds: Mapping[str, RegressionKind]) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
+        self.keys = tuple(kinds)
+        self.heads: RegressionHeads | None = None
+        if kinds:
+            self.heads = RegressionHeads(options, list(kinds.values()))
 
     def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: head(vectors[_source(key)]) for key, head in self.networks.items()}
-
-
-class _Regressions(_Networks):
-    """Regression heads by SPANet's key."""
+        if self.heads is None:
+            return {}
+        found = self.heads(torch.stack([vectors[_source(key)] for key in self.keys]))
+        return dict(zip(self.keys, found, strict=True))
 
     def std(self, key: str) -> Tensor:
         """Return the standard deviation of a target in the training data."""
-        head = self.networks[key]
-        assert isinstance(head, RegressionHead)
-        return head.std
+        assert self.heads is not None
+        return self.heads.std[self.keys.index(key)]
+
+    def set_moments(self, key: str, mean: float, std: float) -> None:
+        """Set mean and standard deviation of a target in the training data."""
+        assert self.heads is not None
+        with torch.no_grad():
+            self.heads.mean[self.keys.index(key)] = mean
+            self.heads.std[self.keys.index(key)] = std
+
+
+class _Classifications(nn.Module):
+    """Classifications by SPANet's key; those with equally many classes are computed at once."""
+
+    def __init__(self, options: SpanetOptions, classes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.keys = tuple(classes)
+        self.alike: list[list[str]] = [
+            [key for key in classes if classes[key] == count]
+            for count in dict.fromkeys(classes.values())
+        ]
+        self.heads = nn.ModuleList(
+            VectorHead(options, len(keys), options.num_classification_layers, classes[keys[0]])
+            for keys in self.alike
+        )
+
+    def forward(self, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for keys, head in zip(self.alike, self.heads, strict=True):
+            logits = head(torch.stack([vectors[_source(key)] for key in keys]))
+            found |= dict(zip(keys, logits.unbind(0), strict=True))
+        return {key: found[key] for key in self.keys}
 
 
 class SpanetNetwork(nn.Module):
-    """Embedding, central encoder, one branch per particle, and the heads on vectors.
+    """Embedding, central encoder, a branch for every particle, and the heads on vectors.
+
+    What has one structure is computed at once, with the parameters of all copies in one tensor:
+    the branches of all particles, the encoders of all products, the regressions. The state dict
+    has SPANet's own names and shapes all the same.
 
     Args:
         options: SPANet's options; only those of the architecture are used.
@@ -95,20 +132,16 @@ class SpanetNetwork(nn.Module):
         self.topology = topology
         self._keep_tables(tables or {})
         self.embedding = InputEmbedding(options, topology)
-        self.encoder = StackedEncoder(options, 0, options.num_encoder_layers)
-        self.branch_decoders = nn.ModuleList(
-            Branch(options, particle) for particle in topology.particles
-        )
+        self.encoder = StackedEncoder(options, 1, 0, options.num_encoder_layers)
+        self.branches: Branches | None = None
+        if topology.particles:
+            self.branches = Branches(options, topology.particles)
         self._check_targets()
-        self.regression_decoder = _Regressions(
-            {key: RegressionHead(options, kind) for key, kind in topology.regressions.items()}
-        )
-        self.classification_decoder = _Networks(
-            {
-                key: VectorHead(options, options.num_classification_layers, count)
-                for key, count in topology.classifications.items()
-            }
-        )
+        self.regression_decoder = _Regressions(options, topology.regressions)
+        self.classification_decoder = _Classifications(options, topology.classifications)
+        self._pieces: dict[str, list[Piece]] = pieces(self, self._groups())
+        self.register_state_dict_post_hook(_save_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_load_names)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -126,28 +159,29 @@ class SpanetNetwork(nn.Module):
                 come back in ``extra``. SPANet has no such thing.
         """
         embedded = self.embedding(sources)
-        sequence, mask, filled = embedded.sequence, embedded.mask, embedded.filled
-        length = sequence.shape[1]
+        x, rows = embedded.x, embedded.rows
+        count = 0
         if tokens is not None:
-            sequence = torch.cat([sequence, tokens], 1)
-            real = torch.ones_like(tokens[..., 0], dtype=torch.bool)
-            mask, filled = torch.cat([mask, real], 1), torch.cat([filled, real], 1)
+            count = tokens.shape[1]
+            x, rows = rows.append(x, tokens)
         if condition is not None:
-            sequence = torch.where(filled[..., None], sequence + condition[:, None], sequence)
-        sequence, event = self.encoder(sequence, mask, filled)
-        if condition is not None:
-            event = event + condition
-        extra = sequence[:, length:]
-        sequence = sequence[:, :length]
-        encoded = embedded._replace(sequence=sequence)
+            x = x + rows.spread(condition)
+        x, events = self.encoder(x, rows)
+        event = events[0] if condition is None else events[0] + condition
+        sequence, extra = rows.padded(x)[0], torch.empty(0)
+        if tokens is not None:
+            length = sequence.shape[1] - count
+            sequence, extra = sequence[:, :length], sequence[:, length:]
+            x = rows.without_last(x, count)
         out = SpanetOutputs(sequence, vectors={"EVENT": event}, extra=extra)
-        for particle, branch in zip(self.topology.particles, self.branch_decoders, strict=True):
-            found = branch(encoded)
-            out.log_probabilities[particle.name] = found.log_probability
-            out.detections[particle.name] = found.detection
-            out.vectors[f"{particle.name}/PARTICLE"] = found.vector
-            for product, vector in zip(particle.products, found.product_vectors, strict=False):
-                out.vectors[f"{particle.name}/{product}"] = vector
+        if self.branches is not None:
+            found = self.branches(embedded._replace(x=x))
+            for particle, *values in zip(self.topology.particles, *found, strict=True):
+                name = particle.name
+                out.log_probabilities[name], out.detections[name], vector, products = values
+                out.vectors[f"{name}/PARTICLE"] = vector
+                for product, product_vector in zip(particle.products, products, strict=False):
+                    out.vectors[f"{name}/{product}"] = product_vector
         out.regressions = self.regression_decoder(out.vectors)
         out.classifications = self.classification_decoder(out.vectors)
         return out
@@ -159,6 +193,37 @@ class SpanetNetwork(nn.Module):
             for name, value in self.state_dict().items()
             if name in TABLES or name.startswith(CLASS_WEIGHTS)
         }
+
+    def by_spanet_name(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Split tensors that belong to our parameters, such as gradients, under SPANet's names."""
+        return {
+            piece.name: piece.of(value)
+            for name, value in values.items()
+            for piece in self._pieces[name]
+        }
+
+    def _groups(self) -> dict[str, Sequence[str]]:
+        """Beginnings of our names, and of SPANet's for each copy."""
+        branches = [f"branch_decoders.{i}." for i in range(len(self.topology.particles))]
+        products = [
+            (branch, number)
+            for branch, particle in zip(branches, self.topology.particles, strict=True)
+            for number in range(len(particle.products))
+        ]
+        regressions = [f"regression_decoder.networks.{key}." for key in self.topology.regressions]
+        found: dict[str, Sequence[str]] = {
+            "branches.": branches,
+            "branches.encoders.": [f"{b}attention.encoders.{n}." for b, n in products],
+            "branches.linear_layers.": [f"{b}attention.linear_layers.{n}." for b, n in products],
+            "regression_decoder.heads.": regressions,
+        }
+        for number, branch in enumerate(branches):
+            found[f"branches.weights.{number}."] = [f"{branch}attention."]
+        for number, keys in enumerate(self.classification_decoder.alike):
+            found[f"classification_decoder.heads.{number}."] = [
+                f"classification_decoder.networks.{key}." for key in keys
+            ]
+        return found
 
     def _keep_tables(self, tables: Mapping[str, Tensor]) -> None:
         def constant(value: Tensor) -> nn.Parameter:
@@ -194,6 +259,19 @@ class SpanetNetwork(nn.Module):
                         "products"
                     )
                 )
+
+
+def _save_names(
+    network: SpanetNetwork, state: dict[str, Any], prefix: str, metadata: object
+) -> None:
+    """Called after the state dict is made."""
+    del metadata
+    rename(state, prefix, network._pieces)
+
+
+def _load_names(network: SpanetNetwork, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Called before a state dict is loaded."""
+    restore(state, prefix, network._pieces)
 
 
 def _source(key: str) -> str:

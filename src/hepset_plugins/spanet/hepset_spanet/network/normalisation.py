@@ -4,34 +4,70 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset_spanet.network.stacked import Stacked, StackedLayerNorm
 from hepset_spanet.options import folded
 
-__all__ = ["MaskedBatchNorm", "Normalisation", "make_normalisation"]
+__all__ = ["MaskedBatchNorm", "Normalisation", "StackedBatchNorm", "make_normalisation"]
+
+_MOMENTUM, _EPS = 0.1, 1e-5
+
+
+class StackedBatchNorm(Stacked):
+    """BatchNorm over rows, padded ones included, for each copy."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, copies: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(copies, width))
+        self.bias = nn.Parameter(torch.zeros(copies, width))
+        self.register_buffer("running_mean", torch.zeros(copies, width))
+        self.register_buffer("running_var", torch.ones(copies, width))
+        self.register_buffer("num_batches_tracked", torch.zeros(copies, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x`, shape ``(copies, rows, width)``."""
+        copies, _, width = x.shape
+        if self.training:
+            self.num_batches_tracked += 1
+        beside = x.transpose(0, 1).reshape(-1, copies * width)
+        found: Tensor = functional.batch_norm(
+            beside,
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.flatten(),
+            self.bias.flatten(),
+            self.training,
+            _MOMENTUM,
+            _EPS,
+        )
+        return found.reshape(-1, copies, width).transpose(0, 1)
 
 
 class Normalisation(nn.Module):
     """LayerNorm over features, or BatchNorm over all rows of the batch, padded ones included."""
 
-    def __init__(self, width: int, kind: str) -> None:
+    def __init__(self, copies: int, width: int, kind: str) -> None:
         super().__init__()
         self.normalization: nn.Module = (
-            nn.LayerNorm(width) if kind == "layernorm" else nn.BatchNorm1d(width)
+            StackedLayerNorm(copies, width)
+            if kind == "layernorm"
+            else StackedBatchNorm(copies, width)
         )
-        self.over_rows = kind == "batchnorm"
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Normalise `x`, shape ``(..., width)``."""
+        """Normalise `x`, shape ``(copies, rows, width)``."""
         del mask
-        if not self.over_rows:
-            normalised: Tensor = self.normalization(x)
-            return normalised
-        rows: Tensor = self.normalization(x.reshape(-1, x.shape[-1]))
-        return rows.reshape(x.shape)
+        normalised: Tensor = self.normalization(x)
+        return normalised
 
 
-class MaskedBatchNorm(nn.Module):
+class MaskedBatchNorm(Stacked):
     """BatchNorm over real rows only; no gradient flows through the moments.
 
     The first batch sets the running moments, each further one moves them by `momentum`. Without
@@ -42,36 +78,34 @@ class MaskedBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, width: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, copies: int, width: int) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(1, 1, width))
-        self.bias = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("running_mean", torch.zeros(1, 1, width))
-        self.register_buffer("running_var", torch.ones(1, 1, width))
-        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.int64))
+        self.weight = nn.Parameter(torch.ones(copies, 1, 1, width))
+        self.bias = nn.Parameter(torch.zeros(copies, 1, 1, width))
+        self.register_buffer("running_mean", torch.zeros(copies, 1, 1, width))
+        self.register_buffer("running_var", torch.ones(copies, 1, 1, width))
+        self.register_buffer("num_batches_tracked", torch.zeros(copies, dtype=torch.int64))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Normalise `x`, shape ``(..., width)``; `mask` has the shape ``(..., 1)``."""
-        if mask is None:
-            mask = torch.ones_like(x[..., :1], dtype=torch.bool)
+        """Normalise `x`, shape ``(copies, rows, width)``; `mask` has the shape ``(rows, 1)``."""
         if self.training:
             mean, variance = self._moments(x.detach(), mask)
         else:
-            mean, variance = self.running_mean.flatten(), self.running_var.flatten()
-        scaled = (x - mean) / torch.sqrt(variance + self.eps)
-        return (scaled * self.weight.flatten() + self.bias.flatten()) * mask
+            mean, variance = self.running_mean, self.running_var
+        scaled = (x - mean[:, 0]) / torch.sqrt(variance[:, 0] + _EPS)
+        normalised = scaled * self.weight[:, 0] + self.bias[:, 0]
+        return normalised if mask is None else normalised * mask
 
-    def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        rows = x[mask[..., 0]]
-        if len(rows) == 0:
-            return self.running_mean.flatten(), self.running_var.flatten()
-        mean = rows.mean(0)
-        variance = ((rows - mean) ** 2).sum(0) / max(len(rows) - 1, 1)
-        share = 1.0 if self.num_batches_tracked == 0 else self.momentum
-        self.running_mean.lerp_(mean.expand_as(self.running_mean), share)
-        self.running_var.lerp_(variance.expand_as(self.running_var), share)
+    def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        rows = x if mask is None else x[:, mask[:, 0]]
+        count = rows.shape[1]
+        if count == 0:
+            return self.running_mean, self.running_var
+        mean = rows.mean(1)[:, None, None]
+        variance = ((rows - mean[:, 0]) ** 2).sum(1)[:, None, None] / max(count - 1, 1)
+        share = torch.where(self.num_batches_tracked == 0, 1.0, _MOMENTUM)[:, None, None, None]
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
         self.num_batches_tracked += 1
         return mean, variance
 
@@ -79,7 +113,7 @@ class MaskedBatchNorm(nn.Module):
 _KINDS = ("LayerNorm", "BatchNorm", "MaskedBatchNorm")
 
 
-def make_normalisation(name: str, width: int) -> Normalisation | MaskedBatchNorm:
+def make_normalisation(name: str, copies: int, width: int) -> Normalisation | MaskedBatchNorm:
     """Return the normalisation that SPANet's option ``normalization`` names.
 
     Raises:
@@ -90,4 +124,6 @@ def make_normalisation(name: str, width: int) -> Normalisation | MaskedBatchNorm
         raise ConfigurationError(
             f"normalization {name!r}{did_you_mean(name, _KINDS)}; SPANet has {', '.join(_KINDS)}"
         )
-    return MaskedBatchNorm(width) if kind == "maskedbatchnorm" else Normalisation(width, kind)
+    if kind == "maskedbatchnorm":
+        return MaskedBatchNorm(copies, width)
+    return Normalisation(copies, width, kind)
