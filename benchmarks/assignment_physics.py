@@ -135,11 +135,9 @@ def from_dataset(path: Path, split: str) -> Sample:
     """Read a split of a data set of all-hadronic top pairs."""
     dataset = hepset.open_dataset(path)
     stream = next(iter(dataset.event.streams))
-    wanted = [stream, *(n for n in dataset.layouts if n.startswith("target/assignment/"))]
-    tensors = {
-        name: torch.from_numpy(array)
-        for name, array in dataset.split(split).read([*wanted, f"{stream}.mask"]).items()
-    }
+    wanted = [*dataset.contract.inputs().tensors, *dataset.layouts]
+    names = [n for n in dict.fromkeys(wanted) if not n.startswith(("extra/", "weight"))]
+    tensors = {n: torch.from_numpy(a) for n, a in dataset.split(split).read(names).items()}
     return Sample(dataset.event, dataset.contract, dataset.statistics, tensors, stream)
 
 
@@ -184,8 +182,8 @@ def train(sample: Sample, rows: torch.Tensor, recipe: Recipe, seed: int) -> tupl
 
 def predict(model: Model, sample: Sample, rows: torch.Tensor) -> dict[str, Array]:
     """Assign jets to the tops of some events."""
-    inputs = {name: sample.tensors[name][rows].numpy() for name in (sample.stream, _mask(sample))}
-    found = model.predict(inputs)
+    wanted = [name for name in sample.contract.inputs().tensors if name in sample.tensors]
+    found = model.predict({name: sample.tensors[name][rows].numpy() for name in wanted})
     return {name.removeprefix("assignment/"): array for name, array in found.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hepset.schema.event import EventInfo
-from hepset_spanet.assignment.joint import Joint, has_joint
+from hepset_spanet.assignment.joint import IMPOSSIBLE, Joint, has_joint, touching
 from hepset_spanet.assignment.topology import ProcessPlan, make_topology
 from hepset_spanet.selection import FORBIDDEN, Candidates
 
@@ -129,3 +129,22 @@ def test_only_few_particles_that_hinder_each_other() -> None:
     assert not has_joint(_plan(2), shared=True)
     assert not has_joint(_plan(1), shared=False)
     assert not has_joint(_plan(5), shared=False)
+
+
+def test_a_free_particle_finds_room_beside_an_improbable_truth() -> None:
+    """All of the 64 best triplets share an object with the true one of the other particle."""
+    plan = _plan(2)
+    triplets = torch.tensor(list(itertools.combinations(range(14), 3)))
+    shares = (triplets < 3).any(1)
+    assert int(shares.sum()) > 64
+    scores = torch.where(shares, 20.0, 0.0)[None]
+    true = torch.arange(len(triplets))[None] == 0
+    anything = torch.ones_like(true)
+    taken = torch.arange(14)[None] < 3
+    candidates = [Candidates(scores, triplets)] * 2
+    listed = [true, anything & ~touching(triplets, taken)]
+    assert int(listed[1].sum()) == math.comb(11, 3)
+    found = Joint(plan, candidates, 14, listed).logarithm([true, anything])
+    assert IMPOSSIBLE < found.item() < 0
+    unlucky = Joint(plan, candidates, 14, [true, true]).logarithm([true, anything])
+    assert unlucky.item() < IMPOSSIBLE

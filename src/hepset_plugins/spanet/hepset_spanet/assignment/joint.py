@@ -9,6 +9,7 @@ nothing on excluding tuples that cannot stand beside a better one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -18,7 +19,7 @@ from hepset.nn.exporting import is_exporting
 from hepset_spanet.assignment.topology import ProcessPlan
 from hepset_spanet.selection import FORBIDDEN, Candidates
 
-__all__ = ["MOST_PARTICLES", "Joint", "has_joint"]
+__all__ = ["IMPOSSIBLE", "MOST_PARTICLES", "Joint", "has_joint", "touching"]
 
 MOST_PARTICLES: Final = 4
 """Particles whose combinations are listed; of more, too few tuples each could be."""
@@ -27,6 +28,8 @@ _COMBINATIONS: Final = 4096
 """Combinations per event, from 64 tuples of each of two particles, 16 of three, 8 of four."""
 _LEFT_OUT: Final = -1000.0
 """Score of leaving a particle out: it happens where there are too few objects."""
+IMPOSSIBLE: Final = _LEFT_OUT / 2
+"""ln of a probability below which a particle is left out without need, or nothing fits."""
 _EXISTS: Final = FORBIDDEN / 2
 _PREFERRED: Final = 1e6
 
@@ -34,6 +37,20 @@ _PREFERRED: Final = 1e6
 def has_joint(plan: ProcessPlan, *, shared: bool) -> bool:
     """Whether the particles of a process hinder each other, and are few enough to combine."""
     return 2 <= len(plan.particles) <= MOST_PARTICLES and not shared
+
+
+def touching(objects: Tensor, taken: Tensor) -> Tensor:
+    """Tell which tuples have an object that is taken, (B, C).
+
+    Args:
+        objects: Positions of the tuples' objects, (C, k) or (B, C, k).
+        taken: (B, T).
+    """
+    members = objects.expand(taken.shape[0], *objects.shape[-2:])
+    found = torch.zeros_like(members[..., 0], dtype=torch.bool)
+    for product in range(members.shape[-1]):
+        found = found | taken.gather(1, members[..., product])
+    return found
 
 
 class Joint:
@@ -58,30 +75,22 @@ class Joint:
         width = round(_COMBINATIONS ** (1 / len(candidates)))
         slot = torch.arange(objects, device=candidates[0].scores.device)
         listed: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
-        cells: list[Tensor] = []
-        total: Tensor | None = None
-        used: Tensor | None = None
+        self.cells: list[Tensor] = []
         for number, each in enumerate(candidates):
             orbit = next(orbit for orbit in plan.orbits if number in orbit)
             key = (id(each), *orbit)
             if key not in listed:
-                wanted = [preferred[other] for other in orbit]
-                listed[key] = _best(each, wanted, width, slot)
+                listed[key] = _best(each, [preferred[other] for other in orbit], width, slot)
             value, cell, occupied = listed[key]
-            if total is None or used is None:
-                total, used, cells = value, occupied, [cell]
+            self.cells.append(cell)
+            if number == 0:
+                total, used = value, occupied
                 continue
             free = (used @ occupied.transpose(1, 2)) < 0.5
-            before, here = total[:, :, None], value[:, None, :]
-            possible = free & (before > _EXISTS) & (here > _EXISTS)
-            shape = possible.shape
-            total = torch.where(possible, before + here, FORBIDDEN).flatten(1)
+            total = torch.where(free, total[:, :, None] + value[:, None, :], FORBIDDEN).flatten(1)
             if number < len(candidates) - 1:
                 used = (used[:, :, None, :] + occupied[:, None, :, :]).flatten(1, 2)
-            cells = [c[:, :, None].expand(shape).flatten(1) for c in cells]
-            cells.append(cell[:, None, :].expand(shape).flatten(1))
-        assert total is not None
-        self.total, self.cells = total, cells
+        self.total = total
 
     def logarithm(self, allowed: Sequence[Tensor]) -> Tensor:
         """Return ln of the probability that all particles are among what is allowed for them.
@@ -95,20 +104,28 @@ class Joint:
         Returns:
             (B,), at most 0; below −1e11 where no combination fits.
         """
-        exist = self.total > _EXISTS
         extended = [torch.cat([part, part.all(1, keepdim=True)], 1) for part in allowed]
         fits: dict[tuple[int, int], Tensor] = {}
-        agrees = torch.zeros_like(exist)
+        agrees: Tensor | None = None
         for order in self.plan.elements or (tuple(range(len(allowed))),):
-            same = exist
+            same: Tensor | None = None
             for own, true in enumerate(order):
                 if (own, true) not in fits:
                     fits[own, true] = extended[true].gather(1, self.cells[own])
-                same = same & fits[own, true]
-            agrees = agrees | same
+                fit = fits[own, true]
+                if same is not None:
+                    fit = (same[:, :, None] & fit[:, None, :]).flatten(1)
+                same = fit
+            assert same is not None
+            agrees = same if agrees is None else agrees | same
+        assert agrees is not None
         chosen = torch.where(agrees, self.total, FORBIDDEN)
-        difference = torch.logsumexp(chosen, 1) - torch.logsumexp(self.total, 1)
+        difference = torch.logsumexp(chosen, 1) - self._everything
         return difference.clamp(max=0.0)
+
+    @cached_property
+    def _everything(self) -> Tensor:
+        return torch.logsumexp(self.total, 1)
 
 
 def _best(

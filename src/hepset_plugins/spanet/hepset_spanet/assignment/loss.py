@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from hepset.schema.statistics import Statistics
 from hepset_spanet.assignment.balance import object_table, particle_table
 from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.config import AssignmentConfig
-from hepset_spanet.assignment.joint import Joint, has_joint
+from hepset_spanet.assignment.joint import IMPOSSIBLE, Joint, has_joint, touching
 from hepset_spanet.assignment.objective import (
     compatible,
     focal,
@@ -43,12 +43,14 @@ class Compared:
         agrees: Per true particle, which tuples agree with what is known of it, (B, C).
         known: Whether anything is known that a tuple agrees with, (B, P) by true particle.
         complete: Whether a true particle is there with all its products, (B, P).
+        taken: Per true particle, which objects its known products are, (B, T).
         order: The true particle that each particle is compared with, (B, P).
         terms: Losses by name.
     """
 
     mine: Tensor
     agrees: list[Tensor] = field(default_factory=list)
+    taken: list[Tensor] = field(default_factory=list)
     known: Tensor = field(default_factory=lambda: torch.empty(0))
     complete: Tensor = field(default_factory=lambda: torch.empty(0))
     order: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -172,6 +174,8 @@ class AssignmentLoss(nn.Module):
             whole = (wanted >= 0).all(1)
             some = (wanted >= 0).any(1) if self._partial else whole
             used = some & mine & agrees.any(1)
+            slot = torch.arange(extents.sizes[None], device=wanted.device)
+            compared.taken.append((wanted[..., None] == slot).any(1) & used[:, None])
             known.append(used)
             complete.append(whole)
             weights.append(_weight(particle, targets, zero))
@@ -230,7 +234,10 @@ class AssignmentLoss(nn.Module):
     def _joint(
         self, plan: ProcessPlan, compared: Compared, outputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """-ln of the probability of everything known together, and where it is above 0, (B,)."""
+        """-ln of the probability of everything known together, and where it is one, (B,).
+
+        Not where the truth is no combination that is listed.
+        """
         extents = extents_of(self.topology, outputs)
         listed = {
             (p.kind, p.query): Candidates(
@@ -242,11 +249,18 @@ class AssignmentLoss(nn.Module):
             agrees | ~known[:, None]
             for agrees, known in zip(compared.agrees, compared.known.unbind(1), strict=True)
         ]
+        candidates = [listed[p.kind, p.query] for p in plan.particles]
         joint = Joint(
-            plan, [listed[p.kind, p.query] for p in plan.particles], extents.sizes[None], allowed
+            plan,
+            candidates,
+            extents.sizes[None],
+            [
+                part & ~touching(candidates[own].objects, _others(compared.taken, own))
+                for own, part in enumerate(allowed)
+            ],
         )
         logarithm = joint.logarithm(allowed)
-        fits = compared.known.any(1) & (logarithm > EXISTS)
+        fits = compared.known.any(1) & (logarithm > IMPOSSIBLE)
         return focal(torch.where(fits, logarithm, 0.0), self.config.focal_gamma), fits
 
     @property
@@ -316,6 +330,11 @@ def _parity_factor(present: Tensor, mine: Tensor) -> Tensor:
     """Turns the mean over events into SPANet's sum over events by those with the particle, (P,)."""
     factor: Tensor = mine.sum() / present.sum(0).clamp(min=1)
     return factor
+
+
+def _others(taken: Sequence[Tensor], own: int) -> Tensor:
+    """Objects that the other particles are known to have, (B, T)."""
+    return torch.stack([part for number, part in enumerate(taken) if number != own]).any(0)
 
 
 def _weight(particle: Particle, targets: Mapping[str, Tensor], like: Tensor) -> Tensor:
