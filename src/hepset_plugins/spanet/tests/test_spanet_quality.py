@@ -125,6 +125,18 @@ def test_greedy_and_exact_are_compared_up_to_symmetries() -> None:
     assert found["event purity with greedy selection"].value == pytest.approx(2 / 4)
 
 
+def test_the_confidence_is_held_against_what_is_right() -> None:
+    evaluation = evaluation_of(EVENT, PREDICTED, TRUTH, np.tile(two_tops(), (5, 1, 1)))
+    said = {**evaluation.predictions, "confidence": np.array([0.9, 0.8, 0.3, 0.5, 0.1])}
+    evaluation = replace(evaluation, predictions=said)
+    found = {m.name: m for m in metrics(topology_of(EVENT), evaluation)}
+    # Right: .9, .8 and .3; wrong: .5, which two of three exceed; the last has nothing to find.
+    assert found["confidence, AUC of right events"].value == pytest.approx(2 / 3)
+    assert found["confidence: bias"].value == pytest.approx((2.5 - 3) / 4)
+    names = [drawing.name for drawing in figures(topology_of(EVENT), evaluation)]
+    assert names[-1] == "confidence"
+
+
 def test_symmetries_are_the_group_and_not_its_orbits() -> None:
     """Of a simultaneous swap (a b)(c d), swapping only a and b is not right."""
     event = EventInfo.model_validate(

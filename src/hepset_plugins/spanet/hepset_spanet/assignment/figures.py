@@ -104,6 +104,17 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                     _whole(judged, np.asarray(whole), complete),
                 )
             )
+        confidence = evaluation.predictions.get(f"{plan.prefix}confidence")
+        if confidence is not None:
+            found.append(
+                Drawing(
+                    f"confidence{tag}",
+                    f"Calibration of the confidence{title}",
+                    "Share of events with every reconstructable particle right against the "
+                    f"confidence, which was calibrated on other events; {about}.",
+                    _whole(judged, np.asarray(confidence), judged.any_present, "confidence"),
+                )
+            )
     return found
 
 
@@ -185,8 +196,10 @@ def _calibration(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> F
 
 
 @styled
-def _whole(judged: Judged, probability: Array, chosen: Array) -> Figure:
-    figure, axes = new_figure("predicted probability", "share of events right")
+def _whole(
+    judged: Judged, probability: Array, chosen: Array, label: str = "predicted probability"
+) -> Figure:
+    figure, axes = new_figure(label, "share of events right")
     weight = None if judged.weight is None else judged.weight[chosen]
     x = probability[judged.rows][chosen]
     _draw_reliability(axes, x, judged.event_right[chosen], weight, None)

@@ -8,6 +8,7 @@ from hepset.interfaces.head import Evaluation, Metric
 from hepset_spanet.assignment.baseline import simple_assignment
 from hepset_spanet.assignment.masses import mass_metrics
 from hepset_spanet.assignment.quality import (
+    confidence_metrics,
     detection_by_multiplicity,
     detection_metrics,
     judge,
@@ -43,6 +44,7 @@ def metrics(topology: Topology, evaluation: Evaluation) -> list[Metric]:
         found += mass_metrics(plan, topology, evaluation, judged, evaluation.predictions)
         found += sculpting_metrics(plan, topology, evaluation, judged)
         found += detection_metrics(plan, judged, evaluation)
+        found += confidence_metrics(plan, judged, evaluation)
         found += selection_metrics(plan, topology, evaluation, judged)
         found += purity_by_multiplicity(plan, judged)
         found += detection_by_multiplicity(plan, judged, evaluation)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.schema.symmetry import PermutationGroup
-from hepset.uncertainty import Estimate, auc, efficiency
+from hepset.uncertainty import Estimate, auc, efficiency, weighted_mean
 from hepset_spanet.assignment.objective import best_permutation
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
 __all__ = [
     "Judged",
     "cluster_names",
+    "confidence_metrics",
     "detection_by_multiplicity",
     "detection_metrics",
     "detection_of",
@@ -284,6 +285,24 @@ def selection_metrics(
         purity = efficiency(other.event_right[chosen], _at(other.weight, chosen))
         found.append(Metric(f"{title}event purity with {method} selection", *purity))
     return found
+
+
+def confidence_metrics(plan: ProcessPlan, judged: Judged, evaluation: Evaluation) -> list[Metric]:
+    """Say whether confident events are right: their AUC, and how far confidence is off on average.
+
+    Of events with a reconstructable particle.
+    """
+    confidence = evaluation.predictions.get(f"{plan.prefix}confidence")
+    if confidence is None:
+        return []
+    title = f"{plan.name}: " if plan.name else ""
+    chosen = judged.any_present
+    said = np.asarray(confidence, np.float64)[judged.rows][chosen]
+    right, weight = judged.event_right[chosen], _at(judged.weight, chosen)
+    return [
+        Metric(f"{title}confidence, AUC of right events", *auc(said, right, weight)),
+        Metric(f"{title}confidence: bias", *weighted_mean(said - right, weight), "", "lower"),
+    ]
 
 
 def same_assignment(
