@@ -26,6 +26,7 @@ DISTRIBUTION_OF: dict[tuple[Kind, str], str] = {
     ("readers", "spanet-hdf5"): "hepset-spanet",
     ("readers", "tdd-hdf5"): "hepset-umami",
     ("writers", "evenet-parquet"): "hepset-evenet",
+    ("writers", "jetclass-root"): "hepset-jetclass",
     ("writers", "spanet-hdf5"): "hepset-spanet",
     ("writers", "umami-hdf5"): "hepset-umami",
     ("writers", "umami-tfrecord"): "hepset-umami",

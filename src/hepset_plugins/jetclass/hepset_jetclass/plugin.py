@@ -17,6 +17,12 @@ def hepset_readers() -> dict[str, str]:
 
 
 @hookimpl
+def hepset_writers() -> dict[str, str]:
+    """Name the writers of this plugin."""
+    return {"jetclass-root": "hepset_jetclass.writer:JetClassRootWriter"}
+
+
+@hookimpl
 def hepset_backbones() -> dict[str, str]:
     """Name the backbones of this plugin."""
     return {"part": "hepset_jetclass.part.backbone:PartBackbone"}

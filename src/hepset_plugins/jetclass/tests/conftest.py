@@ -11,6 +11,9 @@ import pytest
 import uproot
 from numpy.typing import NDArray
 
+from hepset.readers.assembly import Data, Jagged, part
+from hepset_jetclass.root_tree import VectorTree
+
 ROOT = Path(__file__).parents[4]
 SHARED = ROOT.parent / "shared"
 
@@ -129,8 +132,32 @@ def write_rntuple(path: Path, columns: Mapping[str, Any]) -> str:
     return str(path)
 
 
+def write_vectors(path: Path, columns: Mapping[str, Any]) -> str:
+    """Write a TTree of vectors, as the public ROOT files are, in two clusters."""
+    data: dict[str, Data] = {}
+    for name, values in columns.items():
+        if isinstance(values, np.ndarray):
+            data[name] = values
+            continue
+        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(values)))]).astype(np.int64)
+        data[name] = Jagged(offsets, ak.to_numpy(ak.flatten(values)))
+    kinds = {}
+    for name, column in data.items():
+        lists = isinstance(column, Jagged)
+        kind = (column.content if isinstance(column, Jagged) else column).dtype.kind
+        kinds[name] = (kind, lists)
+    with path.open("wb") as file:
+        tree = VectorTree(file, kinds)
+        rows = len(next(iter(data.values())))
+        for start, stop in ((0, rows // 2), (rows // 2, rows)):
+            tree.extend({name: part(column, start, stop) for name, column in data.items()})
+        tree.close()
+    return str(path)
+
+
 WRITERS: dict[str, Write] = {
     "parquet": write_parquet,
+    "vectors.root": write_vectors,
     "counters.root": write_counters,
     "rntuple.root": write_rntuple,
 }

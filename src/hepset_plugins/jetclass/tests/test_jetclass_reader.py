@@ -22,7 +22,14 @@ from hepset.testing.conditions import require_same_batch
 from hepset_jetclass.columns import PARTICLES
 from hepset_jetclass.labels import INDEX, JETCLASS, NAMES
 
-from .conftest import WRITERS, make_jets, write_counters, write_parquet, write_rntuple
+from .conftest import (
+    WRITERS,
+    make_jets,
+    write_counters,
+    write_parquet,
+    write_rntuple,
+    write_vectors,
+)
 
 TRUTH = ("resonances", "gen_jet", "decay_products", "gen_particles")
 
@@ -274,7 +281,11 @@ def test_the_public_jets_are_the_same_from_any_container(jets_file: Path, tmp_pa
     )
     assert np.abs(pt / batch["jet"][:, 0] - 1).max() < 1e-6
     assert 100 <= np.nanmin(batch["target/x/mass"]) <= np.nanmax(batch["target/x/mass"]) <= 500
-    for name, write in (("c.root", write_counters), ("n.root", write_rntuple)):
+    for name, write in (
+        ("c.root", write_counters),
+        ("n.root", write_rntuple),
+        ("v.root", write_vectors),
+    ):
         copy = open_jets(write(tmp_path / name, columns), truth=TRUTH, chunk_size=33)
         assert copy.event_info() == reader.event_info()
         require_same_batch(whole(copy), batch, name)
