@@ -325,9 +325,16 @@ def test_the_public_configuration_as_it_is(tmp_path: Path) -> None:
     assert sampling is not None
     assert len(sampling.classes) == 30
     assert [len(edges) for edges in sampling.variables.values()] == [15, 49]
-    result = CliRunner().invoke(main, ["convert-weaver", str(SOPHON), "-o", str(tmp_path / "own")])
+    files = ["--files", str(tmp_path / "jets" / "*.root"), "--files", "root://host//a.root"]
+    result = CliRunner().invoke(
+        main, ["convert-weaver", str(SOPHON), "-o", str(tmp_path / "own"), *files]
+    )
     assert result.exit_code == 0, result.output
     own = load_config(tmp_path / "own" / "config.yaml")
+    assert own.config.read[0]["files"] == [
+        str(tmp_path / "own" / ".." / "jets" / "*.root"),
+        "root://host//a.root",
+    ]
     assert own.event is not None
     assert own.event.streams == resolved.event.streams
     assert own.event.targets == resolved.event.targets

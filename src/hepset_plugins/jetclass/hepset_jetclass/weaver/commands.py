@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 
@@ -11,10 +13,8 @@ import click
 @click.option(
     "--files",
     multiple=True,
-    default=("data/*.root",),
-    show_default=True,
     metavar="PATTERN",
-    help="What the run is to read; may be given several times.",
+    help="What the run is to read; may be given several times. data/*.root in DIR without it.",
 )
 @click.option(
     "--reader", default="jetclass", show_default=True, metavar="NAME", help="How to read it."
@@ -34,6 +34,10 @@ def convert_weaver(
     """
     from hepset_jetclass.weaver.writing import write_configuration  # noqa: PLC0415  imports more
 
-    paths = write_configuration(config, output, files=files, reader=reader, parity=parity)
+    # Paths in a run file are relative to its folder.
+    own = [path if ":" in path else os.path.relpath(path, output) for path in files]
+    paths = write_configuration(
+        config, output, files=own or ["data/*.root"], reader=reader, parity=parity
+    )
     for path in paths:
         click.echo(f"{path}: written")

@@ -62,7 +62,7 @@ def write_configuration(
     Args:
         config: Path of the data configuration.
         output: Folder; made where it does not exist.
-        files: What the run is to read.
+        files: What the run is to read, relative to `output`.
         reader: Short name of the reader.
         parity: Take NaN and infinities, and draw events, as weaver does.
 
