@@ -15,7 +15,7 @@ from torch import Tensor
 from hepset.batch import EventBatch, FlatStream
 from hepset.errors import ConfigurationError, ContractError, ExportError, UnknownComponentError
 from hepset.inference import OnnxModel, export_onnx, load_model
-from hepset.inference.onnx import HepsetLayout
+from hepset.inference.onnx import HepsetLayout, _compare, _same_decisions
 from hepset.model import Model
 from hepset.plugins import hookimpl, registry
 
@@ -218,3 +218,18 @@ def test_torch_and_the_graph_refuse_the_same_events(
         for opened in (model, exported):
             with pytest.raises(ContractError, match=text):
                 opened.predict(events)
+
+
+def test_numbers_are_compared_where_decisions_agree() -> None:
+    chosen = np.zeros((2000, 1), np.int64)
+    other = chosen.copy()
+    other[7] = 3
+    chance = np.full(2000, 0.5, np.float32)
+    changed = chance.copy()
+    changed[7] = 0.2
+    agree = _same_decisions([chosen, chance], [other, changed], 2000)
+    assert list(np.flatnonzero(~agree)) == [7]
+    assert _compare("tops/probability", chance, changed, 2000, {}, agree).difference == 0
+    changed[8] = 0.2
+    with pytest.raises(ExportError, match="differs from torch in 1 of 2000"):
+        _compare("tops/probability", chance, changed, 2000, {}, agree)
