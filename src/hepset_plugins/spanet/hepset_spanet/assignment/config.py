@@ -24,7 +24,8 @@ class AssignmentConfig(HeadConfig):
     """What trains: the probability of all particles' tuples together, among combinations without a
     common object, or that of each particle alone. ``joint`` is for processes of two to four
     particles that may not share objects, from their best 64, 16 or 8 tuples; others are separate
-    in any case. Probabilities of the result are of the same kind."""
+    in any case. Probabilities of the result are of the same kind. Scores learnt jointly need the
+    exact selection: for a greedy one, also by others in an exported model, learn ``separate``."""
     particle_queries: bool = False
     """Whether interchangeable particles, which share one network, have an output each, so that
     they can specialise; else they share the output too, at half the cost for two."""
