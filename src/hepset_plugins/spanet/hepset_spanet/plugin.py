@@ -43,6 +43,12 @@ def hepset_heads() -> dict[str, str]:
 
 
 @hookimpl
+def hepset_export_layouts() -> dict[str, str]:
+    """Name the layouts of exported graphs of this plugin."""
+    return {"spanet": "hepset_spanet.export_layout:SpanetLayout"}
+
+
+@hookimpl
 def hepset_commands() -> dict[str, str]:
     """Name the commands of this plugin."""
     return {"import-spanet": "hepset_spanet.commands:import_spanet_run"}
