@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hepset.kinematics import delta_r, eta_of, mass_of, phi_of, pt_of
+from hepset.nn.exporting import is_exporting
 from hepset_spanet.assignment.topology import Kind
 
 __all__ = ["KINEMATICS", "TupleScorer", "Where", "kinematics"]
@@ -132,7 +133,7 @@ class TupleScorer(nn.Module):
         scores, insides = [], []
         for order in self.orders:
             flat = [where.flat[product] for product in order]
-            score, inside = self._one_order(projected, moving, flat)
+            score, inside = self._one_order(projected, moving, Where(where.rows, flat))
             scores.append(score)
             insides.append(inside)
         if len(scores) == 1:
@@ -140,39 +141,63 @@ class TupleScorer(nn.Module):
         return torch.stack(scores).mean(0), torch.stack(insides).mean(0)
 
     def _one_order(
-        self, projected: Sequence[Tensor], moving: Sequence[Tensor] | None, flat: Sequence[Tensor]
+        self, projected: Sequence[Tensor], moving: Sequence[Tensor] | None, where: Where
     ) -> tuple[Tensor, Tensor]:
-        parts = [x.index_select(0, index) for x, index in zip(projected, flat, strict=True)]
+        parts = [x.index_select(0, index) for x, index in zip(projected, where.flat, strict=True)]
         added, multiplied = parts[0].chunk(2, -1)
         for part in parts[1:]:
             more, factor = part.chunk(2, -1)
             added, multiplied = added + more, multiplied * factor
         if self.mass_network is not None and moving is not None:
-            members = [
-                x.flatten(0, 1).index_select(0, index)
-                for x, index in zip(moving, flat, strict=True)
-            ]
-            added = added + self.mass_network(self._masses(members))
+            added = self._with_masses(added, self.mass_network.weight, moving, where)
         inside = self.inner(added[:, None, :] + self.start)
         score = self.sum_score(inside) + self.product_score(multiplied)[:, None, :]
         return score[..., 0].float(), inside
 
-    def _masses(self, members: Sequence[Tensor]) -> Tensor:
-        """Features of all pairs, summed over those of equal roles, and of the whole."""
-        parts: list[Tensor | None] = [None] * len(self.pairs)
-        for a, b in combinations(range(len(members)), 2):
+    def _with_masses(
+        self, added: Tensor, weight: Tensor, moving: Sequence[Tensor], where: Where
+    ) -> Tensor:
+        """Add what the masses of all pairs and of the whole give, (M, hidden).
+
+        A pair of objects is in many tuples: its features are computed once and projected.
+        """
+        columns = _CENTRES + 3
+        together: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        for a, b in combinations(range(len(moving)), 2):
             number = self.pairs.get(self._pair_key(a, b))
-            if number is None:
-                continue
-            features, before = self._pair(members[a], members[b]), parts[number]
-            parts[number] = features if before is None else before + features
-        found = [part for part in parts if part is not None]
+            if number is not None:
+                together.setdefault((id(moving[a]), id(moving[b])), []).append((a, b, number))
+        for chosen in together.values():
+            first, second = (moving[product] for product in chosen[0][:2])
+            count, other = first.shape[1], second.shape[1]
+            index = []
+            for a, b, _ in chosen:
+                one, two = where.flat[a], where.flat[b]
+                if first is second:
+                    one, two = torch.minimum(one, two), torch.maximum(one, two)
+                index.append(one * other + two - where.rows * other)
+            here, places = _distinct(index, first.shape[0] * count * other)
+            one = torch.div(here, other, rounding_mode="floor")
+            two = torch.div(one, count, rounding_mode="floor") * other + (here - one * other)
+            features = self._pair(
+                first.flatten(0, 1).index_select(0, one), second.flatten(0, 1).index_select(0, two)
+            )
+            given: dict[int, Tensor] = {}
+            for (_, _, number), place in zip(chosen, places, strict=True):
+                if number not in given:
+                    start = number * columns
+                    given[number] = features @ weight[:, start : start + columns].t()
+                added = added + given[number].index_select(0, place)
         if self.takes_whole:
+            members = [
+                x.flatten(0, 1).index_select(0, index)
+                for x, index in zip(moving, where.flat, strict=True)
+            ]
             summed = torch.stack([member[:, :4] for member in members]).sum(0)
             known = torch.stack([member[:, 7:] for member in members]).amin(0)
-            columns = [self._basis(_mass(summed)), self._log(pt_of(summed))[:, None]]
-            found.append(torch.cat(columns, -1) * known)
-        return torch.cat(found, -1)
+            whole = torch.cat([self._basis(_mass(summed)), self._log(pt_of(summed))[:, None]], -1)
+            added = added + (whole * known) @ weight[:, len(self.pairs) * columns :].t()
+        return added
 
     def _pair(self, first: Tensor, second: Tensor) -> Tensor:
         mass = _mass(first[:, :4] + second[:, :4])
@@ -203,3 +228,15 @@ def _mass(total: Tensor) -> Tensor:
     """Mass of summed (px, py, E + pz, E - pz), (M, 4)."""
     px, py, forward, backward = total.unbind(-1)
     return (forward * backward - px * px - py * py).clamp(min=0).sqrt()
+
+
+def _distinct(index: Sequence[Tensor], size: int) -> tuple[Tensor, list[Tensor]]:
+    """The numbers below `size` that occur, ascending, and the place of each among them."""
+    device = index[0].device
+    if is_exporting():
+        return torch.arange(size, device=device), list(index)
+    occurs = torch.zeros(size, dtype=torch.bool, device=device)
+    for part in index:
+        occurs = occurs.index_fill(0, part, True)
+    rank = occurs.cumsum(0) - 1
+    return occurs.nonzero()[:, 0], [rank.index_select(0, part) for part in index]
