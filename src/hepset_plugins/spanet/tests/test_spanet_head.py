@@ -188,7 +188,7 @@ def test_products_look_only_at_their_stream() -> None:
             "particles": {"x": {"l": "leptons"}, "y": {"any": None}},
         }
     )
-    head, _ = make_head(event)
+    head, _ = make_head(event, likelihood="separate")
     masks = {"mask.jets": torch.ones(1, 4).bool(), "mask.leptons": torch.ones(1, 2).bool()}
     outputs: dict[str, Tensor] = {
         **masks,
