@@ -23,6 +23,11 @@ from hepset_jetclass.part.trimming import kept_at_random
 
 __all__ = ["PartBackbone"]
 
+JETS_IN_CACHE = 16
+"""Jets of a sub-batch on a CPU: some hundred particles with hidden layers of 512."""
+OTHER_BUCKETS = 4
+"""Sub-batches on other devices, which want few large operations."""
+
 
 class PartBackbone(Backbone):
     """Particles attend to each other, steered by their pairs; a class token then reads them.
@@ -137,7 +142,7 @@ class PartBackbone(Backbone):
                 mask,
                 (embedded,),
                 events=(start, token, extra),
-                buckets=self.config.buckets,
+                buckets=self._buckets(mask),
             )
         event, encoded_extra = others
         return Encoded(
@@ -147,6 +152,12 @@ class PartBackbone(Backbone):
             p4=x.p4,
             extra=None if extra_tokens is None else encoded_extra,
         )
+
+    def _buckets(self, mask: Tensor) -> int:
+        """Number of sub-batches: on a CPU so many that each fits into its cache."""
+        if self.config.buckets is not None:
+            return self.config.buckets
+        return -(-len(mask) // JETS_IN_CACHE) if mask.device.type == "cpu" else OTHER_BUCKETS
 
     def _embedded(self, features: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
         """Embeddings of the particles (B, N, D), 0 in padded slots."""

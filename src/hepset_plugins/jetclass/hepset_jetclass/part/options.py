@@ -46,9 +46,10 @@ class PartConfig(BackboneConfig):
     head_layout: HeadLayout = "grouped"
     """Order of the channels after an attention: ``grouped`` since weaver 0.5, ``interleaved``
     before. Weights of one are wrong in the other."""
-    buckets: NonNegativeInt = 8
+    buckets: NonNegativeInt | None = None
     """Sub-batches of jets of similar length, which saves computing padding; 1 = trim the batch at
-    its longest jet, 0 = compute all padding. The outputs do not depend on it."""
+    its longest jet, 0 = compute all padding, null = as many as suit the device. The outputs do not
+    depend on it."""
 
     @model_validator(mode="after")
     def _divides(self) -> PartConfig:
