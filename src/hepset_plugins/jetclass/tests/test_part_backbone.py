@@ -293,3 +293,22 @@ def test_dropout_has_the_stated_probability_and_keeps_the_mean() -> None:
     assert torch.equal(dropout(x, 0.1, training=True), found)
     rows = (found == 0).float()
     assert abs(float((rows[1:] * rows[:-1]).mean()) - 0.01) < 1e-3
+
+
+def test_it_learns_in_half_precision() -> None:
+    backbone = make().train()
+    x = make_inputs(LAYOUT, 9)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = backbone.encode(x)
+        loss = encoded.event.float().sin().sum() + encoded.objects["pf"].float().sin().sum()
+    loss.backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    backbone.eval()
+    with torch.no_grad():
+        exact = backbone.encode(x).event
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = backbone.encode(x).event
+    assert float((exact - rounded.float()).abs().max()) < 0.1

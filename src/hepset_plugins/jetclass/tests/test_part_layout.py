@@ -149,7 +149,5 @@ def test_models_that_weaver_has_no_form_for_are_refused(tmp_path: Path) -> None:
     inputs = dict(CONFIGURATION["inputs"])
     inputs["pf_features"] = {"length": 6, "vars": [["deta", None], ["logpt", 1.7, 0.7]]}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**CONFIGURATION, "inputs": inputs}))
-    with pytest.raises(
-        ConfigurationError, match=r"pf_features are deta, logpt; the model's"
-    ):
+    with pytest.raises(ConfigurationError, match=r"pf_features are deta, logpt; the model's"):
         bind(make(), data_config=str(tmp_path / "data.yaml"))
