@@ -74,6 +74,7 @@ class SpanetRegressionHead(Head):
         self.keys = {name: _key(self, event, name, "regression") for name in self.config.targets}
         # Judged like any other regression; kept in a tuple so that it is no part of the model.
         judge = RegressionHead(self.name, RegressionConfig(targets=self.config.targets))
+        judge.contract(event)
         self._judge = (judge,)
         self.matching = Matching(event, self.config.targets, follow=self.config.parity == "none")
         return _required(self, event, [*self.config.targets, *self.matching.siblings])
@@ -169,6 +170,10 @@ class SpanetClassificationHead(Head):
                 has no place for it.
         """
         self.key = _key(self, event, self.config.target, "classification")
+        # Judged like any other classification; kept in a tuple so that it is no part of the model.
+        judge = ClassificationHead(self.name, ClassificationConfig(target=self.config.target))
+        judge.contract(event)
+        self._judge = (judge,)
         follow = self.config.parity == "none"
         self.matching = Matching(event, [self.config.target], follow=follow)
         return _required(self, event, [self.config.target, *self.matching.siblings])
@@ -179,9 +184,8 @@ class SpanetClassificationHead(Head):
         Raises:
             ConfigurationError: If the number of classes is unknown, or the statistics lack counts.
         """
-        judge = ClassificationHead(self.name, ClassificationConfig(target=self.config.target))
+        judge = self._judge[0]
         judge.build(contract, statistics, width)
-        self._judge = (judge,)
         classes = len(judge.prior)
         weights = np.ones(classes)
         if self.config.class_balance == "effective":
