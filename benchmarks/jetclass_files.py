@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import awkward as ak
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import uproot
 from numpy.typing import NDArray
+
+from hepset.readers.assembly import Data, Jagged, part
+from hepset_jetclass.root_tree import VectorTree
 
 Array = NDArray[Any]
 
@@ -69,18 +70,23 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 def write_root(table: pa.Table, path: Path) -> None:
-    """Write a TTree of lists with counters, in clusters and with ROOT's usual compression."""
-    columns = {name: _lists(table[name].combine_chunks()) for name in table.column_names}
-    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
-        file.mktree("tree", {name: values.type.content for name, values in columns.items()})
+    """Write a TTree of vectors in clusters, with ROOT's usual compression, as a macro does."""
+    columns = {name: _column(table[name].combine_chunks()) for name in table.column_names}
+    kinds = {}
+    for name, column in columns.items():
+        lists = isinstance(column, Jagged)
+        kinds[name] = ((column.content if isinstance(column, Jagged) else column).dtype.kind, lists)
+    with path.open("wb") as file:
+        tree = VectorTree(file, kinds)
         for start in range(0, len(table), _CLUSTER):
-            part = {name: values[start : start + _CLUSTER] for name, values in columns.items()}
-            file["tree"].extend(part)
+            stop = min(start + _CLUSTER, len(table))
+            tree.extend({name: part(column, start, stop) for name, column in columns.items()})
+        tree.close()
 
 
-def _lists(column: pa.Array) -> ak.Array:
-    """Return a column without the option type that Arrow's arrays have."""
+def _column(column: pa.Array) -> Data:
     if not pa.types.is_list(column.type):
-        return ak.Array(column.to_numpy(zero_copy_only=False))
-    counts = np.diff(column.offsets.to_numpy())
-    return ak.unflatten(column.flatten().to_numpy(zero_copy_only=False), counts)
+        values: Array = column.to_numpy(zero_copy_only=False)
+        return values
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return Jagged(offsets - offsets[0], column.flatten().to_numpy(zero_copy_only=False))
