@@ -5,7 +5,10 @@
 It prints a line when it is ready. Per line of JSON on its input, with ``data``, ``event`` and what
 to ``do``, it then answers by one: ``load`` = take a file into memory, ``first`` = cost from the
 file to the first batch, ``epoch`` = cost of some ``passes`` over what was loaded, ``peak`` = memory
-that loading and one pass add in a fresh process. It imports nothing of hepset.
+that loading and one pass add in a fresh process; ``network`` = build the network of an ``options``
+file, and write its parameters, a batch and its outputs to ``save``, ``step`` and ``forward`` = cost
+of some ``times``, ``step_peak`` = memory that steps add in a fresh process. With ``start`` as its
+argument instead of BATCH, it does one training step and ends. It imports nothing of hepset.
 """
 
 from __future__ import annotations
@@ -53,14 +56,102 @@ def in_child(task: Callable[[], dict[str, float]]) -> dict[str, float]:
     return found
 
 
+class Training:
+    """SPANet's own network, loss and optimizer on the first events of a file.
+
+    Args:
+        request: ``data``, ``event``, ``options`` and ``batch``.
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        import torch
+        from spanet import JetReconstructionModel
+        from spanet import Options as SpanetOptions
+        from spanet.dataset.types import AssignmentTargets, Batch, Source
+        from torch.utils.data import default_collate
+
+        chosen = json.loads(Path(request["options"]).read_text())
+        chosen |= {"event_info_file": request["event"], "training_file": request["data"]}
+        options = SpanetOptions(request["event"], request["data"])
+        options.update_options(chosen | {"batch_size": request["batch"]})
+        torch.manual_seed(0)
+        with contextlib.redirect_stdout(sys.stderr):
+            self.model = JetReconstructionModel(options)
+        dataset = self.model.training_dataset
+        sources, vectors, targets, *others = default_collate(
+            [dataset[number] for number in range(request["batch"])]
+        )
+        self.batch = Batch(
+            tuple(Source(*each) for each in sources),
+            vectors,
+            tuple(AssignmentTargets(*each) for each in targets),
+            *others,
+        )
+        self.model.log = lambda *_, **__: None  # There is no trainer to log to.
+        # As its `configure_optimizers` does.
+        groups: tuple[list[Any], list[Any]] = ([], [])
+        for name, parameter in self.model.named_parameters():
+            groups["bias" in name].append(parameter)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": groups[0], "weight_decay": options.l2_penalty},
+                {"params": groups[1], "weight_decay": 0.0},
+            ],
+            lr=1e-6,
+        )
+
+    def step(self, times: int) -> int:
+        self.model.train()
+        for _ in range(times):
+            self.model.training_step(self.batch, 0).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return times
+
+    def forward(self, times: int) -> int:
+        import torch
+
+        self.model.eval()
+        with torch.no_grad():
+            for _ in range(times):
+                self.model(self.batch.sources)
+        return times
+
+    def save(self, path: str) -> None:
+        import numpy as np
+        import torch
+
+        self.model.eval()
+        info = self.model.event_info
+        with torch.no_grad():
+            found = self.model(self.batch.sources)
+        arrays = {f"state/{name}": value for name, value in self.model.state_dict().items()}
+        arrays["vectors"] = self.batch.num_vectors
+        for name, source in zip(info.input_names, self.batch.sources, strict=False):
+            arrays[f"source/{name}/values"], arrays[f"source/{name}/mask"] = source
+        for name, target, value in zip(
+            info.product_particles, self.batch.assignment_targets, found.assignments, strict=False
+        ):
+            for part, each in zip(("indices", "mask", "weight"), target, strict=False):
+                arrays[f"target/{name}/{part}"] = each
+            arrays[f"out/{name}"] = value
+        for kind in ("regression", "classification"):
+            for name, value in getattr(self.batch, f"{kind}_targets").items():
+                arrays[f"{kind}/{name}"] = value
+        np.savez(path, **{name: value.detach().numpy() for name, value in arrays.items()})
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     import torch
     from spanet.dataset.jet_reconstruction_dataset import JetReconstructionDataset
     from torch.utils.data import DataLoader
 
-    batch = int(sys.argv[1])
     torch.set_num_threads(1)
+    if sys.argv[1] == "start":
+        Training(json.loads(sys.argv[2])).step(1)
+        return
+    batch = int(sys.argv[1])
     memory = load_peak()
 
     def load(request: dict[str, Any]) -> Any:
@@ -75,14 +166,14 @@ def main() -> None:
     def epoch(loader: Any, passes: int = 1) -> int:
         return sum(len(found.num_vectors) for _ in range(passes) for found in loader)
 
-    def peak(request: dict[str, Any]) -> dict[str, float]:
+    def peak(task: Callable[[], int]) -> dict[str, float]:
         memory.forget_peak()
         before = memory.resident("VmRSS")
-        events = epoch(load(request))
+        events = task()
         total = memory.resident("VmHWM")
         return {"added": total - before, "total": total, "value": events}
 
-    loader = None
+    loader = training = None
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -93,8 +184,19 @@ def main() -> None:
             answer = timed(lambda request=request: first(request))
         elif request["do"] == "epoch":
             answer = timed(lambda loader=loader, passes=request["passes"]: epoch(loader, passes))
+        elif request["do"] == "network":
+            training = Training(request)
+            training.save(request["save"])
+            answer = {"parameters": sum(p.numel() for p in training.model.parameters())}
+        elif request["do"] in {"step", "forward"}:
+            task = getattr(training, request["do"])
+            answer = timed(lambda task=task, times=request["times"]: task(times))
+        elif request["do"] == "step_peak":
+            answer = in_child(
+                lambda request=request: peak(lambda: Training(request).step(request["times"]))
+            )
         else:
-            answer = in_child(lambda request=request: peak(request))
+            answer = in_child(lambda request=request: peak(lambda: epoch(load(request))))
         print(json.dumps(answer), flush=True)
 
 
