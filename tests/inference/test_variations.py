@@ -3,17 +3,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hepset.batch import EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ExpressionError
 from hepset.inference import evaluate_run
-from hepset.inference.evaluate import open_variations
+from hepset.inference.evaluate import judge, open_variations
+from hepset.inference.spectra import class_labels
 from hepset.inference.variations import metrics_in_parts, shifts, vary
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.model import Model
@@ -188,3 +191,41 @@ def test_a_wrong_variation_stops_a_run_before_it_trains(
     with pytest.raises(ExpressionError, match=r"evaluate\.variations\.up\.jets\.energy"):
         check_run(run)
     assert open_variations(open_dataset(dataset.path), EvaluateConfig()) == {}
+
+
+def test_diagnoses_stand_beside_the_predictions(
+    model: Model,
+    dataset: Dataset,
+    batch_of: Callable[..., EventBatch],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    batch = batch_of(20)
+    predictions, diagnoses = model.diagnose(batch, batch_size=7)
+    assert diagnoses == {}
+    for name, array in model.predict(batch).items():
+        np.testing.assert_allclose(predictions[name], array, rtol=1e-4, atol=1e-6)
+    head = model.head("toy")
+    monkeypatch.setattr(head, "diagnose", lambda outputs: {"other": outputs["logits"].argmin(-1)})
+    predictions, diagnoses = model.diagnose(batch, batch_size=7)
+    assert set(diagnoses) == {"toy/other"}
+    np.testing.assert_array_equal(diagnoses["toy/other"], 1 - predictions["toy/decision"])
+    # Heads see them; files do not hold them.
+    seen: list[Evaluation] = []
+    monkeypatch.setattr(head, "metrics", lambda evaluation: seen.append(evaluation) or [])
+    judge(model, dataset, "test", EvaluateConfig(), predictions=tmp_path)
+    assert set(seen[0].diagnoses) == {"other"}
+    assert not any("other" in name for name in pq.read_schema(tmp_path / "test.parquet").names)
+
+
+def test_samples_are_the_classes_where_nothing_else_is(model: Model, dataset: Dataset) -> None:
+    evaluation = judge(model, dataset, "test", EvaluateConfig()).evaluation
+    assert evaluation.sample_names == ("made",)
+    assert evaluation.sample is not None
+    assert not evaluation.sample.any()
+    sample = np.arange(len(evaluation)) % 2
+    two = replace(evaluation, targets={}, sample=sample, sample_names=("a", "b"))
+    names, labels = class_labels(two)
+    assert names == ["a", "b"]
+    np.testing.assert_array_equal(labels, sample)
+    assert class_labels(replace(two, sample=None))[0] == [""]
