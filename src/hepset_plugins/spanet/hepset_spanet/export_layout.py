@@ -152,8 +152,8 @@ class SpanetLayout(ExportLayout):
                 logit = logits[particle]
                 found[name] = functional.logsigmoid(logit) if log else torch.sigmoid(logit)
         decided = {
-            name: other.decode(other(encoded, handle))
-            for name, other in model.heads.items()
+            name: model.head(name).decode(model.head(name)(encoded, handle))
+            for name in model.heads
             if name != self.head
         }
         found |= self._targets(model, decided)
