@@ -212,7 +212,12 @@ def test_diagnoses_stand_beside_the_predictions(
     np.testing.assert_array_equal(diagnoses["toy/other"], 1 - predictions["toy/decision"])
     # Heads see them; files do not hold them.
     seen: list[Evaluation] = []
-    monkeypatch.setattr(head, "metrics", lambda evaluation: seen.append(evaluation) or [])
+
+    def metrics(evaluation: Evaluation) -> list[Metric]:
+        seen.append(evaluation)
+        return []
+
+    monkeypatch.setattr(head, "metrics", metrics)
     judge(model, dataset, "test", EvaluateConfig(), predictions=tmp_path)
     assert set(seen[0].diagnoses) == {"other"}
     assert not any("other" in name for name in pq.read_schema(tmp_path / "test.parquet").names)
