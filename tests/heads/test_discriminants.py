@@ -90,3 +90,20 @@ def test_scores_are_judged_on_their_own_classes(
     assert found["top-2 accuracy"].value == pytest.approx(within[known].mean())
     drawings = {d.name for d in head.figures(evaluate(data, predictions))}
     assert "score-roc" in drawings
+
+
+def test_many_classes_have_a_matrix_of_bounded_size(arrays: Arrays, evaluate: Evaluate) -> None:
+    from hepset.heads.classification_figures import confusion
+    from hepset.heads.entries import entries_with_label
+
+    rng = np.random.default_rng(4)
+    data = arrays(300, 5)
+    data["target/kind"] = rng.integers(0, 150, 300)
+    entries = entries_with_label(evaluate(data, {}), "kind")
+    names = [f"class {c}" for c in range(188)]
+    drawing = confusion(names, entries, rng.random((300, 188)), "300 jets")
+    assert max(drawing.figure.get_size_inches()) < 12
+    shares = np.asarray(drawing.figure.axes[0].images[0].get_array())
+    assert shares.shape == (188, 188)
+    known = np.isin(np.arange(188), data["target/kind"])
+    np.testing.assert_allclose(np.nansum(shares, axis=1), known)

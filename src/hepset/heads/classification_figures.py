@@ -30,6 +30,10 @@ _FEWEST = 10
 """A point of a ROC curve needs so many background entries behind it."""
 _CLASSES = 6
 """Classes that one figure shows."""
+_NUMBERED = 20
+"""Classes up to which a confusion matrix has numbers."""
+_TICKS = 50
+"""Classes that a larger one names at its sides, at most."""
 
 
 class Curve(NamedTuple):
@@ -221,6 +225,8 @@ def _score(
 @styled
 def _confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> Figure:
     count = len(names)
+    if count > _NUMBERED:
+        return _large_confusion(names, entries, probabilities)
     size = max(4.8, 0.9 * count + 1.5)
     figure, axes = new_figure("Most probable class", "True class", width=size + 0.8, height=size)
     decided = probabilities.argmax(axis=1)
@@ -247,6 +253,25 @@ def _confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> 
     axes.minorticks_off()
     axes.set_xticks(range(count), names, rotation=30 if count > 3 else 0)
     axes.set_yticks(range(count), names)
+    axes.tick_params(top=False, right=False)
+    return figure
+
+
+def _large_confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> Figure:
+    """Colours alone, for more classes than there is room for numbers."""
+    count, size = len(names), 10.0
+    figure, axes = new_figure("Most probable class", "True class", width=size + 0.8, height=size)
+    cell = entries.truth * count + probabilities.argmax(axis=1)
+    sums = np.bincount(cell, entries.weight, count * count).reshape(count, count)
+    totals = sums.sum(axis=1, keepdims=True)
+    shares = np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals != 0)
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    axes.minorticks_off()
+    shown = range(0, count, -(-count // _TICKS))
+    labels = [names[c] for c in shown]
+    axes.set_xticks(list(shown), labels, rotation=90, fontsize="x-small")
+    axes.set_yticks(list(shown), labels, fontsize="x-small")
     axes.tick_params(top=False, right=False)
     return figure
 
