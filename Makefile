@@ -24,8 +24,9 @@ $(VENV)/.installed: pyproject.toml $(PLUGINS:%=%/pyproject.toml) constraints.txt
 
 install: $(VENV)/.installed  ## make .venv with hepset and every plugin, editable
 
-demo: install  ## simulate, train, report: a physics result in a few minutes
+demo: install  ## simulate, train, report: physics results in a few minutes
 	$(BIN)/hepset run examples/quickstart/config.yaml
+	$(BIN)/hepset run examples/ttbar/config.yaml --to evaluate
 
 test: install  ## run every test: core and plugins
 	$(BIN)/python -m pytest
