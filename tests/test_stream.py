@@ -175,3 +175,27 @@ def test_bad_data_and_bad_options_are_named(document: dict[str, Any], tmp_path: 
     document["event"]["streams"]["jets"]["slots"] = "auto"
     with pytest.raises(ConfigurationError, match=r"streams\.jets\.slots"):
         Run.from_yaml(document).stream()
+
+
+def test_a_throw_accepts_an_event_once_however_large_its_factor(document: dict[str, Any]) -> None:
+    document["train"] = {
+        "sampling": {
+            "method": "weights",
+            "base_weight": "where(met.pt > 100, 1000, 0)",
+            "sampler": "accept_reject",
+        }
+    }
+    run = Run.from_yaml(document)
+    counts = shown(run.stream("train"))
+    hard = len(counts)
+    # As many tries as the events that a throw accepts leave room for, not as the factors sum to.
+    assert set(counts.values()) == {min(10, len(shown(run.stream("train", sampling=None))) // hard)}
+
+
+def test_an_empty_epoch_is_logged(
+    document: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    document["prepare"]["select"] = {"met": "met.pt > 1e9"}
+    with caplog.at_level("WARNING", logger="hepset"):
+        assert not list(Run.from_yaml(document).stream("train"))
+    assert "no event of the files is in the split 'train'" in caplog.text

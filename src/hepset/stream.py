@@ -11,6 +11,7 @@ its chunk, nor on how the files are cut.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 __all__ = ["SourceStream"]
 
 Array = NDArray[Any]
+
+_LOG = logging.getLogger(__name__)
 
 _CHUNKS, _ROWS, _DRAWS = range(3)
 
@@ -156,6 +159,13 @@ class SourceStream:
                 number += 1
         if waiting is not None:
             yield batch_tensors(waiting, self.contract)
+        elif not number:
+            _LOG.warning(
+                "stream: no event of the files is in the split %r after the cuts, so that epoch %d "
+                "has no batch",
+                self.split,
+                epoch,
+            )
 
     def _windows(self, epoch: int) -> Iterator[tuple[EventBatch, Array]]:
         """Read window after window: events in their slots, and how often each is shown."""
@@ -259,11 +269,14 @@ class SourceStream:
         rule = SamplingRule(config, self.plan.event, first, {})
         found = Acceptances(rule, _chained(first, portions))
         # Streams decide about every event alone, so the epoch's length is only expected.
-        expected = float(found.rows.sum(dtype=np.float64)) / config.scale
+        # A throw cannot accept an event more than once.
+        exact = config.sampler == "exact"
+        certain = found.rows if exact else np.minimum(found.rows / config.scale, 1)
+        expected = float(certain.sum(dtype=np.float64))
         tries = repeats_of(len(found.rows), expected, config.max_repeats)
         self._scale = float(tries)
         if config.events is not None:
-            if config.sampler != "exact":
+            if not exact:
                 raise ConfigurationError(
                     "train.sampling.events: a stream accepts or rejects every event once; leave "
                     "events out, or use sampler: exact"

@@ -113,6 +113,7 @@ def test_chunks_do_not_matter(seed: int, size: int) -> None:
         ({"method": "weights"}, "needs base_weight"),
         ({"method": "weights", "base_weight": "w"}, "base_weight alone"),
         ({"target": "label"}, "not both"),
+        ({"scale": 2}, "scale: 2 is the upper end of throws, which need sampler: accept_reject"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], message: str) -> None:

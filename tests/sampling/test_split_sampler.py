@@ -174,3 +174,10 @@ def test_per_object_expressions_and_unknown_names_are_refused(dataset: Dataset) 
         sampler(dataset, variables={"met.pt": [0, 9]}, classes={"c": "met.pt > 10"})
     with pytest.raises(ConfigurationError, match="no event is in the split"):
         SplitSampler(dataset.split("test"), SamplingConfig(), 0)
+
+
+def test_what_cannot_be_drawn_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigurationError, match=r"all 3000 training events .* base_weight: '0 \*"):
+        sampler(dataset, method="weights", base_weight="0 * extra.factor")
+    with pytest.raises(ConfigurationError, match=r"classes\.hard: 3000 of 3000 events .* neither"):
+        sampler(dataset, classes={"hard": "met.pt", "all": "met.pt > 0"})

@@ -57,6 +57,11 @@ class Acceptances:
         if rule.config.method != "weights" and base is not None:
             self._level = self._reference_level()
             self.rows = self.rows / self._level
+        if not self.rows.any():
+            raise ConfigurationError(
+                f"train.sampling: all {len(self.rows)} training events have the probability 0; "
+                f"mend base_weight: {rule.config.base_weight!r}"
+            )
         self.strata = np.where(found == OUTSIDE, 0, found // self.histograms.bins)
         self._announce(int((found == OUTSIDE).sum()))
 

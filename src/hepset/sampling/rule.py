@@ -69,6 +69,19 @@ class SamplingRule:
             )
         return expression
 
+    def _member(self, name: str, batch: EventBatch, columns: BatchColumns) -> Array:
+        """Tell which events are in a class whose expression is a condition, or 0 or 1."""
+        found = np.asarray(self.members[name].evaluate(columns))
+        wrong = np.flatnonzero((found != 0) & (found != 1))
+        if wrong.size:
+            source, entry = batch.where(int(wrong[0]))
+            raise ConfigurationError(
+                f"train.sampling.classes.{name}: {wrong.size} of {len(batch)} events have neither "
+                f"0 nor 1, first {found[wrong[0]]:g} in entry {entry} of {source}; write a "
+                "condition, such as target.label == 3"
+            )
+        return found == 1
+
     @property
     def columns(self) -> list[str]:
         """Names that the expressions read: ``jets.pt``, ``extra/jet_pt``, ``target/label``."""
@@ -93,11 +106,7 @@ class SamplingRule:
             members = labels[:, None] == np.arange(len(self.classes))
         elif self.members:
             members = np.stack(
-                [
-                    np.broadcast_to(np.asarray(e.evaluate(columns)) == 1, (count,))
-                    for e in self.members.values()
-                ],
-                axis=1,
+                [self._member(name, batch, columns) for name in self.members], axis=1
             )
         else:
             members = np.ones((count, 1), bool)

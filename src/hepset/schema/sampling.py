@@ -87,6 +87,11 @@ class SamplingConfig(Model):
                     raise ValueError(f"no class {name!r}{did_you_mean(name, known)}")
         if self.reference is not None and self.method != "reference":
             raise ValueError(f"reference: {self.reference!r} needs method: reference")
+        if self.scale != 1 and self.sampler == "exact":
+            raise ValueError(
+                f"scale: {self.scale:g} is the upper end of throws, which need sampler: "
+                "accept_reject; of sampler: exact, events says how many are drawn"
+            )
         if self.method == "reference" and not self.variables:
             raise ValueError("method 'reference' needs variables: the spectrum of what?")
         return self
