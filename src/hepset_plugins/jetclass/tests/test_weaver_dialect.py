@@ -221,6 +221,15 @@ def test_files_branches_trees_and_reserved_names() -> None:
     }
 
 
+def test_numbers_are_kept_in_full() -> None:
+    changed = {"file_magic": {"xsec": {"QCD": 831.7612345}}, "observers": ["xsec"]}
+    derive = describe(**changed).defaults["prepare"]["derive"]
+    assert derive["xsec"] == "where(matches(file, 'QCD'), 831.7612345, 0)"
+    inputs = {"pf_features": {"length": 8, "vars": [["x", 1.23456789]]}}
+    derive = describe(parity=True, inputs=inputs).defaults["prepare"]["derive"]
+    assert derive["pf.x"] == "finite(x, 1.23456789)"
+
+
 def test_the_tree_is_an_option_of_readers_that_have_one() -> None:
     def read(*entries: dict[str, Any]) -> list[dict[str, Any]]:
         inline = document(treename="Events")
@@ -304,6 +313,16 @@ def test_vectors_by_their_names() -> None:
             "exactly two variables, found 1",
         ),
         ({"file_magic": {"year": {"(": 1}}, "observers": ["year"]}, r"file_magic.year: '\('"),
+        ({"labels": {"type": "simple", "value": ["a"]}}, "at least two columns.*type: custom"),
+        ({"labels": {"type": "simple", "value": ["a", "b", "a"]}}, "names a column twice"),
+        (
+            {"inputs": {"pf_features": {"length": 8, "vars": [["x", 0, 1, 3, -3]]}}},
+            r"inputs.pf_features.vars: 'x': clip_min 3 is not below clip_max -3",
+        ),
+        (
+            {"new_variables": {"pf_mask": "m", "m": "pf_mask"}},
+            "in a circle: pf_mask -> m -> pf_mask",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(changed: dict[str, Any], message: str) -> None:

@@ -126,6 +126,8 @@ def test_the_same_numbers_as_python_gives(text: str) -> None:
         ("np.float32(x)", "float32(x)"),
         ("ak.values_astype(x, np.int32)", "int64(x)"),
         ("ak.values_astype(x, 'float64')", "x"),
+        ("ak.values_astype(x, 'bool')", "x != 0"),
+        ("ak.values_astype(x + 1, np.bool_)", "x + 1 != 0"),
         ("np.full_like(x, 3)", "ones_like(x) * 3"),
         ("p.mass", "p4_mass(x, y, z, e)"),
         ("p.E - e", "e - e"),
@@ -195,3 +197,8 @@ def test_new_variables_are_named_or_written_out() -> None:
 def test_what_has_no_translation_is_named(text: str, message: str) -> None:
     with pytest.raises(EventInfoError, match=message):
         translate(text)
+
+
+def test_a_circle_of_four_momenta_is_named() -> None:
+    with pytest.raises(EventInfoError, match="of four-momenta only"):
+        Translator("top.yaml", {"a": "b", "b": "a"}).translate("a.mass", "new_variables.v")

@@ -65,7 +65,8 @@ _OPERATORS: Final[Mapping[str, ast.operator]] = {
 _AS_THEY_ARE: Final = frozenset({"to_numpy", "asarray", "array", "Array", "to_packed"})
 _JUDGED: Final = frozenset({"values_astype", "enforce_type", "_pad", "_repeat_pad"})
 _SINGLE: Final = frozenset({"float32", "float"})
-_WHOLE: Final = frozenset({"int", "int8", "int16", "int32", "int64", "uint8", "uint32", "bool"})
+_WHOLE: Final = frozenset({"int", "int8", "int16", "int32", "int64", "uint8", "uint32"})
+_TRUTH: Final = frozenset({"bool", "bool_"})
 _VECTORS: Final[Mapping[str, tuple[str, ...]]] = {
     "_p4_from_pxpypze": ("px", "py", "pz", "energy"),
     "_p4_from_ptetaphie": ("pt", "eta", "phi", "energy"),
@@ -305,6 +306,8 @@ class _Expression:
             return _call("float32", arguments)
         if name in _WHOLE and len(arguments) == 1:
             return _call("int64", arguments)
+        if name in _TRUTH and len(arguments) == 1:
+            return ast.Compare(arguments[0], [ast.NotEq()], [ast.Constant(0)])
         if name in _JUDGED or (name in _AS_THEY_ARE and len(arguments) == 1):
             return arguments[0]
         known = [*_PLAIN, *_REDUCTIONS, *_OPERATORS, *_VECTORS, "_clip", "_pad", "_repeat_pad"]
@@ -344,7 +347,7 @@ class _Expression:
             kind = "float32" if kind == "float32" else "float64"
         if kind == "float64":
             return value
-        if kind not in _SINGLE | _WHOLE:
+        if kind not in _SINGLE | _WHOLE | _TRUTH:
             raise self.error(node, f"the type {kind!r} has no translation")
         return ast.Call(ast.Name(kind), [value], [])
 
@@ -399,9 +402,13 @@ class _Expression:
 
     def vector(self, node: ast.expr) -> dict[str, ast.expr] | None:
         """Return the components that a four-momentum was made of, or None."""
-        if isinstance(node, ast.Name) and node.id in self.owner.new_variables:
+        seen: set[str] = set()
+        while isinstance(node, ast.Name) and node.id in self.owner.new_variables:
+            if node.id in seen:
+                return None
+            seen.add(node.id)
             key = f"new_variables.{node.id}"
-            return self.vector(self.owner.parse(self.owner.new_variables[node.id], key))
+            node = self.owner.parse(self.owner.new_variables[node.id], key)
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             return None
         roles = _VECTORS.get(node.func.id)

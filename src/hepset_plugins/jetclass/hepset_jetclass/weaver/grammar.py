@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from hepset.errors import EventInfoError
 from hepset.schema.base import Model
@@ -32,6 +32,12 @@ class VariableScale(Model):
     """Upper clip, after the scale."""
     pad_value: float = 0.0
     """Value behind the last object, in the scaled variable."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> VariableScale:
+        if self.min is not None and self.max is not None and not self.min < self.max:
+            raise ValueError(f"clip_min {self.min:g} is not below clip_max {self.max:g}")
+        return self
 
 
 class Preprocess(Model):
@@ -107,6 +113,13 @@ class Labels(Model):
             raise ValueError("type 'custom' takes a mapping, label → expression, as value")
         if not self.value:
             raise ValueError("value names no label")
+        if self.type == "simple" and len(self.value) < 2:
+            raise ValueError(
+                f"type 'simple' needs at least two columns to tell apart, found {self.value}; for "
+                "one column that is 0 or 1 write type: custom, value: {label: <column>}"
+            )
+        if isinstance(self.value, list) and len(set(self.value)) < len(self.value):
+            raise ValueError(f"value names a column twice: {self.value}")
         return self
 
 
@@ -247,7 +260,15 @@ class WeaverConfig(Model):
                 stated.setdefault("center", default)
                 if stated.get("scale", 1.0) is None:
                     stated["scale"] = 1.0
-                scale = VariableScale(length=group.length, pad_mode=group.pad_mode, **stated)
+                try:
+                    scale = VariableScale(length=group.length, pad_mode=group.pad_mode, **stated)
+                except ValidationError as problem:
+                    first = problem.errors()[0]
+                    place = "".join(f"{key}: " for key in first["loc"])
+                    reason = first["msg"].removeprefix("Value error, ")
+                    raise ValueError(
+                        f"inputs.{name}.vars: {variable.name!r}: {place}{reason}"
+                    ) from None
                 if scale.center == "auto" and variable.name.endswith("_mask"):
                     scale = scale.model_copy(update={"center": None})
                 known = found.setdefault(variable.name, scale)

@@ -248,7 +248,7 @@ class _Translation:
                 re.compile(pattern)
             except re.error as problem:
                 raise self.error(f"file_magic.{name}", f"{pattern!r}: {problem}") from None
-            text = f"where(matches(file, {pattern!r}), {value:g}, {text})"
+            text = f"where(matches(file, {pattern!r}), {_number(value)}, {text})"
         return text
 
     def columns(self, select: Mapping[str, Mapping[str, str]]) -> dict[str, str | None]:
@@ -310,7 +310,7 @@ class _Translation:
         if self.parity:
             centre = self.config.scales[name].center
             instead = centre if isinstance(centre, float) else 0.0
-            self.derive[f"{block}.{name}"] = f"finite({text}, {instead:g})"
+            self.derive[f"{block}.{name}"] = f"finite({text}, {_number(instead)})"
         elif own or shared or text != name:
             self.derive[f"{block}.{name}"] = text
         return {"transform": transform_of(self.config.scales[name])}
@@ -333,9 +333,7 @@ class _Translation:
         """Accept a mask that says of every object of the files that it is there."""
         if len(group.vars) != 1:
             raise self.error(f"inputs.{name}", "a mask is one variable")
-        text = group.vars[0].name
-        while text in self.variables:
-            text = self.variables[text]
+        text = self.origin(group.vars[0].name)
         plain = re.sub(r"^(np|numpy|ak|awkward)\.", "", text.strip())
         if not _ONES.match(plain):
             raise self.error(
@@ -393,9 +391,16 @@ class _Translation:
         return targets, heads
 
     def origin(self, text: str) -> str:
-        """Follow a name to the column that it stands for."""
+        """Follow a name to the column, or the expression, that it stands for."""
         text = text.strip()
+        seen: list[str] = []
         while text in self.variables:
+            if text in seen:
+                circle = " -> ".join([*seen, text])
+                raise self.error(
+                    f"new_variables.{text}", f"new variables need each other in a circle: {circle}"
+                )
+            seen.append(text)
             text = self.variables[text].strip()
         return text
 
@@ -520,6 +525,11 @@ def transform_of(scale: VariableScale) -> list[Any]:
     if scale.min is not None or scale.max is not None:
         steps.append({"clip": [scale.min, scale.max]})
     return steps
+
+
+def _number(value: float) -> str:
+    """Write a number in full, 3.0 as 3."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _is_condition(tree: ast.expr) -> bool:
