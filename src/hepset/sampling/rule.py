@@ -80,7 +80,8 @@ class SamplingRule:
                 f"0 nor 1, first {found[wrong[0]]:g} in entry {entry} of {source}; write a "
                 "condition, such as target.label == 3"
             )
-        return found == 1
+        belongs: Array = found == 1
+        return belongs
 
     @property
     def columns(self) -> list[str]:
