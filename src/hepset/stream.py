@@ -1,8 +1,9 @@
 """`SourceStream`: training batches straight from files, without converting them first.
 
 A conversion checks everything and pays off from the second epoch on; a stream starts at once. Each
-epoch reads the chunks of all sources evenly mixed, a window of them at a time, and shuffles the
-events of a window. Where cuts and sampling need nothing but what events have once, they are decided
+epoch reads some sources at a time, evenly mixed, a window of their events after the other, and
+shuffles the events of a window. Files that hold one class each are mixed where they are given as
+groups. Where cuts and sampling need nothing but what events have once, they are decided
 on that, and only the events that are wanted are read whole.
 
 What becomes of an event depends on its id, the seed and the epoch alone: not on the other events of
@@ -11,6 +12,7 @@ its chunk, nor on how the files are cut.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +60,12 @@ Array = NDArray[Any]
 
 _LOG = logging.getLogger(__name__)
 
-_CHUNKS, _ROWS, _DRAWS = range(3)
+_CHUNKS, _ROWS = range(2)
+
+_PORTION: Final = 4096
+"""Most events that are read at a time."""
+_SOURCES: Final = 8
+"""Sources that are read in turn; readers keep as many open, with what they have decoded."""
 
 
 class SourceStream:
@@ -74,8 +81,9 @@ class SourceStream:
         seed: Seed of the shuffle and of the sampling.
         shuffle: Whether to shuffle chunks, and the events of a window.
         sampling: How often each event is shown; null = once.
-        window: Chunks that are shuffled together; two windows are in memory at a time. The first
-            window of an epoch is one chunk, so that the first batch is there early.
+        window: Portions of at most 4096 events that are shuffled together; two windows are in
+            memory at a time. The first window of an epoch is one portion, so that the first batch
+            is there early.
         check: Whether every chunk is held against the contract, as a conversion does.
 
     Attributes:
@@ -97,7 +105,7 @@ class SourceStream:
         seed: int = 0,
         shuffle: bool = True,
         sampling: SamplingConfig | None = None,
-        window: int = 8,
+        window: int = 6,
         check: bool = True,
     ) -> None:
         self._splitter = plan.splitter()
@@ -125,7 +133,9 @@ class SourceStream:
         self.window = window
         self.check = check
         self.epoch = 0
-        self._chunks = [(work, chunk) for work in plan.ranges for chunk in work.chunks]
+        self._chunks = [
+            (work, part) for work in plan.ranges for chunk in work.chunks for part in _cut(chunk)
+        ]
         self._early = _EarlyColumns.of(plan, sampling, self._chunks)
         self._acceptances: Acceptances | None = None
         self._scale = 1.0
@@ -180,19 +190,31 @@ class SourceStream:
             start, size = start + size, self.window
 
     def _order(self, epoch: int) -> list[tuple[Range, Chunk]]:
-        """Chunks of every source spread evenly over the epoch, those of one in random order."""
+        """Some sources at a time, in random order, their chunks evenly spread over their part.
+
+        Each source is read from a random place on to its end and from its beginning to there, so
+        that formats that decode many events at once decode them once.
+        """
         if not self.shuffle:
             return self._chunks
-        numbers = throws(len(self._chunks), self.seed, epoch, _CHUNKS)
-        by_source: dict[int, list[int]] = {}
-        for index in np.argsort(numbers, kind="stable").tolist():
-            by_source.setdefault(self._chunks[index][0].source, []).append(index)
-        places = {
-            index: (place + numbers[index]) / len(indices)
-            for indices in by_source.values()
-            for place, index in enumerate(indices)
-        }
-        return [self._chunks[index] for index in sorted(places, key=places.__getitem__)]
+        by_source: dict[int, list[tuple[Range, Chunk]]] = {}
+        for work, chunk in self._chunks:
+            by_source.setdefault(work.source, []).append((work, chunk))
+        numbers = throws(3 * len(by_source), self.seed, epoch, _CHUNKS).reshape(3, -1)
+        shuffled = np.array(list(by_source))[np.argsort(numbers[0], kind="stable")].tolist()
+        order: list[tuple[Range, Chunk]] = []
+        for together in _mixed(shuffled, [self.plan.sources[source].group for source in shuffled]):
+            places: list[tuple[float, tuple[Range, Chunk]]] = []
+            for source in together:
+                chunks, row = by_source[source], list(by_source).index(source)
+                reader = self.plan.readers[chunks[0][0].reader]
+                first = 0 if reader.sequential else int(numbers[1, row] * len(chunks))
+                places += [
+                    ((place + numbers[2, row]) / len(chunks), chunk)
+                    for place, chunk in enumerate(chunks[first:] + chunks[:first])
+                ]
+            order += [chunk for _, chunk in sorted(places, key=lambda found: found[0])]
+        return order
 
     def _chunk(self, work: Range, chunk: Chunk, epoch: int) -> tuple[EventBatch, Array]:
         """Read the events of a chunk that are shown, and how often each is."""
@@ -288,6 +310,25 @@ class SourceStream:
 
 _ROW: Final = "extra/row"
 """Where the number of a row is kept while cuts are decided."""
+
+
+def _cut(chunk: Chunk) -> list[Chunk]:
+    """Cut a chunk of a reader into portions."""
+    return [
+        Chunk(chunk.source, start, min(start + _PORTION, chunk.stop))
+        for start in range(chunk.start, chunk.stop, _PORTION)
+    ]
+
+
+def _mixed(sources: list[int], groups: list[str]) -> list[list[int]]:
+    """Divide sources into sets that are read together, each with all groups as far as they go."""
+    waiting: dict[str, list[int]] = {}
+    for source, group in zip(sources, groups, strict=True):
+        waiting.setdefault(group, []).append(source)
+    turns = itertools.zip_longest(*waiting.values())
+    order = [source for turn in turns for source in turn if source is not None]
+    size = max(_SOURCES, len(waiting))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 class _EarlyColumns:
