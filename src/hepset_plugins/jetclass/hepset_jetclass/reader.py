@@ -271,6 +271,14 @@ def _is_parquet(path: str) -> bool:
         return path.partition("?")[0].endswith((".parquet", ".pq"))
     try:
         with Path(path).open("rb") as file:
-            return file.read(4) == b"PAR1"
+            begin = file.read(4)
     except OSError as problem:
         raise ReadError(f"{path}: cannot be opened: {problem.strerror}") from problem
+    if not begin:
+        raise ReadError(f"{path}: the file is empty (0 bytes); make or copy it again")
+    if begin not in {b"PAR1", b"root"}:
+        raise ReadError(
+            f"{path}: neither ROOT nor Parquet: it begins with {begin!r}, expected b'root' or "
+            "b'PAR1'"
+        )
+    return begin == b"PAR1"

@@ -145,11 +145,7 @@ class VectorTree:
         end = free + size
         gap = struct.pack(">hii", 1, end, 2_000_000_000)
         self._file.write(self._key("TFile", "", "", 10, 10, free, cycle=1) + gap)
-        if end > LARGEST:
-            raise HepsetError(
-                f"a ROOT file of {end / 1e9:.1f} GB would need records for large files; write "
-                "several smaller ones"
-            )
+        _require_short(end)
         self._file.seek(_BEGIN)
         self._file.write(self._directory(keys, info - keys))
         self._file.seek(0)
@@ -168,6 +164,7 @@ class VectorTree:
 
     def _basket(self, branch: _Branch, content: bytes, starts: Array | None, entries: int) -> None:
         place = self._file.tell()
+        _require_short(place + len(content))
         head = len(_key_head("TBasket", branch.name, self._name)) + 19
         last = head + len(content)
         capacity = branch.kind.dtype.itemsize
@@ -283,6 +280,15 @@ class VectorTree:
             )
             leaf += 6
         return _object(name, inner), 8 + len(name) + 1 + leaf
+
+
+def _require_short(end: int) -> None:
+    """Refuse a file that grows beyond what ROOT's short records can say."""
+    if end > LARGEST:
+        raise HepsetError(
+            f"a ROOT file of {end / 1e9:.3g} GB would need records for large files; write several "
+            "smaller ones"
+        )
 
 
 def _leaf(branch: _Branch) -> bytes:

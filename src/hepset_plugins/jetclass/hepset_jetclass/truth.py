@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hepset.errors import ReadError
 from hepset.readers.assembly import Data, Jagged
 from hepset_jetclass.columns import DECAY_PRODUCTS, GEN_JET, LABEL, ONE_HOT
-from hepset_jetclass.labels import flavour_content
+from hepset_jetclass.labels import NAMES, flavour_content
 
 Array = NDArray[Any]
 Columns = Mapping[str, Data]
@@ -50,7 +50,7 @@ def computed_columns(names: Iterable[str]) -> dict[str, Computed]:
     found: dict[str, Computed] = {}
     one_hot = tuple(name for name in ONE_HOT if name in present)
     if LABEL in present:
-        found["label"] = Computed((LABEL,), lambda data: data[LABEL])
+        found["label"] = Computed((LABEL,), _known_label)
         for name in flavour_content(np.zeros(0, np.int64)):
             found[f"n_{name}"] = Computed((LABEL,), partial(_content, name))
     elif len(one_hot) > 1:
@@ -84,6 +84,23 @@ def _lists(data: Columns, name: str) -> Jagged:
     if not isinstance(values, Jagged):
         raise ReadError(f"{name!r} holds a number per jet, expected lists")
     return values
+
+
+def _known_label(data: Columns) -> Array:
+    """Return the labels, all of which are labels of JetClass-II or −1 = none."""
+    labels = _array(data, LABEL)
+    if labels.dtype.kind not in "iuf":
+        return labels
+    wrong = ~((labels >= -1) & (labels < len(NAMES)) & (labels % 1 == 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ReadError(
+            f"{LABEL}: {int(wrong.sum())} of {len(wrong)} jets have no label from 0 to "
+            f"{len(NAMES) - 1}, or −1 for none; the first is row {row} of these, with "
+            f"{labels[row]:g}; numbers of your own are a target of another name: "
+            f"columns: {{targets.<name>: {LABEL}}}"
+        )
+    return labels
 
 
 def _class_of(one_hot: tuple[str, ...], data: Columns) -> Array:

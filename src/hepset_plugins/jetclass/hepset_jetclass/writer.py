@@ -16,8 +16,9 @@ from hepset.errors import ContractError, did_you_mean
 from hepset.interfaces import Writer, WriterConfig
 from hepset.readers.assembly import Data, Jagged, joined, part
 from hepset.schema.contract import Contract
+from hepset.schema.tensors import Labels
 from hepset_jetclass.columns import GEN_JET, JET, LABEL, N_PARTICLES, ONE_HOT, STREAMS, Quantity
-from hepset_jetclass.labels import INDEX, JETCLASS
+from hepset_jetclass.labels import INDEX, JETCLASS, NAMES
 from hepset_jetclass.root_tree import VectorTree
 
 Array = NDArray[Any]
@@ -39,7 +40,7 @@ class JetClassRootConfig(WriterConfig):
     classes: tuple[str, ...] = ()
     """Names of the classes of the target ``label``: labels of JetClass-II, which become
     ``jet_label``, or of JetClass, which become its columns ``label_*``. Empty = the target's
-    numbers are those of ``jet_label``."""
+    numbers are those of ``jet_label``; if it has not 188 classes, they are a column ``label``."""
 
     @field_validator("classes")
     @classmethod
@@ -114,6 +115,7 @@ class JetClassRootWriter(Writer):
 
         Raises:
             ContractError: If nothing was written: the columns would not be known.
+            HepsetError: If the file becomes larger than 2 GB.
         """
         file = self._opened()
         if self._tree is None:
@@ -121,11 +123,15 @@ class JetClassRootWriter(Writer):
             raise ContractError(
                 f"{self._target}: no batch was written, so that the columns are not known"
             )
-        self._flush(1)
-        self._tree.close()
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
+        try:
+            self._flush(1)
+            self._tree.close()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        except BaseException:
+            self.abort()
+            raise
         self._file = None
         self._hidden.replace(self._target)
 
@@ -201,8 +207,13 @@ class JetClassRootWriter(Writer):
     def _label(self, values: Array) -> Iterator[tuple[str, Array]]:
         classes = self.config.classes
         if not classes:
-            yield LABEL, values.astype(np.int32)
+            yield self._label_column(), values.astype(np.int32)
             return
+        if len(values) and values.min() < -1:
+            raise ContractError(
+                f"{self._target}: target/label has the class {values.min()}; expected a class, or "
+                "−1 for none"
+            )
         if len(values) and values.max() >= len(classes):
             raise ContractError(
                 f"{self._target}: target/label has the class {values.max()}; the writer's classes "
@@ -216,6 +227,14 @@ class JetClassRootWriter(Writer):
             name = JETCLASS[index]
             chosen = classes.index(name) if name in classes else len(classes)
             yield column, (values == chosen).astype(np.int32)
+
+    def _label_column(self) -> str:
+        """Name the column of labels without names: others than the 188 are no ``jet_label``."""
+        for spec in self._contract.of_kind("target"):
+            for rule in spec.rules:
+                if spec.name == "target/label" and isinstance(rule, Labels):
+                    return LABEL if rule.classes in {None, len(NAMES)} else "label"
+        return LABEL
 
     def _cast(self, name: str, values: Array, quantity: Quantity | None) -> Array:
         letter = quantity.dtype if quantity is not None else _letter(values)

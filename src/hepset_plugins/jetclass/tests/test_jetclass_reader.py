@@ -174,6 +174,11 @@ def test_classes_are_found_by_name(tmp_path: Path) -> None:
         labels(["X_bbb", "QCD"])
     with pytest.raises(ConfigurationError, match="'X_QQ' and 'X_bb' share the label 0"):
         labels(["X_bb", "X_QQ"])
+    jets["jet_label"] = np.array([0, -1, 188, 3, -2], np.int32)
+    write_parquet(tmp_path / "jets.parquet", jets)
+    message = r"jets.parquet: .*jet_label: 2 of 5 jets have no label .* row 2 of these, with 188"
+    with pytest.raises(ReadError, match=message):
+        labels(["X_bb", "QCD"])
 
 
 def test_files_are_chosen_by_part_split_and_number(tmp_path: Path) -> None:
@@ -259,6 +264,13 @@ def test_bad_files_are_errors_or_counted(tmp_path: Path) -> None:
         open_jets(str(tmp_path / "[ac].parquet")).sources()
     with pytest.raises(ReadError, match=r"d.parquet"):
         list(open_jets(str(tmp_path / "d.parquet")))
+    for name, text, message in (
+        ("e.root", "", "e.root: the file is empty"),
+        ("f.root", "hello", "f.root: neither ROOT nor Parquet: it begins with b'hell'"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ReadError, match=message):
+            open_jets(str(tmp_path / name)).sources()
     convert(open_jets(str(tmp_path / "*.parquet")), tmp_path / "out", on_error="skip")
     dataset = hepset.open_dataset(tmp_path / "out")
     assert sum(len(dataset.split(name)) for name in dataset.splits) == 8

@@ -10,7 +10,7 @@ import uproot
 
 import hepset
 from hepset.batch import EventBatch, concatenate
-from hepset.errors import ConfigurationError, ContractError
+from hepset.errors import ConfigurationError, ContractError, HepsetError
 from hepset.interfaces import Chunk, parse_options
 from hepset.testing import check_writer
 from hepset.testing.conditions import require_same_batch
@@ -102,6 +102,35 @@ def test_classes_become_labels(tmp_path: Path) -> None:
         ConfigurationError, match=r"'X_cd' is no label of JetClass-II.*did you mean"
     ):
         written(batch, contract, tmp_path / "c.root", classes=["X_cd", "X_cc"])
+    wrong = batch.with_arrays({"target/label": np.array([1, 0, -2, 1])})
+    with pytest.raises(ContractError, match="target/label has the class -2; expected a class, or"):
+        written(wrong, contract, tmp_path / "c.root", classes=["X_cc", "QCD_light"])
+
+
+def test_numbers_of_other_classes_are_no_jet_label(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "jets.parquet", make_jets(4, 1))
+    event = {
+        "streams": {"particles": {"features": ["deta"]}},
+        "targets": {"label": {"kind": "classification", "classes": ["QCD", "Res2P", "Res34P"]}},
+    }
+    reader = hepset.open_reader("jetclass", files=path, event=event)
+    batch = concatenate(reader)
+    contract = hepset.compile_contract(reader.event_info())
+    tree = written(batch, contract, tmp_path / "a.root")
+    assert "jet_label" not in tree.keys()  # noqa: SIM118  no mapping
+    assert list(tree["label"].array()) == list(batch["target/label"])
+    back = hepset.open_reader("jetclass", files=str(tmp_path / "a.root"), event=event)
+    assert list(concatenate(back)["target/label"]) == list(batch["target/label"])
+
+
+def test_nothing_is_left_of_a_file_that_grows_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, contract = jets(tmp_path, 4)
+    monkeypatch.setattr("hepset_jetclass.root_tree.LARGEST", 2000)
+    with pytest.raises(HepsetError, match="records for large files; write several smaller"):
+        written(batch, contract, tmp_path / "a.root")
+    assert not list(tmp_path.glob("*a.root*"))
 
 
 def test_predictions_and_extras_are_written_as_they_are(tmp_path: Path) -> None:
