@@ -143,10 +143,13 @@ class TupleScorer(nn.Module):
     def _one_order(
         self, projected: Sequence[Tensor], moving: Sequence[Tensor] | None, where: Where
     ) -> tuple[Tensor, Tensor]:
-        parts = [x.index_select(0, index) for x, index in zip(projected, where.flat, strict=True)]
-        added, multiplied = parts[0].chunk(2, -1)
-        for part in parts[1:]:
-            more, factor = part.chunk(2, -1)
+        # Divided before they are repeated: there are more tuples than objects.
+        parts = [
+            [half.index_select(0, index) for half in x.chunk(2, -1)]
+            for x, index in zip(projected, where.flat, strict=True)
+        ]
+        added, multiplied = parts[0]
+        for more, factor in parts[1:]:
             added, multiplied = added + more, multiplied * factor
         if self.mass_network is not None and moving is not None:
             added = self._with_masses(added, self.mass_network.weight, moving, where)
