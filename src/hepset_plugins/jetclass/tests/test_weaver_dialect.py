@@ -351,7 +351,7 @@ def test_the_public_configuration_as_it_is(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     own = load_config(tmp_path / "own" / "config.yaml")
     assert own.config.read[0]["files"] == [
-        str(tmp_path / "own" / ".." / "jets" / "*.root"),
+        str(tmp_path / "jets" / "*.root"),
         "root://host//a.root",
     ]
     assert own.event is not None
@@ -364,3 +364,20 @@ def test_the_public_configuration_as_it_is(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["convert-weaver", str(SOPHON), "-o", str(tmp_path / "own")])
     assert again.exit_code == 2
     assert "exists already" in again.output
+
+
+def test_files_of_a_written_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("top.yaml").write_text(yaml.safe_dump(document()))
+    files = ["data/*.root", "QCD:data/q.root", "/data/a.root", "S:/data/b.root", "S:root://h//c"]
+    options = [word for file in files for word in ("--files", file)]
+    result = CliRunner().invoke(main, ["convert-weaver", "top.yaml", "-o", "own", *options])
+    assert result.exit_code == 0, result.output
+    written = yaml.safe_load(Path("own/config.yaml").read_text())["read"]["files"]
+    assert written == ["../data/*.root", "QCD:../data/q.root", *files[2:]]
+    wrong = CliRunner().invoke(
+        main, ["convert-weaver", "top.yaml", "-o", "other", "--reader", "jetclas"]
+    )
+    assert wrong.exit_code == 2
+    assert "did you mean 'jetclass'" in wrong.output
+    assert not Path("other").exists()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
+
+from hepset_jetclass.files import named_group
 
 
 @click.command(short_help="Write hepset's configuration for a data configuration of weaver.")
@@ -34,10 +37,17 @@ def convert_weaver(
     """
     from hepset_jetclass.weaver.writing import write_configuration  # noqa: PLC0415  imports more
 
-    # Paths in a run file are relative to its folder.
-    own = [path if ":" in path else os.path.relpath(path, output) for path in files]
+    own = [_from_folder(path, output) for path in files]
     paths = write_configuration(
         config, output, files=own or ["data/*.root"], reader=reader, parity=parity
     )
     for path in paths:
         click.echo(f"{path}: written")
+
+
+def _from_folder(path: str, folder: str) -> str:
+    """Write a path, or ``group:path``, for a run file in a folder: relative paths start there."""
+    group, pattern = named_group(path)
+    if "://" not in pattern and not Path(pattern).is_absolute():
+        pattern = os.path.relpath(pattern, folder)
+    return f"{group}:{pattern}" if group else pattern

@@ -79,8 +79,8 @@ def write_configuration(
         if path.exists():
             raise ConfigurationError(f"{path} exists already; choose another folder")
     found = translate(parse_weaver(load_yaml(source), str(source)), str(source), parity=parity)
-    folder.mkdir(parents=True, exist_ok=True)
     event, run = event_document(found), run_document(found, source.stem, files, reader)
+    folder.mkdir(parents=True, exist_ok=True)
     paths[0].write_text(_comment([f"From {source.name}."]) + _dump(event), encoding="utf-8")
     notes = [f"From {source.name}.", *found.notes]
     paths[1].write_text(_comment(notes) + _dump(run), encoding="utf-8")
