@@ -27,14 +27,16 @@ __all__ = ["INPUT", "from_ini", "is_ini"]
 INPUT = "Source"
 """Name of the one input, as SPANet's own conversion of version 1 files calls it."""
 _SOURCE, _EVENT = "SOURCE", "EVENT"
+_ENTRY = re.compile(r"[(\[]([^()\[\]]+)[)\]]")
+"""Innermost brackets: names that may be interchanged."""
 
 
 def is_ini(document: Mapping[str, Any]) -> bool:
-    """Whether a document has the sections of such a file, and no others than of particles."""
+    """Whether a document has the sections of such a file, and not those of a SPANet 2 file."""
     return (
         {_SOURCE, _EVENT} <= document.keys()
+        and "INPUTS" not in document
         and all(isinstance(section, Mapping) for section in document.values())
-        and "particles" in document[_EVENT]
     )
 
 
@@ -67,22 +69,38 @@ def from_ini(document: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     particles = _names(event.get("particles", ""))
     if not particles:
         problems.append(f"{where}: [{_EVENT}] particles: expected names such as (t1, t2)")
+    problems += [
+        f"{where}: [{_EVENT}] particles: {name!r} is named twice"
+        for name in dict.fromkeys(particles)
+        if particles.count(name) > 1
+    ]
     products: dict[str, list[str]] = {}
     permutations: dict[str, list[list[str]]] = {}
-    for name in (_EVENT, *particles):
+    for name in (_EVENT, *dict.fromkeys(particles)):
         stated = event if name == _EVENT else section(name, ("jets", "permutations"))
         if name != _EVENT:
             products[name] = _names(stated.get("jets", ""))
             if name in document and not products[name]:
                 problems.append(f"{where}: [{name}] jets: expected names such as (q1, q2, b)")
-        entries = [_names(text) for text in re.findall(r"[(\[]([^()\[\]]+)[)\]]",
-                                                       stated.get("permutations", ""))]  # fmt: skip
+        text = stated.get("permutations", "")
+        entries = [_names(entry) for entry in _ENTRY.findall(text)]
+        if _ENTRY.sub("", text).strip("[]() ,\n\t"):
+            problems.append(
+                f"{where}: [{name}] permutations: expected pairs in brackets such as [(q1, q2)], "
+                f"found {text!r}"
+            )
         problems += [
             f"{where}: [{name}] permutations: ({', '.join(entry)}) may mean every reordering or "
             "one cycle; write the event as SPANet 2's YAML, where [a, b, c] is the first and "
             "[[a, b, c]] the second"
             for entry in entries
             if len(entry) > 2
+        ]
+        problems += [
+            f"{where}: [{name}] permutations: ({', '.join(entry)}) interchanges nothing; expected "
+            "pairs such as (q1, q2)"
+            for entry in entries
+            if len(entry) < 2
         ]
         if entries:
             permutations[name] = entries

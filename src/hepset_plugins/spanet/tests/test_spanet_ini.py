@@ -75,6 +75,13 @@ def test_a_file_that_is_no_ini_is_refused(tmp_path: Path) -> None:
         describe_event(path)
 
 
+def test_without_particles_it_still_is_an_ini(tmp_path: Path) -> None:
+    path = tmp_path / "event.ini"
+    path.write_text(INI.replace("particles", "particle"))
+    with pytest.raises(EventInfoError, match=r"particle: unknown key; did you mean 'particles'"):
+        describe_event(path)
+
+
 def test_the_dialect_conforms() -> None:
     check_dialect(SpanetDialect(), [sections()])
 
@@ -94,6 +101,11 @@ def test_the_dialect_conforms() -> None:
             {"t1": {"permutations": "[(q1, q2, b)]"}},
             r"\(q1, q2, b\) may mean every reordering or one cycle",
         ),
+        ({"EVENT": {"particles": "(t1, t1, t2)"}}, r"particles: 't1' is named twice"),
+        ({"EVENT": {"permutations": "t1, t2"}}, r"expected pairs in brackets .* found 't1, t2'"),
+        ({"t1": {"permutations": "[(q1, q2), b]"}}, r"\[t1\] permutations: expected pairs"),
+        ({"t1": {"permutations": "[(q1, q2"}}, r"\[t1\] permutations: expected pairs"),
+        ({"t1": {"permutations": "[(q1)]"}}, r"\(q1\) interchanges nothing"),
     ],
 )
 def test_what_is_missing_or_ambiguous_is_refused(changes: Any, message: str) -> None:
