@@ -107,8 +107,16 @@ def test_events_have_jets_leptons_and_missing_momentum(delphes_file: Path) -> No
 
 
 def test_options_of_jets_do_not_fit_events(delphes_file: Path) -> None:
-    with pytest.raises(ConfigurationError, match="belong to unit: jet"):
-        open_events(delphes_file, unit="event", truth=["gen_jet"])
+    for options in ({"truth": ["gen_jet"]}, {"radius": 0.3}, {"unresolved": "drop"}):
+        with pytest.raises(ConfigurationError, match=f"'{next(iter(options))}': belongs to unit"):
+            open_events(delphes_file, unit="event", **options)
+
+
+def test_branches_that_are_not_there_are_named(delphes_file: Path) -> None:
+    with pytest.raises(ReadError, match=r"no branch 'GenJetAK88'; did you mean 'GenJetAK8'"):
+        whole(open_events(delphes_file, gen_jets="GenJetAK88"))
+    with pytest.raises(ReadError, match=r"example.root: no jets 'JetPUPI'; did you mean 'JetPUPPI"):
+        whole(open_events(delphes_file, unit="event", jets="JetPUPI"))
 
 
 def test_other_root_files_are_refused(tmp_path: Path) -> None:

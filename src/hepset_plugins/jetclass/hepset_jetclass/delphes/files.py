@@ -119,6 +119,14 @@ class DelphesJets(ColumnarFile):
                 found += _KNOWN["genpart"]
         return found
 
+    def require_jets(self, branch: str) -> None:
+        """Refuse a file without some branch of jets.
+
+        Raises:
+            ReadError: If the branch or a leaf of it is not there.
+        """
+        self._require(branch, (*_JET, "Constituents"))
+
     def rows(self, start: int, stop: int) -> tuple[Array, Array]:
         """Event of every jet, and its number in the event.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field, model_validator
 
 from hepset.batch import EventBatch
-from hepset.errors import ReadError
+from hepset.errors import ReadError, did_you_mean
 from hepset.interfaces.reader import Chunk
 from hepset.readers.column_map import Column
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
@@ -61,10 +61,12 @@ class DelphesConfig(ColumnarConfig):
 
     @model_validator(mode="after")
     def _of_jets(self) -> DelphesConfig:
-        if self.unit == "event" and (self.truth or self.constituents or self.gen_jets):
+        of_jets = ("truth", "constituents", "gen_jets", "radius", "unresolved")
+        stated = [name for name in of_jets if getattr(self, name) not in {None, (), "error"}]
+        if self.unit == "event" and stated:
             raise ValueError(
-                "'truth', 'constituents' and 'gen_jets' belong to unit: jet; map what events need, "
-                "such as Particle.PT, with columns"
+                f"{', '.join(map(repr, stated))}: belongs to unit: jet; map what events need, such "
+                "as Particle.PT, with columns"
             )
         return self
 
@@ -101,7 +103,7 @@ class DelphesReader(ColumnarReader):
             return DelphesEvents(path, options.tree)
         jets = options.jets or "JetPUPPIAK8"
         generated = jets.startswith("Gen")
-        return DelphesJets(
+        file = DelphesJets(
             path,
             options.tree,
             jets,
@@ -111,6 +113,9 @@ class DelphesReader(ColumnarReader):
             generated=options.gen_jets or (None if generated else generator_branch(jets)),
             radius=options.radius,
         )
+        if options.gen_jets is not None:
+            file.require_jets(options.gen_jets)
+        return file
 
     def event_info(self) -> EventInfo:
         """Return the given description, or that of jets or events as the first file has them.
@@ -210,7 +215,11 @@ class DelphesReader(ColumnarReader):
         for branch in wanted:
             if f"{branch}.PT" in names:
                 return branch
-        raise ReadError(f"{self._files()[0][0]}: no jets {' or '.join(map(repr, wanted))}")
+        assert isinstance(file, DelphesEvents)
+        known = sorted(name.removesuffix(".PT") for name in names if name.endswith(".PT"))
+        raise ReadError(
+            f"{file.path}: no jets {' or '.join(map(repr, wanted))}{did_you_mean(wanted[0], known)}"
+        )
 
     def _met_of(self, file: ColumnarFile) -> str:
         puppi = self._jets_of(file).startswith("JetPUPPI")
