@@ -26,7 +26,7 @@ install: $(VENV)/.installed  ## make .venv with hepset and every plugin, editabl
 
 demo: install  ## simulate, train, report: physics results in a few minutes
 	$(BIN)/hepset run examples/quickstart/config.yaml
-	$(BIN)/hepset run examples/ttbar/config.yaml --to evaluate
+	$(BIN)/hepset run examples/ttbar/config.yaml
 
 test: install  ## run every test: core and plugins
 	$(BIN)/python -m pytest

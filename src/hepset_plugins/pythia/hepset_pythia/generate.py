@@ -173,7 +173,7 @@ class _Columns:
 _INTEGERS = ("id", "status", "mother1", "daughter1", "daughter2")
 
 
-def _columns(batch: ak.Array, start: int, place: str, *, vertices: bool) -> _Columns:
+def _columns(batch: ak.Array, start: int, place: str, *, vertices: bool = False) -> _Columns:
     made = ~np.asarray(ak.is_none(batch))
     entry = start + np.flatnonzero(made)
     if len(entry) == 0:

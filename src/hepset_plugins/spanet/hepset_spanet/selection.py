@@ -28,6 +28,7 @@ from hepset_spanet.choice.candidates import (
     alike,
     at,
     dense_candidates,
+    incidence,
     objects_of,
     rows_of,
     touches,
@@ -45,6 +46,8 @@ _MANY_PRODUCTS: Final = 8
 """Products from which there are many."""
 _MORE_ROUNDS: Final = 96
 """The same for events that were not certified."""
+_VERY_BEST: Final = 16
+"""Tuples of either of two particles that are tried beside all tuples of the other."""
 _WIDER: Final = 4
 """Factor of the width for them."""
 
@@ -272,13 +275,16 @@ def _combine(problem: _Problem, width: int, rounds: int) -> _Combined:
     best = [top.ranks.amax(1, keepdim=True) for top in tops]
     limits = Limits(problem.candidates, problem.values, problem.none, best, prices, problem.objects)
     picks, score, missed = _beam(tops, limits, width, problem.same)
-    for number, top in enumerate(tops):
-        if top.cut is not None:
-            missed.append(limits.with_one(number, top.cut)[:, 0])
+    chosen = [at(top.cells, pick)[:, 0] for top, pick in zip(tops, picks, strict=True)]
+    if prices is None and len(tops) == 2:
+        chosen, score, missed = _beside_all(problem, tops, chosen, score)
+    else:
+        for number, top in enumerate(tops):
+            if top.cut is not None:
+                missed.append(limits.with_one(number, top.cut)[:, 0])
     certified = torch.ones_like(score, dtype=torch.bool)
     for bound in missed:
         certified = certified & (score >= bound)
-    chosen = [at(top.cells, pick)[:, 0] for top, pick in zip(tops, picks, strict=True)]
     return _Combined(chosen, score, certified, ranks, limits)
 
 
@@ -333,6 +339,48 @@ def _beam(
                 1, now[:, :, None].expand(-1, -1, axis)
             )
     return picks, score[:, 0], missed
+
+
+def _beside_all(
+    problem: _Problem, tops: Sequence[Top], chosen: list[Tensor], score: Tensor
+) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """Try the very best tuples of either of two particles beside all tuples of the other.
+
+    Then only pairs are left aside in which neither tuple is among the very best, and one is not
+    even among the top: a bound that hardly any event exceeds.
+
+    Returns:
+        Per particle (B,) the tuple, the score (B,), and bounds (B,) of what was not tried.
+    """
+    missed = []
+    for first, second in ((0, 1), (1, 0)):
+        top, cut = tops[first], tops[second].cut
+        if cut is None:
+            continue  # all tuples of the other were among its top
+        few = min(_VERY_BEST, top.values.shape[1] - 1)
+        missed += [top.ranks[:, few - 1] + cut[:, 0], problem.none[first][:, 0] + cut[:, 0]]
+        if first and problem.same[1]:
+            continue  # the same pairs the other way round
+        other, value = problem.candidates[second], problem.values[second]
+        blocked = top.occupied[:, :few] @ _incidence(other, problem.objects) > 0.5
+        total = top.values[:, :few, None] + value[:, None, :].double()
+        total = torch.where(blocked, 2 * FORBIDDEN, total)
+        by_cell, rows = total.max(1)
+        best, cell = by_cell.max(1, keepdim=True)
+        better = best[:, 0] > score
+        score = torch.where(better, best[:, 0], score)
+        place = rows.gather(1, cell)
+        found = {first: at(top.cells, place)[:, 0], second: cell[:, 0]}
+        chosen = [torch.where(better, found[n], chosen[n]) for n in range(2)]
+    return chosen, score, missed
+
+
+def _incidence(each: Candidates, objects: int) -> Tensor:
+    """Return 1 where an object is in a tuple, (T, C) or (B, T, C) float32."""
+    if each.objects.dim() == 2:
+        return incidence(each, objects).T
+    slot = torch.arange(objects, device=each.objects.device)
+    return (each.objects[..., None] == slot).any(-2).float().transpose(1, 2)
 
 
 def _settle(problem: _Problem, width: int) -> list[Tensor]:

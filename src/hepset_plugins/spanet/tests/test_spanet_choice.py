@@ -206,3 +206,27 @@ def test_search_finds_only_what_is_better() -> None:
 
     assert search(0.0) == [1, 0]
     assert search(4.5) == [-2, -2]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_partners_beyond_the_top_are_found_without_search(
+    alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all of the best tuples hold one object, a graph still finds the best partner."""
+    for module in ("hepset_spanet.selection", "hepset_spanet.choice.bounds"):
+        monkeypatch.setattr(f"{module}.is_exporting", lambda: True)
+    generator = torch.Generator().manual_seed(4)
+    tuples = torch.combinations(torch.arange(12), 3)
+    held = (tuples == 0).any(1)
+
+    def make() -> Candidates:
+        return Candidates(torch.randn(20, len(tuples), generator=generator) + 9 * held, tuples)
+
+    first = make()
+    candidates = [first, first if alike else make()]
+    assert int(held.sum()) > 16
+    found = exact(candidates, 12, width=32)
+    overlap = (tuples[:, None, :, None] == tuples[None, :, None, :]).any(-1).any(-1)
+    total = candidates[0].scores[:, :, None] + candidates[1].scores[:, None, :]
+    best = torch.where(overlap, -1e9, total.double()).flatten(1).amax(1)
+    torch.testing.assert_close(found.score.double(), best, rtol=1e-6, atol=1e-5)

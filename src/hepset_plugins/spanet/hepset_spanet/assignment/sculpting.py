@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation, Metric
+from hepset.prepare.split import hash_rows
 from hepset.uncertainty import ONE_SIGMA, Estimate, bootstrap, efficiency, weighted_quantile
 from hepset_spanet.assignment.masses import Masses, Observable, observables, truth_of
 from hepset_spanet.assignment.quality import Judged
@@ -119,7 +120,7 @@ def random_assignment(
     Returns:
         Field → indices (E, product), as predictions are; −1 in particles that lack an object.
     """
-    random = np.random.default_rng(seed)
+    objects = _object_keys(topology, evaluation, rows)
     masks = [np.asarray(evaluation.inputs[f"{s}.mask"])[rows] for s in topology.streams]
     starts = np.cumsum([0, *(mask.shape[1] for mask in masks)])
     offsets = dict(zip(topology.streams, starts, strict=False))
@@ -141,7 +142,11 @@ def random_assignment(
             size = evaluation.inputs[f"{stream}.mask"].shape[1]
             allowed[:, :first] = False
             allowed[:, first + size :] = False
-        place = np.where(allowed, random.random(allowed.shape), -1.0).argmax(axis=1)
+        dice = hash_rows(_mixed_seed(seed, number, product), [objects.ravel()]).reshape(
+            objects.shape
+        )
+        # The smallest number is left to what is not allowed.
+        place = np.where(allowed, dice | np.uint64(1), np.uint64(0)).argmax(axis=1)
         there = allowed[each, place]
         drawn[number][:, product] = np.where(there, place - first, -1)
         free[number][each[there], place[there]] = False
@@ -150,6 +155,25 @@ def random_assignment(
         complete = (index >= 0).all(axis=1, keepdims=True)
         found[particle.field] = np.where(complete, index, -1)
     return found
+
+
+def _object_keys(topology: Topology, evaluation: Evaluation, rows: Array) -> Array:
+    """Return a number for every object that its own features decide, int64 (E, position).
+
+    So what is drawn for an event depends neither on its place nor on the other events.
+    """
+    keys = []
+    for stream in topology.streams:
+        values = np.ascontiguousarray(evaluation.inputs[stream][rows], np.float32)
+        bits = values.reshape(-1, values.shape[-1]).view(np.int32)
+        hashed = hash_rows(0, list(bits.T)).view(np.int64)
+        keys.append(hashed.reshape(values.shape[:2]))
+    return np.concatenate(keys, axis=1)
+
+
+def _mixed_seed(*numbers: int) -> int:
+    """Mix small numbers into one seed."""
+    return int(hash_rows(0, [np.array([number]) for number in numbers])[0]) >> 1
 
 
 def sculpted_masses(
