@@ -100,6 +100,7 @@ def test_labels_can_be_summed_up() -> None:
     [
         ({"jets": "X_bbb"}, "no class 'X_bbb'.*X_bb"),
         ({"jets": "X_bb", "mass_range": (100, 50)}, "low < high"),
+        ({"jets": "X_YY_qqqq", "mass_range": (10, 40)}, "two Y of 24 GeV only above 48 GeV"),
         ({"jets": "X_bb", "settings": ["Random:seed = 4"]}, "seed"),
     ],
 )

@@ -14,6 +14,8 @@ from hepset_pythia.processes import Process, ProcessOptions, make_process
 
 X_ID, Y_ID = 35, 25
 """PDG codes of the scalars."""
+Y_MASS = 24.0
+"""Mass of Y in GeV."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class JetClass:
 
 _TWO_YS = (
     f"{X_ID}:onIfMatch = {Y_ID} {Y_ID}",
-    f"{Y_ID}:m0 = 24.0",
+    f"{Y_ID}:m0 = {Y_MASS!r}",
     f"{Y_ID}:mMin = 10.0",
     f"{Y_ID}:onMode = off",
 )

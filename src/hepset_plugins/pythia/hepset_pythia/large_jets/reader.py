@@ -15,7 +15,7 @@ from hepset.kinematics import eta_of, phi_of, pt_of
 from hepset.schema.event import EventInfo
 from hepset_pythia.arrays import FloatArray, IntArray
 from hepset_pythia.generate import BLOCK_SIZE, GeneratedBlock, generate_block, versions
-from hepset_pythia.large_jets.classes import CLASSES, make_jet_process
+from hepset_pythia.large_jets.classes import CLASSES, Y_MASS, make_jet_process
 from hepset_pythia.large_jets.cluster import LargeJets, cluster_large_jets, substructure
 from hepset_pythia.large_jets.constituents import constituent_columns
 from hepset_pythia.large_jets.labels import QCD_LABELS, holds_decay, qcd_flavours
@@ -86,6 +86,11 @@ class PythiaJetsConfig(ReaderConfig):
         low, high = self.mass_range
         if not 10.0 <= low < high:
             raise ValueError(f"mass_range: {low:g} to {high:g} GeV; expected 10 <= low < high")
+        if CLASSES[self.jets].prongs == 4 and not high > 2 * Y_MASS:
+            raise ValueError(
+                f"mass_range: {low:g} to {high:g} GeV; X decays to two Y of {Y_MASS:g} GeV only "
+                f"above {2 * Y_MASS:g} GeV"
+            )
         return self
 
 
