@@ -191,7 +191,12 @@ def test_random_assignments_are_valid_and_even() -> None:
         compile_contract(event),
         {},
         {},
-        {"jets": np.zeros((size, 8, 5)), "jets.mask": mask, "leptons.mask": leptons},
+        {
+            "jets": np.random.default_rng(3).normal(size=(size, 8, 5)),
+            "jets.mask": mask,
+            "leptons": np.random.default_rng(4).normal(size=(size, 3, 1)),
+            "leptons.mask": leptons,
+        },
         np.ones(size),
     )
     topology = topology_of(event)

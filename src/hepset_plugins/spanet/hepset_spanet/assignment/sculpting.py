@@ -158,7 +158,7 @@ def random_assignment(
 
 
 def _object_keys(topology: Topology, evaluation: Evaluation, rows: Array) -> Array:
-    """Return a number for every object that its own features decide, int64 (E, position).
+    """Return a number for every object that the features of its event decide, (E, position).
 
     So what is drawn for an event depends neither on its place nor on the other events.
     """
@@ -167,8 +167,12 @@ def _object_keys(topology: Topology, evaluation: Evaluation, rows: Array) -> Arr
         values = np.ascontiguousarray(evaluation.inputs[stream][rows], np.float32)
         bits = values.reshape(-1, values.shape[-1]).view(np.int32)
         hashed = hash_rows(0, list(bits.T)).view(np.int64)
-        keys.append(hashed.reshape(values.shape[:2]))
-    return np.concatenate(keys, axis=1)
+        real = np.asarray(evaluation.inputs[f"{stream}.mask"])[rows]
+        keys.append(np.where(real, hashed.reshape(real.shape), 0))
+    found = np.concatenate(keys, axis=1)
+    whole = np.broadcast_to(found.sum(axis=1, keepdims=True), found.shape)
+    mixed = hash_rows(0, [found.ravel(), whole.ravel()]).view(np.int64)
+    return mixed.reshape(found.shape)
 
 
 def _mixed_seed(*numbers: int) -> int:
