@@ -246,6 +246,8 @@ def import_spanet(
     model = load_spanet_run(
         directory, which=which, event=event, exclusive_sources=exclusive_sources
     )
+    options = _options(_files(Path(directory), which).options)
+    document = _run_document(model, options, path.absolute())
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "model": model.record(),
@@ -254,8 +256,6 @@ def import_spanet(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(content, temporary)
     temporary.replace(path)
-    options = _options(_files(Path(directory), which).options)
-    document = _run_document(model, options, path.absolute())
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
     (Path(output) / "config.yaml").write_text(text, encoding="utf-8")
     return path
@@ -265,6 +265,10 @@ def _run_document(model: SpanetModel, options: SpanetOptions, path: Path) -> dic
     """The run file of a training that goes on with an imported model."""
     event = model.event
     counted = (list(event.streams), list(event.globals))
+    # SPANet's paths are relative to the working directory, those of a run file to its folder.
+    paths = {n: getattr(options, n) for n in ("training_file", "validation_file", "testing_file")}
+    stated = {name: str(Path(file).absolute()) for name, file in paths.items() if file}
+    options = options.model_copy(update=stated)
     defaults = run_defaults(options, {}, counted, network=True)
     plain = model.config.model_dump(mode="json")
     heads = plain["heads"]

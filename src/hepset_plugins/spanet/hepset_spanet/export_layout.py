@@ -55,7 +55,8 @@ class SpanetLayout(ExportLayout):
     have the same axes without the last. ``<particle>_assignment_probability`` (event, slot, …) has
     one axis per product over the slots of all inputs of objects. The probability that the particle
     is there, ``<particle>_detection_probability``, is (event,). Regressions and classifications
-    have SPANet's keys. An event with too few objects for a particle has NaN for it, as in SPANet.
+    have SPANet's keys; those of the head ``assignment`` are of the objects that its own selection
+    takes. An event with too few objects for a particle has NaN for it, as in SPANet.
     """
 
     name = "spanet"
@@ -129,7 +130,10 @@ class SpanetLayout(ExportLayout):
         return dict(predictions)
 
     def run(self, model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute distributions, detections and targets, without a selection."""
+        """Compute distributions, detections and targets.
+
+        There is no selection, except where the head ``assignment`` has targets of its own.
+        """
         tensors = model.transform(self.to_model(inputs))
         encoded = model.backbone(tensors)
         handle = EncoderHandle(model.transform, model.backbone, tensors)
@@ -156,6 +160,8 @@ class SpanetLayout(ExportLayout):
             for name in model.heads
             if name != self.head
         }
+        if isinstance(head, AssignmentHead) and head.quantities is not None:
+            decided[self.head] = head.decode(raw)
         found |= self._targets(model, decided)
         if self.config.output_embeddings and isinstance(encoded, SpanetEncoded):
             for key, vector in encoded.outputs.vectors.items():
@@ -203,8 +209,11 @@ class SpanetLayout(ExportLayout):
             for head, fields in decided.items():
                 if target.kind == "regression" and name in fields:
                     regressions[key] = fields[name]
-                elif getattr(model.heads[head].config, "target", None) == name:
-                    value = fields["probabilities"]
+                elif target.kind == "classification":
+                    own = getattr(model.heads[head].config, "target", None) == name
+                    value = fields.get("probabilities" if own else f"{name}/probabilities")
+                    if value is None:
+                        continue
                     log = self.config.output_log_transform
                     classifications[key] = value.clamp(min=_TINY).log() if log else value
         return regressions | classifications

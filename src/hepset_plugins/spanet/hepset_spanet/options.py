@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -306,6 +307,11 @@ def assignment_options(options: SpanetOptions) -> dict[str, Any]:
     """Return what SPANet's options mean for the losses of an assignment head."""
     scale = options.assignment_loss_scale or 1.0
     combination = folded(options.combine_pair_loss)
+    if combination not in {"min", "softmin", "mean"}:
+        _LOG.warning(
+            "combine_pair_loss = %r acts as 'min', as in SPANet; known: min, softmin, mean",
+            options.combine_pair_loss,
+        )
     return {
         "detection_loss_weight": options.detection_loss_scale / scale,
         "overlap_loss_weight": options.kl_loss_scale / scale,
@@ -453,6 +459,14 @@ def _max_events(options: SpanetOptions) -> int | None:
             "dataset_limit = %r is left out: only the first part of one file can be taken; use "
             "read.max_events or prepare.select",
             limit,
+        )
+        return None
+    if not Path(options.training_file).is_file():
+        _LOG.info(
+            "dataset_limit = %r is left out: the training_file %r that it is a part of is not "
+            "there; use read.max_events",
+            limit,
+            options.training_file,
         )
         return None
     from hepset_spanet.layout import number_of_events  # noqa: PLC0415  opens files

@@ -18,7 +18,7 @@ import hepset
 from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ConfigurationError
 from hepset.schema.event import EventInfo
-from hepset_spanet.checkpoint import SpanetModel, load_spanet, load_spanet_run
+from hepset_spanet.checkpoint import SpanetModel, import_spanet, load_spanet, load_spanet_run
 from hepset_spanet.commands import import_spanet_run
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
 from hepset_spanet.options import SpanetOptions
@@ -285,6 +285,20 @@ def test_imported_run_opens_as_any_other(tmp_path: Path) -> None:
     assert Path(continued.output) == tmp_path / "run-continued"
     with pytest.raises(ConfigurationError, match="there is a checkpoint already"):
         CliRunner().invoke(import_spanet_run, arguments, catch_exceptions=False)
+
+
+def test_a_run_is_imported_where_its_data_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths of the options are relative to the working directory, not to the new run."""
+    write_run(tmp_path / "spanet", ["last.ckpt"])
+    stated = tmp_path / "spanet/options.json"
+    more = {"training_file": "data/train.h5", "dataset_limit": 0.5}
+    stated.write_text(json.dumps({**json.loads(stated.read_text()), **more}))
+    monkeypatch.chdir(tmp_path)
+    import_spanet(tmp_path / "spanet", tmp_path / "runs/a")
+    read = hepset.Run.from_yaml(tmp_path / "runs/a/config.yaml").config.read
+    assert [entry["files"] for entry in read] == [[str(tmp_path / "data/train.h5")]]
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:

@@ -114,6 +114,29 @@ def test_names_are_spanets() -> None:
         torch.testing.assert_close(value, logarithm.exp(), equal_nan=True, msg=name)
 
 
+def test_targets_that_the_assignment_learns_are_outputs_too() -> None:
+    """They are those of the tuples that the head itself chooses."""
+    event = make_event()
+    data = event.model_dump(mode="json")
+    data["targets"]["t2/mass"] = {"kind": "regression"}
+    data["targets"]["t1/b/flavour"] = {"kind": "classification", "classes": ["light", "b"]}
+    event = EventInfo.model_validate(data)
+    own = {"regressions": ["t2/mass"], "classifications": ["t1/b/flavour"], "hidden": 4}
+    config = ModelConfig.model_validate(
+        {
+            "backbone": {"name": "transformer", "width": 8, "depth": 0, "attention_heads": 2},
+            "heads": {"tops": {"name": "assignment", **own}},
+        }
+    )
+    model = build_model(config, event, compile_contract(event), Statistics(tensors={})).eval()
+    found = run(model, events())
+    expected = model.predict(events())
+    np.testing.assert_allclose(found["t2/PARTICLE/mass"], expected["tops/t2/mass"], rtol=1e-5)
+    chances = expected["tops/t1/b/flavour/probabilities"]
+    np.testing.assert_allclose(found["t1/b/flavour"], chances, rtol=1e-5)
+    assert list(found)[-2:] == ["t2/PARTICLE/mass", "t1/b/flavour"]
+
+
 def test_the_own_network_gives_a_distribution_over_ordered_tuples() -> None:
     """Six positions: four jets, then two leptons. The last event has no lepton."""
     found = run(make_model(), events())

@@ -172,6 +172,8 @@ def test_wrong_events_are_refused() -> None:
         make_head(eleven, particle_queries=True, combination="softmin")
     with pytest.raises(ConfigurationError, match="set particle_queries: true"):
         make_head(TOPS, overlap_loss_weight=1.0)
+    with pytest.raises(ConfigurationError, match="use_detection: with detection_loss_weight: 0"):
+        make_head(TOPS, use_detection=True, detection_loss_weight=0)
     head = AssignmentHead("assignment", AssignmentConfig())
     with pytest.raises(ConfigurationError, match="call contract"):
         head.build(compile_contract(TOPS), Statistics(), 8)

@@ -166,7 +166,7 @@ def run_lines(event: EventInfo, options: dict[str, Any], **more: Any) -> dict[st
     return defaults
 
 
-def test_options_of_the_assignment(event: EventInfo) -> None:
+def test_options_of_the_assignment(event: EventInfo, caplog: pytest.LogCaptureFixture) -> None:
     found = run_lines(event, ASSIGNMENT)["model"]["heads"]["assignment"]
     assert found == {
         "name": "assignment",
@@ -187,6 +187,7 @@ def test_options_of_the_assignment(event: EventInfo) -> None:
     assert not head["partial_events"]
     assert head["combination"] == "min"
     assert head["detection_loss_weight"] == 0
+    assert "combine_pair_loss = 'typo' acts as 'min', as in SPANet" in caplog.text
 
 
 def test_one_line_chooses_spanets_own_network(event: EventInfo) -> None:
@@ -232,6 +233,16 @@ def test_a_part_of_the_file(event: EventInfo, tmp_path: Path) -> None:
         file["INPUTS/Jets/MASK"] = np.ones((40, 3), bool)
     options = {"training_file": str(tmp_path / "a.h5"), "dataset_limit": 0.3}
     assert translate(event, options)["read"]["max_events"] == 12
+
+
+def test_a_part_of_a_file_that_is_not_there(
+    event: EventInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run file may name other files, which win."""
+    with caplog.at_level(logging.INFO, logger="hepset_spanet"):
+        found = translate(event, {"training_file": "away.h5", "dataset_limit": 0.3})
+    assert "max_events" not in found["read"]
+    assert "'away.h5' that it is a part of is not there" in caplog.text
 
 
 @pytest.mark.parametrize("limit", [-0.5, [0.1, 0.3]])

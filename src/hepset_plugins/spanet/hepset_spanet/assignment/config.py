@@ -72,7 +72,7 @@ class AssignmentConfig(HeadConfig):
     ``certified`` says whether they were enough."""
     use_detection: bool = False
     """Whether the selection may leave a particle out because it probably is not there; else only
-    where no tuple is left."""
+    where no tuple is left. Needs a `detection_loss_weight`."""
     max_tuples: PositiveInt = 6000
     """Most tuples per particle. Where there are more, each product keeps the objects with the
     largest scores of its own, as many as fit, and learns these scores too."""
@@ -83,5 +83,10 @@ class AssignmentConfig(HeadConfig):
             raise ValueError(
                 "overlap_loss_weight: without particle_queries interchangeable particles share "
                 "one distribution, which nothing can drive apart; set particle_queries: true"
+            )
+        if self.use_detection and self.detection_loss_weight == 0:
+            raise ValueError(
+                "use_detection: with detection_loss_weight: 0 no detection is learnt; give it a "
+                "weight, or leave use_detection out"
             )
         return self
