@@ -125,7 +125,7 @@ class PrepareConfig(Model):
     derive: dict[str, str] = Field(default_factory=dict)
     """``<stream or global>.<feature>`` → expression, computed on real objects before padding."""
     affine_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of each source, from its beginning, whose training events `affine: auto` looks at."""
+    """Share of each source, from its beginning, whose training events ``affine: auto`` sees."""
     split: SplitConfig = SplitConfig()
     """How events are divided."""
     shard_size: PositiveInt = 65_536
@@ -342,8 +342,8 @@ class EvaluateConfig(Model):
     max_events: PositiveInt | None = None
     """Judge at most so many events; null = all."""
     variations: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Name → input feature → expression of the unchanged inputs, ``{jes_up: {jets.pt: "1.02 *
-    jets.pt"}}``: the events are predicted and judged again with each."""
+    """Name → input feature → expression of the unchanged inputs: the events are predicted and
+    judged again with each. ``{jes_up: {jets.pt: "1.02 * jets.pt"}}`` is one."""
 
 
 class ExportConfig(Model):
