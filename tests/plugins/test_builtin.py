@@ -4,6 +4,7 @@ import pytest
 
 from hepset import plugins
 from hepset.plugins import KINDS, Kind
+from hepset.prepare.functions import Function
 
 INSTALLED = [
     (plugin.name, kind, name)
@@ -21,4 +22,5 @@ def test_the_core_and_its_plugins_all_load() -> None:
 @pytest.mark.parametrize(("plugin", "kind", "name"), INSTALLED)
 def test_every_component_that_is_named_exists(plugin: str, kind: Kind, name: str) -> None:
     assert plugins.registry().provider(kind, name).name == plugin
-    assert callable(plugins.load(kind, name))
+    found = plugins.load(kind, name)
+    assert isinstance(found, Function) if kind == "functions" else callable(found)
