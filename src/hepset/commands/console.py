@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from hepset.plugins import registry
 from hepset.prepare.convert import Progress, ProgressCallback
 
 _LOG = logging.getLogger(__name__)
@@ -28,26 +29,72 @@ _PHASES = {"count": "counting objects", "read": "reading events", "write": "writ
 
 
 @contextmanager
-def stage_log(console: Console, directory: Path) -> Iterator[None]:
-    """Show hepset's log lines on the terminal and keep them in ``log.txt`` of a run."""
+def keep_log() -> Iterator[list[logging.LogRecord]]:
+    """Keep log lines for `stage_log`, while it is not known yet where a run is."""
+    handler = _Keeping()
+    with _listening([handler]):
+        yield handler.kept
+
+
+class _Keeping(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(record)
+
+
+@contextmanager
+def stage_log(
+    console: Console, directory: Path, earlier: Sequence[logging.LogRecord] = ()
+) -> Iterator[None]:
+    """Show log lines of hepset and of plugins on the terminal, and keep them in ``log.txt``.
+
+    Args:
+        console: The terminal.
+        directory: The directory of the run.
+        earlier: What `keep_log` has kept.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    logger = logging.getLogger("hepset")
     handlers: list[logging.Handler] = [
         RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"),
         logging.FileHandler(directory / "log.txt", encoding="utf-8"),
     ]
     handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    for handler in handlers:
-        logger.addHandler(handler)
+    for record in earlier:
+        for handler in handlers:
+            handler.handle(record)
+    try:
+        with _listening(handlers):
+            yield
+    finally:
+        for handler in handlers:
+            handler.close()
+
+
+@contextmanager
+def _listening(handlers: Sequence[logging.Handler]) -> Iterator[None]:
+    """Let handlers have the log lines of hepset and of all plugins."""
+    packages = {"hepset"}
+    for plugin in registry().loaded:
+        for components in plugin.components.values():
+            for each in components.values():
+                module = each if isinstance(each, str) else getattr(each, "__module__", "")
+                packages.add(module.partition(":")[0].partition(".")[0])
+    loggers = [logging.getLogger(name) for name in sorted(packages - {""})]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        for handler in handlers:
+            logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.setLevel(before)
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            for handler in handlers:
+                logger.removeHandler(handler)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import cast
 import click
 from rich.console import Console
 
-from hepset.commands.console import show_progress, stage_log
+from hepset.commands.console import keep_log, show_progress, stage_log
 from hepset.schema.config import STAGES, Stage
 
 _SETS = click.option(
@@ -29,8 +29,9 @@ def run(config: str, *, first: str | None, last: str | None, overrides: tuple[st
     from hepset.run import Run  # noqa: PLC0415  the stages import torch when they need it
 
     console = Console(soft_wrap=True)
-    work = Run.from_yaml(config, overrides=overrides)
-    with stage_log(console, work.output), show_progress(console) as progress:
+    with keep_log() as earlier:
+        work = Run.from_yaml(config, overrides=overrides)
+    with stage_log(console, work.output, earlier), show_progress(console) as progress:
         work.run(
             first=cast("Stage | None", first), last=cast("Stage | None", last), progress=progress
         )
@@ -45,7 +46,8 @@ def convert(config: str, *, overrides: tuple[str, ...]) -> None:
     from hepset.run import Run  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
-    work = Run.from_yaml(config, overrides=overrides)
-    with stage_log(console, work.output), show_progress(console) as progress:
+    with keep_log() as earlier:
+        work = Run.from_yaml(config, overrides=overrides)
+    with stage_log(console, work.output, earlier), show_progress(console) as progress:
         work.prepare(progress=progress)
     work.show(console)
