@@ -47,7 +47,7 @@ def calibrate_checkpoint(path: Path, dataset: Dataset, *, batch_size: int = 1024
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(content, temporary)
     temporary.replace(path)
-    _LOG.info("calibrated on %d events of val: %s", len(dataset.split("val")), ", ".join(heads))
+    _LOG.info("calibrating with %d events of val: %s", len(dataset.split("val")), ", ".join(heads))
 
 
 def _is_calibrated(head: Head) -> bool:

@@ -230,8 +230,9 @@ class AssignmentHead(Head):
             −1 = none; ``<particle>/probability`` that the chosen objects are right, 0 where there
             are none; ``<particle>/detection`` that all its products are there. Per process
             ``probability`` that all assigned particles are right, ``confidence`` that all
-            reconstructable ones are, calibrated on the validation split, and, with exact selection,
-            ``certified``: whether no other assignment is jointly more probable.
+            reconstructable ones are, calibrated on the validation split, both 0 where nothing is
+            assigned, and, with exact selection, ``certified``: whether no other assignment is
+            jointly more probable.
         """
         fields: dict[str, Tensor] = {}
         for number, plan in enumerate(self.topology.processes):
@@ -239,6 +240,12 @@ class AssignmentHead(Head):
                 found = decide(plan, outputs, self.space, self.config)
                 features = features_of(plan, found, self._objects(outputs))
                 found[f"{plan.prefix}confidence"] = self.confidences[number](features)
+                nothing = torch.stack(
+                    [(found[particle.field] < 0).all(1) for particle in plan.particles]
+                ).all(0)
+                for name in ("probability", "confidence"):
+                    field = f"{plan.prefix}{name}"
+                    found[field] = torch.where(nothing, 0.0, found[field])
                 fields |= found
         if self.quantities is not None:
             self._order_products(fields, outputs)
