@@ -192,11 +192,12 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         if key in document:
             document[key] = absolute(document[key])
     train = document.get("train")
-    start = train.get("start_from") if isinstance(train, dict) else None
-    if isinstance(start, str):
-        train["start_from"] = absolute(start)
-    elif isinstance(start, dict) and "path" in start:
-        start["path"] = absolute(start["path"])
+    if isinstance(train, dict):
+        start = train.get("start_from")
+        if isinstance(start, dict) and "path" in start:
+            start["path"] = absolute(start["path"])
+        elif isinstance(start, str):
+            train["start_from"] = absolute(start)
     reads = document.get("read")
     for read in reads if isinstance(reads, list) else [reads]:
         if not isinstance(read, dict) or "files" not in read:

@@ -19,7 +19,8 @@ from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ConfigurationError, ReadError
 from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source, expand_files
 from hepset.schema.event import EventInfo
-from hepset_spanet.layout import Layout, open_file, read_layout, refined, weight_tensor
+from hepset_spanet.layout import Layout, open_file, read_layout, refined
+from hepset_spanet.names import weight_tensor
 
 _LOG = logging.getLogger(__name__)
 
