@@ -112,7 +112,6 @@ def test_chunks_do_not_matter(seed: int, size: int) -> None:
         ({"method": "reference", "variables": {}}, "spectrum of what"),
         ({"method": "weights"}, "needs base_weight"),
         ({"method": "weights", "base_weight": "w"}, "base_weight alone"),
-        ({"target": "label"}, "not both"),
         ({"scale": 2}, "scale: 2 is the upper end of throws, which need sampler: accept_reject"),
     ],
 )

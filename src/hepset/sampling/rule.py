@@ -50,12 +50,13 @@ class SamplingRule:
         self._scope = BatchColumns(example, event).scope
         self.variables = [self._compile(text, "variables") for text in config.variables]
         self.members = {
-            name: self._compile(text, f"classes.{name}") for name, text in config.classes.items()
+            name: self._compile(text, f"classes.{name}")
+            for name, text in config.expressions.items()
         }
         self.base = None
         if config.base_weight is not None:
             self.base = self._compile(config.base_weight, "base_weight")
-        self.classes: tuple[str, ...] = tuple(config.classes) or (_ALL,)
+        self.classes: tuple[str, ...] = tuple(config.expressions) or (_ALL,)
         if config.target is not None:
             self.classes = _target_classes(config, event, class_names)
 

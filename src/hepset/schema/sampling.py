@@ -28,12 +28,10 @@ class SamplingConfig(Model):
     variables: dict[str, list[float]] = Field(default_factory=dict)
     """Expression → edges of its bins, such as ``extra.jet_pt: [200, 300, 500]``; none = only the
     classes are balanced. The last edge belongs to the last bin."""
-    classes: dict[str, str] = Field(default_factory=dict)
+    classes: dict[str, str] | str = Field(default_factory=dict)
     """Class → expression that is true, or 1, for its events; of several the last counts. A text
     instead names a classification target, whose classes are taken. Events of no class are not
     drawn. None = one class of all events."""
-    target: str | None = None
-    """The classification target that ``classes: <target>`` names."""
     class_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Class → its share of the drawn events, relative to the others'; 1 where not given."""
     reference: str | None = None
@@ -56,21 +54,22 @@ class SamplingConfig(Model):
     scale: PositiveFloat = 1.0
     """Upper end of the throws of ``accept_reject``: above 1 accepts fewer events."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _classes_of_a_target(cls, value: object) -> object:
-        if isinstance(value, Mapping) and isinstance(value.get("classes"), str):
-            return {**value, "classes": {}, "target": value["classes"]}
-        return value
+    @property
+    def target(self) -> str | None:
+        """The classification target whose classes are taken; None where they are expressions."""
+        return self.classes if isinstance(self.classes, str) else None
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """Class → expression; empty where a target gives the classes."""
+        return {} if isinstance(self.classes, str) else self.classes
 
     @model_validator(mode="after")
     def _consistent(self) -> SamplingConfig:
-        if self.target is not None and self.classes:
-            raise ValueError("classes: give expressions or the name of a target, not both")
         if self.method == "weights":
             if self.base_weight is None:
                 raise ValueError("method 'weights' needs base_weight: what is the probability?")
-            if self.variables or self.classes or self.target or self.class_weights:
+            if self.variables or self.classes or self.class_weights:
                 raise ValueError(
                     "method 'weights' takes the probability from base_weight alone; variables "
                     "and classes belong to 'flat' and 'reference'"
@@ -81,7 +80,7 @@ class SamplingConfig(Model):
             if not all(math.isfinite(edge) for edge in edges):
                 raise ValueError(f"variables: {name}: the edges are finite numbers")
         if self.target is None and self.method != "weights":
-            known: Mapping[str, Any] = self.classes or {"all": None}
+            known: Mapping[str, Any] = self.expressions or {"all": None}
             for name in [*self.class_weights, *filter(None, [self.reference])]:
                 if name not in known:
                     raise ValueError(f"no class {name!r}{did_you_mean(name, known)}")
