@@ -291,14 +291,11 @@ class SourceStream:
         rule = SamplingRule(config, self.plan.event, first, {})
         found = Acceptances(rule, _chained(first, portions))
         # Streams decide about every event alone, so the epoch's length is only expected.
-        # A throw cannot accept an event more than once.
-        exact = config.sampler == "exact"
-        certain = found.rows if exact else np.minimum(found.rows / config.scale, 1)
-        expected = float(certain.sum(dtype=np.float64))
+        expected = found.expected
         tries = repeats_of(len(found.rows), expected, config.max_repeats)
         self._scale = float(tries)
         if config.events is not None:
-            if not exact:
+            if config.sampler != "exact":
                 raise ConfigurationError(
                     "train.sampling.events: a stream accepts or rejects every event once; leave "
                     "events out, or use sampler: exact"

@@ -99,6 +99,15 @@ class Acceptances:
                 " or outside the bins" if config.out_of_range == "drop" else "",
             )
 
+    @property
+    def expected(self) -> float:
+        """Events of the pass that are accepted on average when each is tried once."""
+        config = self.rule.config
+        # A throw cannot accept an event more than once.
+        exact = config.sampler == "exact"
+        certain = self.rows if exact else np.minimum(self.rows / config.scale, 1)
+        return float(certain.sum(dtype=np.float64))
+
     def forget_rows(self) -> None:
         """Let go of the acceptances of the pass, where only new events are asked for."""
         self.rows, self.strata = self.rows[:0], self.strata[:0]

@@ -55,9 +55,7 @@ class SplitSampler:
         rule = _compiled(split, config)
         self.acceptances = Acceptances(rule, split.batches(_READ, _tensors(rule.columns, split)))
         rows = self.acceptances.rows
-        # A throw cannot accept an event more than once.
-        certain = rows if config.sampler == "exact" else np.minimum(rows / config.scale, 1)
-        expected = float(certain.sum(dtype=np.float64))
+        expected = self.acceptances.expected
         self.repeats = repeats_of(len(rows), self._accepted(expected), config.max_repeats)
         self.events = config.events or max(1, int(self.repeats * expected))
         self._announce()

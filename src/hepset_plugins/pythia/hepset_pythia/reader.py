@@ -13,6 +13,7 @@ from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.reader import Chunk, Reader, ReaderConfig, Source
 from hepset.schema.event import EventInfo
 from hepset_pythia.arrays import BoolArray
+from hepset_pythia.blocks import blocks_of, chunks_of_blocks
 from hepset_pythia.contents import (
     assignment_targets,
     input_globals,
@@ -138,10 +139,10 @@ class PythiaReader(Reader):
 
     def chunks(self) -> list[Chunk]:
         """Cut the sequence into chunks of whole blocks; generates nothing."""
-        size = -(-self.config.chunk_size // BLOCK_SIZE) * BLOCK_SIZE
-        limit = self.config.max_events
-        entries = self.config.events if limit is None else min(self.config.events, limit)
-        return [Chunk(0, start, min(start + size, entries)) for start in range(0, entries, size)]
+        config = self.config
+        return chunks_of_blocks(
+            config.events, chunk_size=config.chunk_size, limit=config.max_events
+        )
 
     def read(self, chunk: Chunk) -> EventBatch:
         """Generate the entries of a chunk; events that fail the cuts are left out.
@@ -150,9 +151,8 @@ class PythiaReader(Reader):
             ConfigurationError: If Pythia refuses the settings.
             ReadError: If an event has no weight or Pythia makes no event.
         """
-        first, last = chunk.start // BLOCK_SIZE, max(chunk.start, chunk.stop - 1) // BLOCK_SIZE
         return concatenate(
-            self._read_block(number, chunk.start, chunk.stop) for number in range(first, last + 1)
+            self._read_block(number, chunk.start, chunk.stop) for number in blocks_of(chunk)
         )
 
     def provenance(self) -> dict[str, object]:

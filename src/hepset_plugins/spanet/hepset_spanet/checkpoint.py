@@ -22,6 +22,7 @@ from hepset.schema.config import ModelConfig, RunConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo, Feature
 from hepset.schema.statistics import Statistics
+from hepset_spanet.assignment.dense import as_spanet
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.names import target_name
 from hepset_spanet.network.network import SpanetNetwork
@@ -32,7 +33,6 @@ from hepset_spanet.options import (
     parse_options_file,
     run_defaults,
 )
-from hepset_spanet.selection import FORBIDDEN
 
 if TYPE_CHECKING:
     from hepset.batch import EventBatch
@@ -104,7 +104,7 @@ class SpanetModel(Model):
                 for name, value in fields.items():
                     if head == ASSIGNMENT and not name.startswith("mask/"):
                         found[f"{ASSIGNMENT}/{name}"] = (
-                            _as_spanet(value) if name.endswith("log_probability") else value
+                            as_spanet(value) if name.endswith("log_probability") else value
                         )
                     elif head != ASSIGNMENT and name in keys:
                         found[name] = value
@@ -162,14 +162,6 @@ def load_spanet(
     )
     model.network.load_state_dict(dict(state_dict))
     return model.eval()
-
-
-def _as_spanet(value: Tensor) -> Tensor:
-    """−inf for impossible tuples, and NaN in an event without any possible one."""
-    possible = value > FORBIDDEN / 2
-    none = ~possible.flatten(1).any(1).reshape(-1, *[1] * (value.ndim - 1))
-    found = torch.where(possible, value, -torch.inf)
-    return torch.where(none, torch.nan, found)
 
 
 class _RunFiles(NamedTuple):

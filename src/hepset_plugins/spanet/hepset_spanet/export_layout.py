@@ -21,12 +21,11 @@ from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
 from hepset.schema.event import transform_parts
-from hepset_spanet.assignment.dense import dense_log_probability
+from hepset_spanet.assignment.dense import as_spanet, dense_log_probability
 from hepset_spanet.backbone import SpanetEncoded
 from hepset_spanet.head import AssignmentHead
 from hepset_spanet.names import spanet_key
 from hepset_spanet.network_assignment import SpanetAssignmentHead
-from hepset_spanet.selection import FORBIDDEN
 
 __all__ = ["SpanetLayout", "SpanetLayoutConfig"]
 
@@ -148,7 +147,7 @@ class SpanetLayout(ExportLayout):
         log = "log_" if self.config.output_log_transform else ""
         found = {}
         for particle in self.particles:
-            table = _as_spanet(tables[particle])
+            table = as_spanet(tables[particle])
             found[f"{particle}_assignment_{log}probability"] = table if log else table.exp()
         for particle in self.particles:
             if particle in logits:
@@ -241,11 +240,3 @@ class SpanetLayout(ExportLayout):
         safe = np.where(columns, np.maximum(data, -0.999), 0.0)
         given: Array = np.where(columns, np.log1p(safe), data).astype(np.float32)
         return given
-
-
-def _as_spanet(table: Tensor) -> Tensor:
-    """−inf for impossible tuples, and NaN in an event without any possible one."""
-    possible = table > FORBIDDEN / 2
-    none = ~possible.flatten(1).any(1).reshape(-1, *[1] * (table.dim() - 1))
-    found = torch.where(possible, table, -torch.inf)
-    return torch.where(none, torch.nan, found)

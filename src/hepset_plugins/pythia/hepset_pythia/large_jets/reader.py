@@ -14,6 +14,7 @@ from hepset.interfaces.reader import Chunk, Reader, ReaderConfig, Source
 from hepset.kinematics import eta_of, phi_of, pt_of
 from hepset.schema.event import EventInfo
 from hepset_pythia.arrays import FloatArray, IntArray
+from hepset_pythia.blocks import blocks_of, chunks_of_blocks
 from hepset_pythia.generate import BLOCK_SIZE, GeneratedBlock, generate_block, versions
 from hepset_pythia.large_jets.classes import CLASSES, Y_MASS, make_jet_process
 from hepset_pythia.large_jets.cluster import LargeJets, cluster_large_jets, substructure
@@ -136,10 +137,10 @@ class PythiaJetsReader(Reader):
 
     def chunks(self) -> list[Chunk]:
         """Cut the sequence into chunks of whole blocks; generates nothing."""
-        size = -(-self.config.chunk_size // BLOCK_SIZE) * BLOCK_SIZE
-        limit = self.config.max_events
-        entries = self.config.events if limit is None else min(self.config.events, limit)
-        return [Chunk(0, start, min(start + size, entries)) for start in range(0, entries, size)]
+        config = self.config
+        return chunks_of_blocks(
+            config.events, chunk_size=config.chunk_size, limit=config.max_events
+        )
 
     def read(self, chunk: Chunk) -> EventBatch:
         """Generate the entries of a chunk and return their jets.
@@ -148,9 +149,8 @@ class PythiaJetsReader(Reader):
             ConfigurationError: If Pythia refuses the settings.
             ReadError: If Pythia makes no event.
         """
-        first, last = chunk.start // BLOCK_SIZE, max(chunk.start, chunk.stop - 1) // BLOCK_SIZE
         return concatenate(
-            self._read_block(number, chunk.start, chunk.stop) for number in range(first, last + 1)
+            self._read_block(number, chunk.start, chunk.stop) for number in blocks_of(chunk)
         )
 
     def provenance(self) -> dict[str, object]:

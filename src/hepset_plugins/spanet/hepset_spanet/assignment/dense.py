@@ -12,7 +12,7 @@ from hepset_spanet.assignment.places import extents_of
 from hepset_spanet.assignment.topology import Particle
 from hepset_spanet.selection import FORBIDDEN
 
-__all__ = ["dense_log_probability"]
+__all__ = ["as_spanet", "dense_log_probability"]
 
 
 def dense_log_probability(
@@ -50,3 +50,11 @@ def dense_log_probability(
 
 def _log(count: int) -> Tensor:
     return torch.tensor(float(count)).log()
+
+
+def as_spanet(table: Tensor) -> Tensor:
+    """Return ln p (B, …), −inf for impossible tuples, NaN in an event without a possible one."""
+    possible = table > EXISTS
+    none = ~possible.flatten(1).any(1).reshape(-1, *[1] * (table.dim() - 1))
+    found = torch.where(possible, table, -torch.inf)
+    return torch.where(none, torch.nan, found)
