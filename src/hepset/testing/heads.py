@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,19 +19,17 @@ from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone
 from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import (
-    Drawing,
     EncoderHandle,
     Evaluation,
     Head,
     HeadConfig,
     LossTerm,
-    Metric,
 )
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
-from hepset.schema.tensors import Index
 from hepset.testing.batches import make_batch, make_event_info, make_statistics, resolved
 from hepset.testing.conditions import check_options, require, require_subclass
+from hepset.testing.judgement import draw, judge
 from hepset.testing.modules import (
     check_export,
     reload,
@@ -41,6 +38,7 @@ from hepset.testing.modules import (
     seeded,
     shake,
 )
+from hepset.testing.rearrangement import Rearrangement
 from hepset.transforms import InputTransform
 
 __all__ = ["check_head", "small_backbone"]
@@ -157,6 +155,7 @@ class _Check:
         self.whole = self.build(seed)
         self.whole.eval()
         self.tensors = self.as_tensors(self.batch)
+        self.rearrange = Rearrangement(self.event, self.contract, self.tensors)
         self.targets = [name for name in self.wanted.tensors if name in self.tensors]
 
     def head(self) -> Head:
@@ -363,7 +362,7 @@ class _Check:
         found: dict[str, dict[str, list[int]]] = {name: {} for name in self.decided}
         for stream in self.contract.slots:
             slots = self.tensors[f"{stream}.mask"].shape[1]
-            moved = self.rearranged(stream, torch.arange(slots), slots + _ADDED)
+            moved = self.rearrange.events(stream, torch.arange(slots), slots + _ADDED)
             losses, decided = self.all_of(moved)
             why = (
                 f"padded slots of {stream} change it: an event would be judged by how long others "
@@ -386,7 +385,7 @@ class _Check:
                     )
                     have = have.narrow(axis, 0, slots)
                 found[name][stream] = axes
-                expected = self.expected_indices(name, value, stream, None, slots + _ADDED)
+                expected = self.rearrange.indices(name, value, stream, None, slots + _ADDED)
                 self.same(have, expected, f"decode {name!r}: {why}")
         return found
 
@@ -395,16 +394,16 @@ class _Check:
         for stream in self.contract.slots:
             slots = self.tensors[f"{stream}.mask"].shape[1]
             order = torch.randperm(slots, generator=generator).flip(0)
-            losses, decided = self.all_of(self.rearranged(stream, order, slots))
+            losses, decided = self.all_of(self.rearrange.events(stream, order, slots))
             why = f"{stream} are a set: their order may not matter"
             self.same_losses(losses, self.losses, f"permuting {stream} changes the loss: {why}")
             for name, value in self.decided.items():
-                expected = self.expected_indices(name, value, stream, order, slots)
+                expected = self.rearrange.indices(name, value, stream, order, slots)
                 for axis in axes[name][stream]:
                     expected = expected.index_select(axis, order)
                 self.same(
-                    self.canonical(name, decided[name]),
-                    self.canonical(name, expected),
+                    self.rearrange.canonical(name, decided[name]),
+                    self.rearrange.canonical(name, expected),
                     f"permuting {stream} changes decode {name!r}: {why}",
                 )
 
@@ -489,10 +488,11 @@ class _Check:
         self.same_losses(losses, self.losses, f"loaded again, the loss differs: {why}")
 
     def check_judgement(self) -> None:
+        head, on = self.whole.head, f"{self.what}: on "
         plain = self.evaluation(weighted=False)
         order = np.random.default_rng(self.seed).permutation(len(plain))
-        values = self._judge(plain, "events")
-        moved = self._judge(_rows(plain, order), "the same events in another order")
+        values = judge(head, plain, on + "events")
+        moved = judge(head, _rows(plain, order), on + "the same events in another order")
         for key, value in values.items():
             have = moved.get(key, math.nan)
             require(
@@ -503,8 +503,9 @@ class _Check:
             )
         train = self.evaluation(weighted=True, seed=self.seed + 8)
         both = replace(self.evaluation(weighted=True), train=train)
-        self._judge(both, "weighted events with others of the training split")
-        self._draw(both, "weighted events with others of the training split", save=True)
+        weighted = on + "weighted events with others of the training split"
+        judge(head, both, weighted)
+        draw(head, both, weighted, save=True)
         nothing = {
             name: np.full_like(array, self.contract[name].fill) if name in self.targets else array
             for name, array in plain.targets.items()
@@ -514,8 +515,8 @@ class _Check:
             ("a single event", _rows(plain, order[:1])),
             ("no event", _rows(plain, order[:0])),
         ):
-            self._judge(few, which)
-            self._draw(few, which, save=False)
+            judge(head, few, on + which)
+            draw(head, few, on + which, save=False)
 
     def evaluation(self, *, weighted: bool, seed: int | None = None) -> Evaluation:
         batch = make_batch(self.contract, 3 * _EVENTS, self.seed + 7 if seed is None else seed)
@@ -536,115 +537,6 @@ class _Check:
             weight=weight if weighted else np.ones(len(weight)),
             weighted=weighted,
             statistics=self.statistics,
-        )
-
-    def _judge(self, evaluation: Evaluation, which: str) -> dict[str, float]:
-        head = self.whole.head
-        where = f"{self.what}: on {which}"
-        try:
-            metrics, baselines = head.metrics(evaluation), head.baselines(evaluation)
-            again = head.metrics(evaluation)
-        except Exception as problem:
-            raise AssertionError(
-                f"{where} metrics or baselines raise {type(problem).__name__} ({problem}): the "
-                "report of the other heads would be lost"
-            ) from problem
-        for metric in metrics:
-            self._metric(metric, where)
-            require(
-                metric.of == "", f"{where} metric {metric.name!r} is said to be of {metric.of!r}"
-            )
-        for metric in baselines:
-            self._metric(metric, where)
-            require(metric.of, f"{where} baseline {metric.name!r} does not say whose it is (of)")
-        names = [metric.name for metric in metrics]
-        require(len(set(names)) == len(names), f"{where} two metrics have one name: {names}")
-        stray = sorted({metric.name for metric in baselines} - set(names))
-        require(
-            not stray,
-            f"{where} baselines {stray} have no metric of the same name to stand beside: {names}",
-        )
-        by_name = {metric.name: metric for metric in metrics}
-        for metric in baselines:
-            mine = by_name[metric.name]
-            require(
-                (mine.unit, mine.better) == (metric.unit, metric.better),
-                f"{where} baseline {metric.name!r} has unit and direction "
-                f"{(metric.unit, metric.better)}, the metric {(mine.unit, mine.better)}",
-            )
-        require(
-            _numbers(metrics) == _numbers(again),
-            f"{where} metrics differ from call to call: seed the bootstrap",
-        )
-        return {metric.name: metric.value for metric in metrics}
-
-    def _metric(self, metric: Metric, where: str) -> None:
-        require(isinstance(metric, Metric), f"{where}: {metric!r} is no Metric")
-        require(metric.name.strip(), f"{where}: a metric has no name")
-        for part in ("value", "error"):
-            number = getattr(metric, part)
-            require(
-                isinstance(number, float | int | np.floating) and not math.isinf(number),
-                f"{where} metric {metric.name!r}: {part} is {number!r}; give a finite number, or "
-                "NaN where it is unknown",
-            )
-        require(
-            not metric.error < 0, f"{where} metric {metric.name!r}: the error {metric.error} < 0"
-        )
-        require(
-            metric.better in {"higher", "lower"},
-            f"{where} metric {metric.name!r}: better is {metric.better!r}",
-        )
-
-    def _draw(self, evaluation: Evaluation, which: str, *, save: bool) -> None:
-        import matplotlib.pyplot as plt  # noqa: PLC0415  heads without figures need none
-        from matplotlib.figure import Figure  # noqa: PLC0415
-
-        where = f"{self.what}: on {which}"
-        before = set(plt.get_fignums())
-        try:
-            drawings = self.whole.head.figures(evaluation)
-        except Exception as problem:
-            plt.close("all")
-            raise AssertionError(
-                f"{where} figures raise {type(problem).__name__} ({problem}): the report of the "
-                "other heads would be lost"
-            ) from problem
-        try:
-            names = [drawing.name for drawing in drawings]
-            require(len(set(names)) == len(names), f"{where} two figures have one name: {names}")
-            for drawing in drawings:
-                require(isinstance(drawing, Drawing), f"{where}: {drawing!r} is no Drawing")
-                require(
-                    re.fullmatch(r"[A-Za-z0-9_.\-]+", drawing.name),
-                    f"{where} figure {drawing.name!r}: the name becomes that of a file: letters, "
-                    "digits, '_', '-' and '.'",
-                )
-                require(drawing.title.strip(), f"{where} figure {drawing.name!r} has no title")
-                require(drawing.caption.strip(), f"{where} figure {drawing.name!r} has no caption")
-                require(
-                    isinstance(drawing.figure, Figure),
-                    f"{where} figure {drawing.name!r} is a {type(drawing.figure).__name__}",
-                )
-                if not save:
-                    continue
-                try:
-                    drawing.figure.savefig(io.BytesIO(), format="svg")
-                except Exception as problem:
-                    raise AssertionError(
-                        f"{where} figure {drawing.name!r} cannot be drawn: "
-                        f"{type(problem).__name__} ({problem})"
-                    ) from problem
-        finally:
-            for drawing in drawings:
-                plt.close(drawing.figure)
-            left = set(plt.get_fignums()) - before
-            for number in left:
-                plt.close(number)
-        require(
-            not left,
-            f"{where} figures leaves {len(left)} figures open that it does not return: memory "
-            "would grow with every report",
         )
 
     def check_onnx(self) -> None:
@@ -682,68 +574,6 @@ class _Check:
             tolerance=10 * self.tolerance,
         )
 
-    # --- rearranged events --------------------------------------------------------------------
-
-    def rearranged(self, stream: str, order: Tensor, slots: int) -> Tensors:
-        """The events with the slots of a stream in another order, and more of them, with garbage.
-
-        Indices follow the objects that they point at.
-        """
-        found = dict(self.tensors)
-        for name, value in self.tensors.items():
-            spec = self.contract[name]
-            for axis in [axis for axis, dim in enumerate(spec.dims) if dim == stream]:
-                fill = spec.fill if spec.kind in {"mask", "target"} else 300.0
-                found[name] = _reslot(found[name], axis, order, slots, fill)
-            if spec.kind == "index":
-                found[name] = self._point(name, value, stream, order, slots)
-        return found
-
-    def expected_indices(
-        self, field: str, value: Tensor, stream: str, order: Tensor | None, slots: int
-    ) -> Tensor:
-        """A decision that points at objects, as it has to be after the slots were rearranged."""
-        name = f"target/assignment/{field}"
-        if name not in self.contract or value.is_floating_point():
-            return value
-        count = self.tensors[f"{stream}.mask"].shape[1]
-        return self._point(
-            name, value, stream, torch.arange(count) if order is None else order, slots
-        )
-
-    def _point(self, name: str, value: Tensor, stream: str, order: Tensor, slots: int) -> Tensor:
-        rule = next(rule for rule in self.contract[name].rules if isinstance(rule, Index))
-        old = {s: self.tensors[f"{s}.mask"].shape[1] for s in rule.order}
-        places = {s: torch.arange(size) for s, size in old.items()}
-        places[stream] = torch.argsort(order)
-        new = {**old, stream: slots}
-        through, start = [], 0
-        for each in rule.order:
-            through.append(places[each] + start)
-            start += new[each]
-        columns = []
-        for column, own in enumerate(rule.streams):
-            table = torch.cat(through) if own is None else places[own]
-            index = value[:, column]
-            moved = table[index.clamp(min=0)].to(index.dtype)
-            columns.append(torch.where(index >= 0, moved, index))
-        return torch.stack(columns, 1)
-
-    def canonical(self, field: str, value: Tensor) -> Tensor:
-        """Indices of interchangeable products in ascending order: any of their orders is right."""
-        for assignment in self.event.assignments():
-            if assignment.tensor != f"target/assignment/{field}" or value.is_floating_point():
-                continue
-            names = list(assignment.products)
-            group = self.event.processes[assignment.process].product_group(assignment.particle)
-            given = value
-            for element in group.elements:
-                other = given[:, list(element)]
-                smaller = _lexicographic(other, value)
-                value = torch.where(smaller[:, None], other, value)
-            require(value.shape[1] == len(names), f"{self.what}: decode {field!r}: wrong products")
-        return value
-
     def without_targets(self, rows: Any) -> Tensors:  # noqa: ANN401  any index of events
         found = dict(self.tensors)
         for name in self.targets:
@@ -763,29 +593,8 @@ def _total(losses: Mapping[str, LossTerm]) -> Tensor:
     return total
 
 
-def _reslot(value: Tensor, axis: int, order: Tensor, slots: int, fill: float) -> Tensor:
-    moved = value.index_select(axis, order)
-    shape = list(value.shape)
-    shape[axis] = slots - len(order)
-    return torch.cat([moved, value.new_full(shape, fill)], axis)
-
-
-def _lexicographic(first: Tensor, second: Tensor) -> Tensor:
-    """Whether each row of `first` comes before that of `second`."""
-    before = torch.zeros(len(first), dtype=torch.bool)
-    equal = torch.ones(len(first), dtype=torch.bool)
-    for a, b in zip(first.T, second.T, strict=True):
-        before |= equal & (a < b)
-        equal &= a == b
-    return before
-
-
 def _identical(first: Tensor, second: Tensor) -> bool:
     return torch.equal(torch.nan_to_num(first, nan=-9.0), torch.nan_to_num(second, nan=-9.0))
-
-
-def _numbers(metrics: list[Metric]) -> list[tuple[str, str, str]]:
-    return [(metric.name, repr(metric.value), repr(metric.error)) for metric in metrics]
 
 
 def _rows(evaluation: Evaluation, rows: Array) -> Evaluation:
