@@ -1,10 +1,18 @@
-"""``hepset import-spanet``: a trained model of SPANet as a run directory of hepset."""
+"""``hepset import-spanet`` and ``hepset spanet-test``: what SPANet's own commands become."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
+from rich.console import Console
+from rich.table import Table as RichTable
+
+if TYPE_CHECKING:
+    from hepset_spanet.purity_table import Table
 
 
 @click.command(short_help="Make a run directory from one of SPANet.")
@@ -44,8 +52,6 @@ def import_spanet_run(
 
     event = None
     if data is not None:
-        from pathlib import Path  # noqa: PLC0415
-
         from hepset.dialects import load_event  # noqa: PLC0415
         from hepset_spanet.reader import SpanetReader, SpanetReaderConfig  # noqa: PLC0415
 
@@ -55,3 +61,80 @@ def import_spanet_run(
         directory, output, which=which, event=event, exclusive_sources=exclusive_sources
     )
     click.echo(f"{path}: written")
+
+
+@click.command(short_help="Print SPANet's table of purities for a model on files.")
+@click.argument("model", type=click.Path(exists=True))
+@click.argument("files", nargs=-1, required=True)
+@click.option(
+    "-l",
+    "--lines",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Rows with one number of objects; one more holds all larger ones.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    help="Write all categories, with errors, under SPANet's names.",
+)
+@click.option("--head", help="The head that assigns, where there are several.")
+@click.option("--reader", help="Format of the files; as in the training where not given.")
+@click.option("--max-events", type=click.IntRange(min=1), help="Read at most so many events.")
+def spanet_test(
+    model: str,
+    files: Sequence[str],
+    *,
+    lines: int,
+    output: str | None,
+    head: str | None,
+    reader: str | None,
+    max_events: int | None,
+) -> None:
+    """Apply MODEL (a run, a checkpoint or an ONNX file) to FILES and compare with their truth.
+
+    The tables are those of python -m spanet.test: event and particle purities by number of objects,
+    for events with so many (1t, 2t) or any (*t) of the particles.
+    """
+    from hepset.commands.predict import find_origin, open_files  # noqa: PLC0415
+    from hepset.inference import load_model, predict_files  # noqa: PLC0415  imports torch
+    from hepset_spanet.purity_table import PurityTableWriter  # noqa: PLC0415
+
+    trained = load_model(model)
+    origin = find_origin(Path(model), trained.provenance)
+    source = open_files(trained, origin, files, reader, max_events)
+    writer = PurityTableWriter(trained.event, lines=lines, head=head)
+    target = Path() if output is None else Path(output)
+    counts = predict_files(trained, source, target, writer=writer, dataset=origin.dataset)
+    console = Console(soft_wrap=True)
+    for process, table in writer.tables.items():
+        for category in _categories(table):
+            title = f"{process}: {category}" if process else category
+            console.print(_as_rich(title, category, table))
+    console.print(f"{counts.selected} of {counts.events} events", highlight=False)
+    if counts.trained_on:
+        console.print(f"the model was trained on {counts.trained_on} of them", highlight=False)
+
+
+def _categories(table: Table) -> list[str]:
+    """The categories that have events, by their names."""
+    ending = "/event_proportion"
+    shares = {n.removesuffix(ending): e for n, e in table["Full"].items() if n.endswith(ending)}
+    return sorted(category for category, share in shares.items() if share.value > 0)
+
+
+def _as_rich(title: str, category: str, table: Table) -> RichTable:
+    """One category of a table for the terminal."""
+    start = f"{category}/"
+    shares = ["event_jet_proportion", f"{start}event_proportion", f"{start}event_purity"]
+    others = [n for n in table["Full"] if n.startswith(start) and n not in shares]
+    found = RichTable("objects", title=title, title_justify="left")
+    for name in (*shares, *others):
+        found.add_column(name.removeprefix(start), justify="right")
+    for label, cells in table.items():
+        values = [cells[name] for name in (*shares, *others)]
+        found.add_row(label, *("" if math.isnan(v) else f"{v:.3f} ± {e:.3f}" for v, e in values))
+    return found

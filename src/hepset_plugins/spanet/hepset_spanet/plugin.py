@@ -51,4 +51,7 @@ def hepset_export_layouts() -> dict[str, str]:
 @hookimpl
 def hepset_commands() -> dict[str, str]:
     """Name the commands of this plugin."""
-    return {"import-spanet": "hepset_spanet.commands:import_spanet_run"}
+    return {
+        "import-spanet": "hepset_spanet.commands:import_spanet_run",
+        "spanet-test": "hepset_spanet.commands:spanet_test",
+    }
