@@ -46,28 +46,32 @@ class Clusters:
 
     Attributes:
         members: Positions of the particles of each cluster.
-        names: What the names of its particles have in common, as SPANet calls it: the longest
-            text that is part of all; their list where another cluster is called so already.
+        texts: What the names of its particles have in common, which may be nothing: the longest
+            text that is part of all. SPANet names categories by them.
+        names: The same, and a list of the particles where clusters have the same text. (SPANet
+            keeps the purity of the last of these only.)
     """
 
     members: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, particles: Sequence[str], group: PermutationGroup) -> Clusters:
         """Return the clusters of some particles, by the orbits of their group."""
-        names: list[str] = []
-        for orbit in group.orbits:
-            members = [particles[position] for position in orbit]
-            common = _common_text(members)
-            names.append(", ".join(members) if common in names else common)
-        return cls(tuple(group.orbits), tuple(names))
+        members = [[particles[position] for position in orbit] for orbit in group.orbits]
+        texts = [_common_text(each) for each in members]
+        names = [
+            text if texts.count(text) == 1 else ", ".join(each)
+            for text, each in zip(texts, members, strict=True)
+        ]
+        return cls(tuple(group.orbits), tuple(texts), tuple(names))
 
     def categories(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield SPANet's categories: ``1t`` and the like, and numbers of particles, −1 = any."""
         for counts in itertools.product(*(range(-1, len(m) + 1) for m in self.members)):
-            texts = ("*" if count < 0 else str(count) for count in counts)
-            yield "".join(t + n for t, n in zip(texts, self.names, strict=True)), counts
+            numbers = ("*" if count < 0 else str(count) for count in counts)
+            yield "".join(n + t for n, t in zip(numbers, self.texts, strict=True)), counts
 
 
 def purity_table(

@@ -104,11 +104,13 @@ def test_names_of_clusters() -> None:
     assert named(("lt", "ht", "h")) == ("lt", "ht", "h")
     assert named(("atop", "btop"), (1, 0)) == ("top",)
     assert named(("a", "b"), (1, 0)) == ("",)
-    assert named(("a", "b", "c", "d"), (1, 0, 3, 2)) == ("", "c, d")
-    clusters = Clusters(((0, 1), (2,)), ("t", "h"))
+    assert named(("a", "b", "c", "d"), (1, 0, 3, 2)) == ("a, b", "c, d")
+    clusters = Clusters(((0, 1), (2,)), ("t", "h"), ("t", "h"))
     names = [name for name, _ in clusters.categories()]
     assert names[:4] == ["*t*h", "*t0h", "*t1h", "0t*h"]
     assert len(names) == 4 * 3
+    nameless = Clusters(((0, 1), (2, 3)), ("", ""), ("a, b", "c, d"))
+    assert "*1" in [name for name, _ in nameless.categories()]
 
 
 @pytest.mark.parametrize(
