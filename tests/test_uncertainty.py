@@ -15,8 +15,11 @@ from hepset.uncertainty import (
     auc,
     auc_value,
     bootstrap,
+    distance,
+    effective_number,
     efficiency,
     half_width,
+    largest_efficiency,
     median,
     roc_curve,
     weighted_mean,
@@ -146,3 +149,34 @@ def test_a_weighted_fraction_of_all_or_none_has_no_known_error() -> None:
         found = efficiency(passed, weight)
         assert found.value == value
         assert math.isnan(found.error)
+
+
+def test_the_distance_is_kolmogorovs() -> None:
+    rng = np.random.default_rng(5)
+    chosen, random = rng.normal(0.5, 1, (300, 2)), rng.normal(0, 1, (300, 7))
+    chosen[:3, 0] = np.nan
+    found = distance(chosen, random)
+    expected = stats.ks_2samp(chosen[np.isfinite(chosen)], random.ravel()).statistic
+    assert found.value == pytest.approx(expected)
+    assert 0.01 < found.error < 0.05
+    ties = distance(np.ones((5, 1)), np.ones((5, 2)))
+    assert ties.value == 0
+    doubled = distance(chosen[:50], random[:50], np.full(50, 2.0))
+    assert doubled.value == pytest.approx(distance(chosen[:50], random[:50]).value)
+    assert math.isnan(distance(np.full((3, 1), np.nan), np.ones((3, 1))).value)
+
+
+@pytest.mark.parametrize("total", [3, 50, 100_000])
+def test_the_limit_on_an_efficiency_is_clopper_and_pearsons(total: int) -> None:
+    exact = stats.binomtest(0, total, alternative="less").proportion_ci(0.95).high
+    assert largest_efficiency(total) == pytest.approx(exact)
+    assert largest_efficiency(total, 0.9) == pytest.approx(1 - 0.1 ** (1 / total))
+    assert largest_efficiency(0) == 1
+
+
+def test_the_effective_number_counts_events_and_weights() -> None:
+    assert effective_number(7) == 7
+    assert effective_number(4, np.full(4, 3.0)) == pytest.approx(4)
+    assert effective_number(2, np.array([1.0, 3.0])) == pytest.approx(16 / 10)
+    assert effective_number(5, groups=np.array([3, 3, 8, 9, 9])) == 3
+    assert effective_number(0, np.zeros(0)) == 0

@@ -16,6 +16,7 @@ from torch import Tensor
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.heads.discriminants import Discriminant, Score, resolve_scores, score_of
 from hepset.heads.entries import Entries, entries_with_label, first_events
+from hepset.heads.rejection import rejection
 from hepset.heads.variables import Variable, event_variables, object_variables
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
@@ -26,6 +27,7 @@ from hepset.interfaces.head import (
     HeadConfig,
     LossTerm,
     Metric,
+    Separation,
 )
 from hepset.nn.losses import cross_entropy, mean_over_objects
 from hepset.nn.mlp import MLP
@@ -33,7 +35,7 @@ from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import LabelCounts, Statistics
 from hepset.schema.tensors import Labels, TensorSpec
-from hepset.uncertainty import Estimate, auc, auc_value, efficiency, roc_curve, weighted_mean
+from hepset.uncertainty import Estimate, auc, auc_value, efficiency, weighted_mean
 
 __all__ = ["ClassificationConfig", "ClassificationHead"]
 
@@ -45,6 +47,8 @@ _FLOOR = 1e-12
 """Smallest probability under the logarithm of the log-loss."""
 _SCORE_SHARES = (0.3, 0.5)
 """Signal efficiencies at which a score is judged."""
+_PAIR_SHARES = (0.5, 0.8)
+"""Signal efficiencies at which two classes are judged."""
 _SINGLY_JUDGED = 20
 """Classes that have an AUC of their own in the report."""
 _FIT_EVENTS = 20_000
@@ -214,8 +218,7 @@ class ClassificationHead(Head):
         """Give AUC, accuracy and log-loss; for two classes also the background rejection.
 
         With two classes the second is the signal. AUC errors are DeLong's, or bootstrapped where
-        there are weights or objects; the rejection's error is that of the background's efficiency
-        at a fixed threshold.
+        there are weights or objects.
         """
         entries = entries_with_label(evaluation, self.config.target)
         if not len(entries):
@@ -232,22 +235,14 @@ class ClassificationHead(Head):
         value, error = weighted_mean(surprise, entries.weight, entries.groups)
         found.append(Metric("log-loss", value, error, better="lower"))
         if probabilities.shape[1] == 2:
-            found += [
-                _metric(_rejection_name(share), rejection(probabilities[:, 1], entries, share))
-                for share in (0.5, 0.8)
-            ]
+            found += [rejection(probabilities[:, 1], entries, share) for share in _PAIR_SHARES]
         if self.config.top:
             top = entries.of(evaluation.predictions["top"])
             within = (top == truth[:, None]).any(1)
             name = f"top-{self.config.top} accuracy"
             found.append(_metric(name, efficiency(within, entries.weight, entries.groups)))
         for score, values, judged in self._judged(evaluation, entries):
-            area = auc(values, judged.truth == 1, judged.weight, judged.groups)
-            found.append(_metric(f"{score.name}: AUC", area))
-            found += [
-                _metric(f"{score.name}: {_rejection_name(share)}", rejection(values, judged, share))
-                for share in _SCORE_SHARES
-            ]
+            found += _score_metrics(score.name, values, judged)
         return found
 
     def _judged(
@@ -277,14 +272,12 @@ class ClassificationHead(Head):
             area = auc(score, positive, entries.weight, entries.groups)
             found.append(_metric(name, area, of=label))
             if c == 1 and name == "AUC":
-                found += [
-                    _metric(
-                        _rejection_name(share),
-                        rejection(score, entries, share),
-                        of=label,
-                    )
-                    for share in (0.5, 0.8)
-                ]
+                found += [rejection(score, entries, share, of=label) for share in _PAIR_SHARES]
+        for judged in self.scores:
+            chosen, kept = judged.judged(entries)
+            best = self.best_variable(evaluation, judged) if len(kept) else None
+            if best is not None:
+                found += _score_metrics(judged.name, best[1][chosen], kept, of=best[0])
         shares = self.prior.double().cpu().numpy()
         if shares.sum() > 0:
             always = efficiency(
@@ -329,17 +322,53 @@ class ClassificationHead(Head):
             draw.calibration(scores, names, entries, probabilities, about, balanced=balanced),
         ]
 
-    def best_variable(self, evaluation: Evaluation, c: int) -> tuple[str, Array] | None:
-        """Find the single variable that separates a class best from the rest.
+    def separations(self, event: EventInfo) -> list[str]:
+        """Name the scores, then the classes: the probability of one is a score against the rest."""
+        classes = event.targets[self.config.target].classes or ()
+        return [*self.config.scores, *(name for name in classes if name not in self.config.scores)]
+
+    def separation(self, evaluation: Evaluation, name: str) -> Separation:
+        """Return a score, or the probability of a class, with the best single variable beside it.
+
+        Raises:
+            KeyError: If there is neither.
+        """
+        entries = entries_with_label(evaluation, self.config.target)
+        for score in self.scores:
+            if score.name == name:
+                chosen, judged = score.judged(entries)
+                values = entries.of(evaluation.predictions[name])[chosen]
+                best = self.best_variable(evaluation, score)
+                simple = None if best is None else (best[0], best[1][chosen])
+                return Separation(values, judged.truth == 1, judged.keep, simple)
+        classes = evaluation.event.targets[self.config.target].classes or ()
+        if name not in classes:
+            raise KeyError(name)
+        c = list(classes).index(name)
+        values = entries.of(evaluation.predictions["probabilities"])[:, c]
+        simple = self.best_variable(evaluation, c)
+        return Separation(values, entries.truth == c, entries.keep, simple)
+
+    def best_variable(
+        self, evaluation: Evaluation, against: int | Score
+    ) -> tuple[str, Array] | None:
+        """Find the single variable that separates best.
+
+        Args:
+            evaluation: The events; it is chosen on those of the training, where there are any.
+            against: A class, which is separated from the rest, or a score with its two sides.
 
         Returns:
             What it is, and its values at the evaluation's entries with the sign that makes them a
-            score of the class; None where there is nothing to choose from.
+            score of the signal; None where there is nothing to choose from.
         """
         chosen_on = evaluation.train if evaluation.train is not None else evaluation
         chosen_on = first_events(chosen_on, _FIT_EVENTS)
         known = entries_with_label(chosen_on, self.config.target)
-        positive = known.truth == c
+        if isinstance(against, Score):
+            known = against.judged(known)[1]
+            against = 1
+        positive = known.truth == against
         if positive.all() or not positive.any():
             return None
         best, sign, distance = None, 1.0, -1.0
@@ -383,33 +412,17 @@ class ClassificationHead(Head):
         return [(f"AUC {names[c]} against the rest", c) for c in chosen]
 
 
-def rejection(score: Array, entries: Entries, share: float) -> Estimate:
-    """Return one over the background's efficiency where `share` of the signal (class 1) passes.
-
-    NaN where no background passes, or a class is absent.
-    """
-    signal = entries.truth == 1
-    if signal.all() or not signal.any():
-        return Estimate(math.nan, math.nan)
-    _, passing, thresholds = roc_curve(score, signal, entries.weight)
-    threshold = thresholds[int(np.argmax(passing >= share))]
-    background = entries.only(~signal)
-    passed = score[~signal] >= threshold
-    if background.groups is None and background.weight is None:
-        value, error = efficiency(passed)
-    else:
-        value, error = weighted_mean(passed.astype(float), background.weight, background.groups)
-    if not value > 0:
-        return Estimate(math.nan, math.nan)
-    return Estimate(1 / value, error / value**2)
+def _score_metrics(name: str, values: Array, judged: Entries, of: str = "") -> list[Metric]:
+    """AUC and rejections of a score, given at the entries of its two sides."""
+    area = auc(values, judged.truth == 1, judged.weight, judged.groups)
+    return [
+        _metric(f"{name}: AUC", area, of=of),
+        *(rejection(values, judged, share, prefix=f"{name}: ", of=of) for share in _SCORE_SHARES),
+    ]
 
 
 def _metric(name: str, estimate: Estimate, of: str = "") -> Metric:
     return Metric(name, estimate.value, estimate.error, of=of)
-
-
-def _rejection_name(share: float) -> str:
-    return f"background rejection at {share:.0%} signal efficiency".replace("%", " %")
 
 
 def _classes(spec: TensorSpec) -> int | None:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from hepset.inference.predict import predict_split
 from hepset.inference.variations import Shift, metrics_in_parts, shifts, vary
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.schema.config import EvaluateConfig
+from hepset.schema.event import EventInfo
 
 if TYPE_CHECKING:
     from hepset.model import Model
@@ -34,6 +35,7 @@ __all__ = [
     "judge",
     "metrics_document",
     "open_variations",
+    "require_drawings",
     "write_metrics",
 ]
 
@@ -155,6 +157,7 @@ def judge(
         )
         return _gather(parts)
 
+    require_drawings(config, dataset.event, model.config.heads, dataset.layouts)
     variations = open_variations(dataset, config)
     main = judged(to=path)
     overlay = None
@@ -163,14 +166,21 @@ def judge(
             model, dataset, "train", batch_size=config.batch_size, max_events=OVERLAY_EVENTS
         )
         overlay = _gather(seen)
+    from hepset.inference.displays import display  # noqa: PLC0415  imports matplotlib
+    from hepset.inference.sculpting import sculpting  # noqa: PLC0415  imports matplotlib
+
     heads = {}
     for head_name in model.heads:
         train = None if overlay is None else _evaluation(model, dataset, overlay, head_name)
         evaluation = _evaluation(model, dataset, main, head_name, train)
         head = model.head(head_name)
-        heads[head_name] = HeadResult(
+        result = HeadResult(
             head.metrics(evaluation), head.baselines(evaluation), head.figures(evaluation)
         )
+        for asked in config.sculpting:
+            if asked.score.partition("/")[0] == head_name:
+                result.add(*sculpting(asked, head, evaluation))
+        heads[head_name] = result
     found: dict[str, dict[str, list[Shift]]] = {name: {} for name in variations}
     parts = {
         name: metrics_in_parts(model.head(name), _evaluation(model, dataset, main, name))
@@ -187,7 +197,9 @@ def judge(
                 result.metrics, head.metrics(evaluation), parts[head_name], after
             )
     train = None if overlay is None else _evaluation(model, dataset, overlay, None)
-    return Judgement(split, _evaluation(model, dataset, main, None, train), heads, found)
+    evaluation = _evaluation(model, dataset, main, None, train)
+    drawn = [drawing for asked in config.displays for drawing in display(asked, evaluation)]
+    return Judgement(split, evaluation, heads, found, drawn)
 
 
 def open_variations(dataset: Dataset, config: EvaluateConfig) -> dict[str, Variation]:
@@ -210,6 +222,32 @@ def open_variations(dataset: Dataset, config: EvaluateConfig) -> dict[str, Varia
                     variation(batch)
                 return found
     return found
+
+
+def require_drawings(
+    config: EvaluateConfig,
+    event: EventInfo,
+    heads: Mapping[str, Mapping[str, Any]],
+    extras: Collection[str],
+) -> None:
+    """Refuse `evaluate.sculpting` and `evaluate.displays` of what is not there.
+
+    Args:
+        config: What is asked for.
+        event: What an event is, derived features included.
+        heads: ``model.heads``.
+        extras: Names of the extra tensors.
+
+    Raises:
+        ConfigurationError: If a head, a score, a stream or a column does not exist.
+    """
+    from hepset.inference.displays import require_display  # noqa: PLC0415  imports matplotlib
+    from hepset.inference.sculpting import require_sculpting  # noqa: PLC0415  imports matplotlib
+
+    for number, score in enumerate(config.sculpting):
+        require_sculpting(score, event, heads, extras, f"evaluate.sculpting.{number}")
+    for number, asked in enumerate(config.displays):
+        require_display(asked, event, extras, f"evaluate.displays.{number}")
 
 
 def _decided(model: Model, batch: EventBatch) -> EventBatch:
@@ -272,6 +310,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
         "better": metric.better,
         "of": metric.of,
         "limit": metric.limit,
+        "bound": metric.bound,
     }
 
 

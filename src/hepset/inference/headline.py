@@ -62,8 +62,10 @@ def quality(metric: Metric) -> float:
 def compare_metric(metric: Metric, baseline: Metric) -> float:
     """Return by how many standard deviations a metric is better than a baseline.
 
-    The errors are added in quadrature, as if they were independent.
+    The errors are added in quadrature, as if they were independent. NaN where one is a bound.
     """
+    if metric.bound or baseline.bound:
+        return math.nan
     errors = [error for error in (metric.error, baseline.error) if math.isfinite(error)]
     error = math.hypot(*errors)
     return (quality(metric) - quality(baseline)) / error if error else math.nan
@@ -88,4 +90,5 @@ def metric_of(document: Mapping[str, Any]) -> Metric:
         document.get("better", "higher"),
         document.get("of", ""),
         document.get("limit", False),
+        document.get("bound", False),
     )

@@ -27,6 +27,12 @@ class HeadResult:
     baselines: list[Metric]
     drawings: list[Drawing]
 
+    def add(self, metrics: list[Metric], baselines: list[Metric], drawings: list[Drawing]) -> None:
+        """Add what was found beside the head."""
+        self.metrics.extend(metrics)
+        self.baselines.extend(baselines)
+        self.drawings.extend(drawings)
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -37,12 +43,14 @@ class Judgement:
         evaluation: Inputs, targets and weights of the split, without predictions of one head.
         heads: Head name → its result.
         variations: Variation → head → what it does to the head's metrics.
+        displays: Drawings of single events.
     """
 
     split: str
     evaluation: Evaluation
     heads: dict[str, HeadResult]
     variations: dict[str, dict[str, list[Shift]]] = field(default_factory=dict)
+    displays: list[Drawing] = field(default_factory=list)
 
 
 def effective_events(weight: Array) -> float:

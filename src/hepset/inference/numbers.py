@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-__all__ = ["number", "with_error"]
+if TYPE_CHECKING:
+    from hepset.interfaces.head import Metric
+
+__all__ = ["metric_text", "number", "with_error"]
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -16,14 +20,26 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
-def with_error(value: float | None, error: float | None, unit: str = "") -> str:
-    """Return value ± error with two digits of the error, and the unit."""
+def with_error(
+    value: float | None, error: float | None, unit: str = "", *, bound: bool = False
+) -> str:
+    """Return value ± error with two digits of the error, and the unit.
+
+    A lower bound is ``> value`` with its confidence.
+    """
     if value is None or not math.isfinite(value):
         return "not defined"
     suffix = f" {unit}" if unit else ""
+    if bound:
+        return f"> {value:.3g}{suffix} (95 % CL)".replace("-", "−")
     if error is None or not math.isfinite(error) or error <= 0:
         return f"{value:.4g}{suffix}".replace("-", "−")
     places = max(0, 1 - math.floor(math.log10(error)))
     if places > 8:
         return f"{value:.4g} ± {error:.1e}{suffix}".replace("-", "−")
     return f"{value:.{places}f} ± {error:.{places}f}{suffix}".replace("-", "−")
+
+
+def metric_text(metric: Metric) -> str:
+    """Return a metric with its error and unit, or as the bound that it is."""
+    return with_error(metric.value, metric.error, metric.unit, bound=metric.bound)

@@ -26,7 +26,7 @@ from hepset.inference.headline import (
 )
 from hepset.inference.history import draw_history, losses_of, read_history
 from hepset.inference.judgement import Judgement, effective_events
-from hepset.inference.numbers import number, with_error
+from hepset.inference.numbers import metric_text, number, with_error
 from hepset.inference.page import Markup, Section, table
 from hepset.inference.spectra import (
     Compatibility,
@@ -81,6 +81,7 @@ def write_report(
         *_data(dataset),
         _checks(dataset.manifest),
         *_inputs(judgement),
+        _displays(judgement),
         _training(model, directory),
         *_heads(judgement),
         _variations(judgement, variations or {}),
@@ -94,10 +95,8 @@ def write_report(
     lead = page.cards(
         (
             f"{head}: {metric.name}",
-            with_error(metric.value, metric.error, metric.unit),
-            "no baseline"
-            if baseline is None
-            else f"{with_error(baseline.value, baseline.error, baseline.unit)} ({baseline.of})",
+            metric_text(metric),
+            "no baseline" if baseline is None else f"{metric_text(baseline)} ({baseline.of})",
         )
         for head, metric, baseline in headline(
             {head: (r.metrics, r.baselines) for head, r in judgement.heads.items()}
@@ -340,6 +339,13 @@ def _inputs(judgement: Judgement) -> Iterator[Section]:
         yield Section(f"Training against {judgement.split}", _compatibility(found), level=3)
 
 
+def _displays(judgement: Judgement) -> Section | None:
+    if not judgement.displays:
+        return None
+    figures = [page.figure(d.figure, d.title, d.caption) for d in judgement.displays]
+    return Section("Displays", "".join(figures))
+
+
 def _compatibility(found: list[Compatibility]) -> str:
     known = [part for part in found if math.isfinite(part.p_value)]
     low = [part for part in known if part.p_value < SUSPICIOUS]
@@ -420,7 +426,7 @@ def _variations(
         shown = [metric for metric in result.metrics if math.isfinite(metric.value)]
         rows = []
         for metric in shown:
-            row: list[object] = [metric.name, with_error(metric.value, metric.error, metric.unit)]
+            row: list[object] = [metric.name, metric_text(metric)]
             for name in names:
                 parts = judgement.variations[name].get(head, [])
                 same = [part for part in parts if part.nominal.name == metric.name]
@@ -457,7 +463,7 @@ def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tup
         beside = Markup(
             "<br>".join(
                 Markup(
-                    f"{page.escape(with_error(b.value, b.error, b.unit))} "
+                    f"{page.escape(metric_text(b))} "
                     f'<span class="soft">{page.escape(b.of)}{" (limit)" if b.limit else ""}</span>'
                 )
                 for b in same
@@ -470,7 +476,7 @@ def _metric_rows(metrics: list[Metric], baselines: list[Metric]) -> Iterator[tup
         arrow = "→ 0" if "bias" in metric.name else "↑" if metric.better == "higher" else "↓"
         yield (
             f"{metric.name} {arrow}",
-            with_error(metric.value, metric.error, metric.unit),
+            metric_text(metric),
             beside,
             Markup(f'<span class="{kind}">{verdict(sigma)}</span>'),
         )

@@ -93,12 +93,13 @@ def vary(
 
 
 def metrics_in_parts(head: Head, evaluation: Evaluation) -> Parts:
-    """Return a head's metrics in every tenth of the events, name → value."""
+    """Return a head's metrics in every tenth of the events, name → value; bounds are left out."""
     rows = np.arange(len(evaluation))
     return [
         {
             metric.name: metric.value
             for metric in head.metrics(evaluation.take(rows % PARTS == part))
+            if not metric.bound
         }
         for part in range(min(PARTS, len(rows)))
     ]
@@ -119,6 +120,7 @@ def shifts(nominal: list[Metric], varied: list[Metric], before: Parts, after: Pa
         if metric.name not in known:
             continue
         base = known[metric.name]
+        bounded = metric.bound or base.bound
         differences = np.array(
             [
                 b.get(metric.name, math.nan) - a.get(metric.name, math.nan)
@@ -129,7 +131,8 @@ def shifts(nominal: list[Metric], varied: list[Metric], before: Parts, after: Pa
         error = math.nan
         if len(differences) >= _FEWEST_PARTS:
             error = float(differences.std(ddof=1) / math.sqrt(len(differences)))
-        found.append(Shift(base, metric, Estimate(metric.value - base.value, error)))
+        shift = math.nan if bounded else metric.value - base.value
+        found.append(Shift(base, metric, Estimate(shift, math.nan if bounded else error)))
     return found
 
 

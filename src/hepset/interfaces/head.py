@@ -50,6 +50,8 @@ class Metric(NamedTuple):
         of: Who reached it: empty for the model, otherwise the baseline's description.
         limit: Whether it is what no model can beat, such as the truth itself: it stands beside
             the baselines, but nothing is compared with it.
+        bound: Whether the value is only a lower bound, at 95 % confidence: what was counted is
+            zero.
     """
 
     name: str
@@ -59,6 +61,24 @@ class Metric(NamedTuple):
     better: Literal["higher", "lower"] = "higher"
     of: str = ""
     limit: bool = False
+    bound: bool = False
+
+
+class Separation(NamedTuple):
+    """A number that tells signal from background, at the entries that are of either.
+
+    Attributes:
+        values: Shape ``(entry,)``; larger is more like signal.
+        signal: True for signal, shape ``(entry,)``.
+        keep: Which events, or objects, the entries are: bool, shape ``(event,)`` or
+            ``(event, slot)``.
+        baseline: What a simple method is called, and its values ``(entry,)``; None without one.
+    """
+
+    values: Array
+    signal: Array
+    keep: Array
+    baseline: tuple[str, Array] | None = None
 
 
 class Drawing(NamedTuple):
@@ -247,6 +267,20 @@ class Head(nn.Module, ABC):
         """Say what simple methods give on the same events, under the same metric names."""
         del evaluation
         return []
+
+    def separations(self, event: EventInfo) -> list[str]:
+        """Name what `separation` can be asked for: scores that a cut may be set on."""
+        del event
+        return []
+
+    def separation(self, evaluation: Evaluation, name: str) -> Separation:
+        """Return one of the numbers that tell signal from background.
+
+        Raises:
+            KeyError: If it is none of `separations`.
+        """
+        del evaluation
+        raise KeyError(name)
 
     def figures(self, evaluation: Evaluation) -> list[Drawing]:
         """Draw what a physicist wants to see of the predictions."""

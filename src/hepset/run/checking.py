@@ -101,7 +101,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
                     batch, plan.event, plan.config.derive, plan.config.select
                 )
                 splitter.assign(passing)
-                _check_variations(run, passing, plan.event)
+                _check_evaluation(run, passing, plan.event)
                 reports.append(plan.contract.check(passing, raw=True))
                 checked += len(batch)
                 selected += len(passing)
@@ -130,12 +130,15 @@ def _chunks(reader: Reader, source: int, *, is_file: bool, full: bool) -> Iterat
     yield Chunk(source, first.start, min(first.stop, first.start + limit))
 
 
-def _check_variations(run: Run, batch: EventBatch, event: EventInfo) -> None:
-    """Try `evaluate.variations` on events as they are read."""
-    if not run.config.evaluate.variations or not len(batch):
+def _check_evaluation(run: Run, batch: EventBatch, event: EventInfo) -> None:
+    """Try what `evaluate` asks for on events as they are read."""
+    asked = run.config.evaluate
+    if not len(batch) or not (asked.variations or asked.sculpting or asked.displays):
         return
+    from hepset.inference.evaluate import require_drawings  # noqa: PLC0415  imports torch
     from hepset.inference.variations import vary  # noqa: PLC0415  imports torch
 
+    require_drawings(asked, event, run.config.model.heads, batch.names())
     derived = run.config.prepare.derive
     for name, expressions in run.config.evaluate.variations.items():
         vary(batch, event, expressions, derive=derived, where=f"evaluate.variations.{name}")
@@ -157,10 +160,16 @@ def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:
     contract.require_same_inputs(
         dataset.contract, here="the configuration", there=str(dataset.path)
     )
-    if run.config.model.heads and run.config.evaluate.variations:
-        from hepset.inference.evaluate import open_variations  # noqa: PLC0415  imports torch
+    if run.config.model.heads:
+        from hepset.inference.evaluate import (  # noqa: PLC0415  imports torch
+            open_variations,
+            require_drawings,
+        )
 
         open_variations(dataset, run.config.evaluate)
+        require_drawings(
+            run.config.evaluate, dataset.event, run.config.model.heads, dataset.layouts
+        )
     missing = [
         spec.name
         for spec in contract.of_kind("target", "index")

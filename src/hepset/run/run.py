@@ -180,7 +180,7 @@ class Run:
             elif not self.config.model.heads:
                 _LOG.info("%s: nothing to do, the configuration names no head", stage)
             elif stage == "train":
-                self._check_variations()
+                self._check_evaluation()
                 self.train(force=force)
             elif stage == "evaluate":
                 self.evaluate(force=force)
@@ -410,7 +410,12 @@ class Run:
         ]
         for head, found in self.metrics.get("heads", {}).items():
             for metric in found["metrics"]:
-                value = with_error(metric["value"], metric["error"], metric["unit"])
+                value = with_error(
+                    metric["value"],
+                    metric["error"],
+                    metric["unit"],
+                    bound=metric.get("bound", False),
+                )
                 rows.append((f"{head}: {metric['name']}", value))
         cells = "".join(
             f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
@@ -436,12 +441,16 @@ class Run:
                 f"{made or 'none'}; give train, val and test, or leave the heads out and convert"
             )
 
-    def _check_variations(self) -> None:
-        """Refuse `evaluate.variations` that cannot be made, before hours of training."""
-        if self.config.evaluate.variations:
-            from hepset.inference.evaluate import open_variations  # noqa: PLC0415  imports torch
+    def _check_evaluation(self) -> None:
+        """Refuse what `evaluate` asks for and cannot be made, before hours of training."""
+        from hepset.inference.evaluate import (  # noqa: PLC0415  imports torch
+            open_variations,
+            require_drawings,
+        )
 
-            open_variations(self.dataset, self.config.evaluate)
+        asked, dataset = self.config.evaluate, self.dataset
+        open_variations(dataset, asked)
+        require_drawings(asked, dataset.event, self.config.model.heads, dataset.layouts)
 
     def _need_heads(self, stage: str) -> None:
         if not self.config.model.heads:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from hepset.inference.numbers import with_error
+from hepset.inference.numbers import metric_text
 from hepset.run.stages import StageRecords
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def _table(name: str, metrics: Mapping[str, Any]) -> Table:
     for head, metric, baseline in headline(heads):
         beside, sigma = "none", math.nan
         if baseline is not None:
-            beside = with_error(baseline.value, baseline.error, baseline.unit)
+            beside = metric_text(baseline)
             beside += f" ({baseline.of})" if baseline.of else ""
             sigma = compare_metric(metric, baseline)
         cells = (
             head,
             metric.name,
-            with_error(metric.value, metric.error, metric.unit),
+            metric_text(metric),
             beside,
             verdict(sigma),
         )

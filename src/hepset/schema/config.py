@@ -332,6 +332,39 @@ class ExecutionConfig(Model):
     """The training."""
 
 
+class SculptingConfig(Model):
+    """What a cut on a score makes of a column in the background."""
+
+    score: str
+    """``<head>/<score>``, as predictions are called, or ``<head>/<class>`` for the probability of
+    a class against the rest."""
+    against: str
+    """Column that is looked at: ``<global>.<feature>``, ``extra.<name>``, or ``<stream>.<feature>``
+    where objects are judged."""
+    mistag: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the background that passes the cut."""
+
+
+class DisplayConfig(Model):
+    """Events that are drawn object by object, one panel for each."""
+
+    stream: str
+    """Stream whose objects are drawn."""
+    x: str | None = None
+    """Feature of the horizontal place; null = η of the four-momentum."""
+    y: str | None = None
+    """Feature of the vertical place; null = φ of the four-momentum in rad."""
+    size: str | None = None
+    """Feature that the area of a marker grows with; null = pT, if there is a four-momentum."""
+    kinds: dict[str, str] = Field(default_factory=dict)
+    """What a kind of object is called → feature that is 1 for it: they differ by colour and
+    marker."""
+    values: tuple[str, ...] = ()
+    """Columns of the event whose values stand in its panel, such as ``extra.jet_pt``."""
+    per_class: int = Field(default=1, ge=1, le=12)
+    """Events of each class."""
+
+
 class EvaluateConfig(Model):
     """Predictions and report."""
 
@@ -344,6 +377,25 @@ class EvaluateConfig(Model):
     variations: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Name → input feature → expression of the unchanged inputs: the events are predicted and
     judged again with each. ``{jes_up: {jets.pt: "1.02 * jets.pt"}}`` is one."""
+    sculpting: tuple[SculptingConfig, ...] = ()
+    """Scores that are asked whether a cut on them gives background the shape of signal; one
+    mapping or a list."""
+    displays: tuple[DisplayConfig, ...] = ()
+    """Streams of which some events are drawn; one mapping or a list."""
+
+    @field_validator(
+        "sculpting", mode="before", json_schema_input_type=SculptingConfig | list[SculptingConfig]
+    )
+    @classmethod
+    def _one_or_many_scores(cls, value: object) -> object:
+        return (value,) if isinstance(value, Mapping) else value
+
+    @field_validator(
+        "displays", mode="before", json_schema_input_type=DisplayConfig | list[DisplayConfig]
+    )
+    @classmethod
+    def _one_or_many_streams(cls, value: object) -> object:
+        return (value,) if isinstance(value, Mapping) else value
 
 
 class ExportConfig(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from hepset.errors import ConfigurationError, did_you_mean
@@ -82,7 +83,8 @@ def class_map(classes: Sequence[str], kind: Flavour) -> dict[int, int]:
     """Return label in the files → number of the class that is named after it.
 
     A class is a label (``X_bb``; ``Hbb`` in JetClass), with or without ``label_``; in JetClass-II
-    also a group of Sophon's (``X_YY_QQQQ``) or a part (``Res2P``, ``Res34P``, ``QCD``).
+    also a group of Sophon's (``X_YY_QQQQ``), a part (``Res2P``, ``Res34P``, ``QCD``), or all labels
+    of a pattern: ``QCD_b*`` are the QCD jets with b quarks.
 
     Raises:
         ConfigurationError: If a class is not known, or a label belongs to two.
@@ -97,6 +99,11 @@ def class_map(classes: Sequence[str], kind: Flavour) -> dict[int, int]:
     found: dict[int, int] = {}
     for number, name in enumerate(classes):
         plain = name.removeprefix("label_")
+        if "*" in plain:
+            names = JETCLASS if kind == "jetclass" else NAMES
+            fitting = tuple(i for i, known in enumerate(names) if fnmatchcase(known, plain))
+            if fitting:
+                members[plain] = fitting
         if plain not in members:
             raise ConfigurationError(
                 f"targets.label.classes: {name!r} is no label or group of labels of JetClass"

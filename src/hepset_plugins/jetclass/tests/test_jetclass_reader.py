@@ -169,9 +169,12 @@ def test_classes_are_found_by_name(tmp_path: Path) -> None:
 
     assert labels(["QCD", "label_X_bb", "X_YY_QQlv"]) == [1, -1, 0, -1, 2]
     assert labels(["Res34P", "Res2P", "QCD"]) == [1, 1, 2, 0, 0]
+    assert labels(["QCD_b*", "QCD_light", "X_YY_b*"]) == [-1, -1, 1, 2, 2]
     assert labels(list(NAMES)) == [INDEX[name] for name in names]
     with pytest.raises(ConfigurationError, match=r"'X_bbb' is no label .* did you mean"):
         labels(["X_bbb", "QCD"])
+    with pytest.raises(ConfigurationError, match=r"'X_a\*' is no label"):
+        labels(["X_a*", "QCD"])
     with pytest.raises(ConfigurationError, match="'X_QQ' and 'X_bb' share the label 0"):
         labels(["X_bb", "X_QQ"])
     jets["jet_label"] = np.array([0, -1, 188, 3, -2], np.int32)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
 
 from hepset.interfaces.head import Evaluation
 from hepset.schema.contract import compile_contract
@@ -20,7 +19,6 @@ from hepset_spanet.assignment.masses import Masses, mass_metrics, observables, t
 from hepset_spanet.assignment.quality import judge
 from hepset_spanet.assignment.sculpting import (
     backgrounds,
-    distance,
     random_assignment,
     sculpting_metrics,
 )
@@ -216,21 +214,6 @@ def test_random_assignments_are_valid_and_even() -> None:
     assert np.bincount(first[:, 0], minlength=5) == pytest.approx(800, abs=110)
     again = random_assignment(plan, topology, evaluation, np.arange(size))
     np.testing.assert_array_equal(found["t1"], again["t1"])
-
-
-def test_the_distance_is_kolmogorovs() -> None:
-    rng = np.random.default_rng(5)
-    chosen, random = rng.normal(0.5, 1, (300, 2)), rng.normal(0, 1, (300, 7))
-    chosen[:3, 0] = np.nan
-    found = distance(chosen, random)
-    expected = stats.ks_2samp(chosen[np.isfinite(chosen)], random.ravel()).statistic
-    assert found.value == pytest.approx(expected)
-    assert 0.01 < found.error < 0.05
-    ties = distance(np.ones((5, 1)), np.ones((5, 2)))
-    assert ties.value == 0
-    doubled = distance(chosen[:50], random[:50], np.full(50, 2.0))
-    assert doubled.value == pytest.approx(distance(chosen[:50], random[:50]).value)
-    assert math.isnan(distance(np.full((3, 1), np.nan), np.ones((3, 1))).value)
 
 
 def mixed(event: EventInfo, **more: Any) -> Evaluation:

@@ -9,7 +9,6 @@ objects drawn at random, which know nothing of masses.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.prepare.split import hash_rows
-from hepset.uncertainty import ONE_SIGMA, Estimate, bootstrap, efficiency, weighted_quantile
+from hepset.uncertainty import ONE_SIGMA, Estimate, distance, efficiency, weighted_quantile
 from hepset_spanet.assignment.masses import Masses, Observable, observables, truth_of
 from hepset_spanet.assignment.quality import Judged
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
@@ -28,7 +27,6 @@ __all__ = [
     "Background",
     "Sculpted",
     "backgrounds",
-    "distance",
     "random_assignment",
     "sculpted_masses",
     "sculpting_metrics",
@@ -265,38 +263,6 @@ def sculpting_metrics(
             apart = distance(chosen, random, part.weight)
             found.append(Metric(f"{name}, distance to random", *apart, "", "lower", of, noise))
     return found
-
-
-def distance(chosen: Array, random: Array, weight: Array | None = None) -> Estimate:
-    """Return the largest difference of two cumulative distributions, with its bootstrap error.
-
-    Both come from the same events, which are drawn together. The distance of equal distributions
-    is not 0 but about 0.9/√n for n candidates.
-
-    Args:
-        chosen: (E, candidate), NaN where there is none.
-        random: (E, candidate).
-        weight: (E,).
-    """
-    values = np.concatenate([chosen, random], axis=1)
-    first = np.arange(values.shape[1]) < chosen.shape[1]
-    event, column = np.nonzero(np.isfinite(values))
-    flat = values[event, column]
-    order = np.argsort(flat, kind="stable")
-    event, is_first = event[order], first[column[order]]
-    base = np.ones(len(values)) if weight is None else np.asarray(weight, np.float64)
-    # Ties count together: only the last of equal values is a place to compare at.
-    last = np.append(np.diff(flat[order]) > 0, True)[: len(order)]
-
-    def statistic(weights: Array) -> float:
-        each = weights[event]
-        parts = np.cumsum(np.where(is_first, each, 0.0)), np.cumsum(np.where(is_first, 0.0, each))
-        if not len(order) or parts[0][-1] <= 0 or parts[1][-1] <= 0:
-            return math.nan
-        apart = np.abs(parts[0] / parts[0][-1] - parts[1] / parts[1][-1])
-        return float(apart[last].max())
-
-    return Estimate(statistic(base), float(bootstrap(statistic, len(base), weight=base)))
 
 
 def _in_window(chosen: Array, part: Sculpted) -> Estimate:
