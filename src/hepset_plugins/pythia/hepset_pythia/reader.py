@@ -6,14 +6,12 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
-from hepset.batch import EventBatch, concatenate, make_ids
+from hepset.batch import EventBatch, make_ids
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.interfaces.reader import Chunk, Reader, ReaderConfig, Source
 from hepset.schema.event import EventInfo
 from hepset_pythia.arrays import BoolArray
-from hepset_pythia.blocks import blocks_of, chunks_of_blocks
 from hepset_pythia.contents import (
     assignment_targets,
     input_globals,
@@ -24,6 +22,7 @@ from hepset_pythia.contents import (
 from hepset_pythia.describe import check_event, describe_process
 from hepset_pythia.detector import Detector, Reconstructed, reconstruct
 from hepset_pythia.generate import BLOCK_SIZE, estimate_cross_section, generate_block, versions
+from hepset_pythia.generated import GeneratedConfig, GeneratedReader
 from hepset_pythia.processes import (
     BEAM_ENERGY,
     TOP_MASS,
@@ -31,25 +30,15 @@ from hepset_pythia.processes import (
     ProcessOptions,
     make_process,
 )
-from hepset_pythia.settings import check_free_setting
 from hepset_pythia.truth import find_truth
 
 
-class PythiaConfig(ReaderConfig):
+class PythiaConfig(GeneratedConfig):
     """Options of the reader ``pythia``."""
 
     process: str
     """What to generate: ttbar-allhadronic, ttbar-semileptonic, ttbar-dileptonic, qcd,
     zprime-ttbar, wjets, zjets, hh4b, or custom (with `settings`)."""
-    events: PositiveInt = 10_000
-    """Events to generate, before any cut; equal seeds give equal events, more events append."""
-    seed: NonNegativeInt = 1
-    """Seed; samples of one process in one run need different ones."""
-    chunk_size: PositiveInt = BLOCK_SIZE
-    """Generated events per chunk, rounded up to whole blocks of 500; results do not depend on
-    it."""
-    settings: tuple[str, ...] = ()
-    """Free Pythia settings, ``'Key:name = value'``, applied after those of the process."""
     beam_energy: float = Field(default=BEAM_ENERGY, gt=10.0)
     """Centre-of-mass energy of the proton-proton collisions in GeV."""
     top_mass: float = Field(default=TOP_MASS, gt=0.0)
@@ -78,13 +67,6 @@ class PythiaConfig(ReaderConfig):
     """Name of this process in the event description where that names processes; the unnamed one
     and the name in `process` always count as this one."""
 
-    @field_validator("settings")
-    @classmethod
-    def _free_settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for setting in value:
-            check_free_setting(setting)
-        return value
-
     @model_validator(mode="after")
     def _known_process(self) -> PythiaConfig:
         self.make_process()
@@ -103,13 +85,8 @@ class PythiaConfig(ReaderConfig):
         return make_process(self.process, options)
 
 
-class PythiaReader(Reader):
-    """Generates events with Pythia 8, clusters them with FastJet and smears the jets.
-
-    Entry i is the i-th event of the sequence that (process with settings, seed) defines, failed
-    and rejected events counted, so an event keeps its id and its content for any chunk size, any
-    number of events asked for, and on any worker.
-    """
+class PythiaReader(GeneratedReader):
+    """Generates events with Pythia 8, clusters them with FastJet and smears the jets."""
 
     Config = PythiaConfig
     config: PythiaConfig
@@ -132,28 +109,10 @@ class PythiaReader(Reader):
             return self.event
         return describe_process(self.process, self.config.topology)
 
-    def sources(self) -> list[Source]:
-        """Return the one generator, keyed ``pythia:<process>:<seed>``."""
-        key = f"pythia:{self.process.name}:{self.config.seed}"
-        return [Source(key=key, entries=self.config.events, is_file=False)]
-
-    def chunks(self) -> list[Chunk]:
-        """Cut the sequence into chunks of whole blocks; generates nothing."""
-        config = self.config
-        return chunks_of_blocks(
-            config.events, chunk_size=config.chunk_size, limit=config.max_events
-        )
-
-    def read(self, chunk: Chunk) -> EventBatch:
-        """Generate the entries of a chunk; events that fail the cuts are left out.
-
-        Raises:
-            ConfigurationError: If Pythia refuses the settings.
-            ReadError: If an event has no weight or Pythia makes no event.
-        """
-        return concatenate(
-            self._read_block(number, chunk.start, chunk.stop) for number in blocks_of(chunk)
-        )
+    @property
+    def generated(self) -> str:
+        """The name of the process."""
+        return self.process.name
 
     def provenance(self) -> dict[str, object]:
         """Return versions, settings and the leading-order cross section with its error in pb.
@@ -182,7 +141,8 @@ class PythiaReader(Reader):
         """The estimate in pb and its error; the samples and the data set both put it on record."""
         return estimate_cross_section(self.process, seed=self.config.seed)
 
-    def _read_block(self, number: int, start: int, stop: int) -> EventBatch:
+    def read_block(self, number: int, start: int, stop: int) -> EventBatch:
+        """Generate a block and reconstruct what the detector sees of it."""
         first = number * BLOCK_SIZE
         block = generate_block(
             self.process,

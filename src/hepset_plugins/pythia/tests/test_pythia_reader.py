@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import hepset_pythia.blocks as blocks_module
+import hepset_pythia.generated as generated_module
 import hepset_pythia.reader as reader_module
 from hepset.batch import EventBatch, concatenate
 from hepset.errors import ConfigurationError
@@ -85,7 +85,7 @@ def test_events_do_not_depend_on_where_the_sequence_is_cut(top_batch: EventBatch
 
 
 def test_blocks_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reader_module, blocks_module):
+    for module in (reader_module, generated_module):
         monkeypatch.setattr(module, "BLOCK_SIZE", 10)
     reader = _reader("qcd", events=12)
     across = reader.read(Chunk(0, 8, 12))

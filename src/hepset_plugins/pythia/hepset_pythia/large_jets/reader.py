@@ -6,21 +6,19 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from hepset.batch import EventBatch, FlatStream, StreamData, concatenate, make_ids
+from hepset.batch import EventBatch, FlatStream, StreamData, make_ids
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.interfaces.reader import Chunk, Reader, ReaderConfig, Source
 from hepset.kinematics import eta_of, phi_of, pt_of
 from hepset.schema.event import EventInfo
 from hepset_pythia.arrays import FloatArray, IntArray
-from hepset_pythia.blocks import blocks_of, chunks_of_blocks
 from hepset_pythia.generate import BLOCK_SIZE, GeneratedBlock, generate_block, versions
+from hepset_pythia.generated import GeneratedConfig, GeneratedReader
 from hepset_pythia.large_jets.classes import CLASSES, Y_MASS, make_jet_process
 from hepset_pythia.large_jets.cluster import LargeJets, cluster_large_jets, substructure
 from hepset_pythia.large_jets.constituents import constituent_columns
 from hepset_pythia.large_jets.labels import QCD_LABELS, holds_decay, qcd_flavours
-from hepset_pythia.settings import check_free_setting
 
 Array = NDArray[Any]
 
@@ -50,17 +48,11 @@ _MOST_PER_EVENT: Final = 2
 """QCD jets that are taken of an event: the leading ones."""
 
 
-class PythiaJetsConfig(ReaderConfig):
+class PythiaJetsConfig(GeneratedConfig):
     """Options of the reader ``pythia-jets``."""
 
     jets: str
     """Class of the jets: X_bb, X_cc, X_qq, X_gg, X_YY_qqqq, X_YY_bbbb, or QCD of all flavours."""
-    events: PositiveInt = 10_000
-    """Collisions to generate, before any cut; equal seeds give equal jets, more append."""
-    seed: NonNegativeInt = 1
-    """Seed; samples of one class in one run need different ones."""
-    chunk_size: PositiveInt = BLOCK_SIZE
-    """Collisions per chunk, rounded up to whole blocks of 500; results do not depend on it."""
     jet_pt_min: float = Field(default=200.0, ge=50.0)
     """Smallest jet pT in GeV."""
     jet_eta_max: float = Field(default=2.5, gt=0.0)
@@ -69,15 +61,6 @@ class PythiaJetsConfig(ReaderConfig):
     """Smallest transverse momentum in GeV of the hard process."""
     mass_range: tuple[float, float] = (50.0, 250.0)
     """Smallest and largest mass of X in GeV; it is spread nearly evenly between them."""
-    settings: tuple[str, ...] = ()
-    """Free Pythia settings, ``'Key:name = value'``, applied last."""
-
-    @field_validator("settings")
-    @classmethod
-    def _free_settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for setting in value:
-            check_free_setting(setting)
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> PythiaJetsConfig:
@@ -95,7 +78,7 @@ class PythiaJetsConfig(ReaderConfig):
         return self
 
 
-class PythiaJetsReader(Reader):
+class PythiaJetsReader(GeneratedReader):
     """Generates collisions with Pythia 8 and gives their anti-kT jets with R = 0.8, one by one.
 
     An entry is a collision; its jets are the samples of that entry, so that they stay in one
@@ -130,28 +113,10 @@ class PythiaJetsReader(Reader):
         """Return the given description, or the complete one."""
         return self.event if self.event is not None else describe_jets()
 
-    def sources(self) -> list[Source]:
-        """Return the one generator, keyed ``pythia:<class>-jets:<seed>``."""
-        key = f"pythia:{self.config.jets}-jets:{self.config.seed}"
-        return [Source(key=key, entries=self.config.events, is_file=False)]
-
-    def chunks(self) -> list[Chunk]:
-        """Cut the sequence into chunks of whole blocks; generates nothing."""
-        config = self.config
-        return chunks_of_blocks(
-            config.events, chunk_size=config.chunk_size, limit=config.max_events
-        )
-
-    def read(self, chunk: Chunk) -> EventBatch:
-        """Generate the entries of a chunk and return their jets.
-
-        Raises:
-            ConfigurationError: If Pythia refuses the settings.
-            ReadError: If Pythia makes no event.
-        """
-        return concatenate(
-            self._read_block(number, chunk.start, chunk.stop) for number in blocks_of(chunk)
-        )
+    @property
+    def generated(self) -> str:
+        """The class of the jets."""
+        return f"{self.config.jets}-jets"
 
     def provenance(self) -> dict[str, object]:
         """Return versions, settings and the model of the detector."""
@@ -164,7 +129,8 @@ class PythiaJetsReader(Reader):
             **versions(),
         }
 
-    def _read_block(self, number: int, start: int, stop: int) -> EventBatch:
+    def read_block(self, number: int, start: int, stop: int) -> EventBatch:
+        """Generate a block and take the jets of the class."""
         first = number * BLOCK_SIZE
         block = generate_block(
             self.process,
