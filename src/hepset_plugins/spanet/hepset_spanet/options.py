@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.schema.base import Model
@@ -77,7 +77,7 @@ class SpanetOptions(Model):
     testing_file: str = ""
     """Path of the test file."""
     normalize_features: bool = True
-    """Whether tagged features are standardised."""
+    """Whether tagged features are standardised; SPANet 2 breaks off where it is false."""
     limit_to_num_jets: int = Field(default=0, ge=0)
     """Keep only events with exactly so many objects, present globals included; 0 = all."""
     balance_particles: bool = False
@@ -89,7 +89,8 @@ class SpanetOptions(Model):
     partial_events: bool = False
     """Train on events in which some particles are missing, too."""
     dataset_limit: float | tuple[float, float] = 1.0
-    """Fraction of the file that is used."""
+    """Fraction of the file that is used: the first, the last where negative, or from one to the
+    other."""
     dataset_randomization: int = 0
     """Seed of the shuffle before the cut into training and validation; 0 = no shuffle."""
     train_validation_split: float = Field(default=0.95, ge=0, le=1)
@@ -144,6 +145,34 @@ class SpanetOptions(Model):
     """Bookkeeping."""
     trial_output_dir: str = "./test_output"
     """Bookkeeping."""
+
+    @field_validator("normalize_features")
+    @classmethod
+    def _normalized(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError(
+                "SPANet itself cannot build a network with normalize_features: false; leave it "
+                "out, and give features that are not to be standardised the tag `none` in the "
+                "event file"
+            )
+        return value
+
+    @field_validator("dataset_limit")
+    @classmethod
+    def _part_of_the_file(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        if isinstance(value, tuple):
+            low, high = value
+            if not 0 <= low < high <= 1:
+                raise ValueError(
+                    f"from {low:g} to {high:g} of the file is no part of it; give two ascending "
+                    "fractions between 0 and 1"
+                )
+        elif not 0 < abs(value) <= 1:
+            raise ValueError(
+                f"{value:g} is no fraction of a file; give one above 0 and at most 1 for its "
+                "first part, or one from -1 to below 0 for its last"
+            )
+        return value
 
 
 _USED = {
@@ -451,9 +480,9 @@ def _limit(count: int, streams: list[str], globals_: list[str]) -> str:
 def _max_events(options: SpanetOptions) -> int | None:
     """The number of events that ``dataset_limit`` leaves; None where it leaves all."""
     limit = options.dataset_limit
-    if limit == 1.0:
+    if limit in (1.0, -1.0, (0.0, 1.0)):
         return None
-    plain = isinstance(limit, float) and 0 < limit < 1
+    plain = isinstance(limit, float) and limit > 0
     if not plain or options.dataset_randomization > 0 or options.validation_file:
         _LOG.info(
             "dataset_limit = %r is left out: only the first part of one file can be taken; use "

@@ -255,6 +255,30 @@ def test_parts_that_cannot_be_read_alone_are_named(
     assert "only the first part of one file can be taken" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"dataset_limit": 0}, "dataset_limit: .*0 is no fraction of a file"),
+        ({"dataset_limit": 1.5}, "dataset_limit: .*1.5 is no fraction of a file"),
+        ({"dataset_limit": -2}, "dataset_limit: .*-2 is no fraction of a file"),
+        ({"dataset_limit": [0.3, 0.1]}, "dataset_limit: .*from 0.3 to 0.1 of the file is no part"),
+        ({"dataset_limit": [0.5, 1.2]}, "dataset_limit: .*from 0.5 to 1.2 of the file is no part"),
+        ({"normalize_features": False}, "normalize_features: .*SPANet itself cannot build"),
+    ],
+)
+def test_what_spanet_cannot_do_is_refused(
+    event: EventInfo, option: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        translate(event, option)
+
+
+@pytest.mark.parametrize("limit", [1, -1.0, [0, 1]])
+def test_the_whole_file_is_no_limit(event: EventInfo, limit: Any) -> None:
+    found = translate(event, {"training_file": "away.h5", "dataset_limit": limit})
+    assert "max_events" not in found["read"]
+
+
 @pytest.mark.skipif(not (SHARED / "fixtures/spanet").is_dir(), reason="no reference numbers here")
 def test_public_options(event: EventInfo) -> None:
     import json
