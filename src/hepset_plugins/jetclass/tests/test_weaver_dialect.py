@@ -221,6 +221,20 @@ def test_files_branches_trees_and_reserved_names() -> None:
     }
 
 
+def test_every_replacement_of_branch_magic_is_made() -> None:
+    found = describe(branch_magic={"pf_": "PFCand_", "_pt": "_PT"}, selection="jet_pt > 1")
+    assert found.defaults["prepare"]["derive"]["pf_log"] == "log(PFCand_PT / jet_PT)"
+    assert found.defaults["prepare"]["select"] == {"selection": "jet_PT > 1"}
+
+
+def test_a_number_selects_where_it_is_not_zero() -> None:
+    changed = {"selection": "good", "test_time_selection": "is_b"}
+    variables = {"pf_mask": "ak.ones_like(pf_pt)", "pf_log": "pf_pt", "is_b": "x > 1"}
+    found = describe(new_variables=variables, **changed).defaults["prepare"]
+    assert found["select"] == {"selection": "good != 0"}
+    assert found["predict_select"] == {"test_time_selection": "is_b"}
+
+
 def test_numbers_are_kept_in_full() -> None:
     changed = {"file_magic": {"xsec": {"QCD": 831.7612345}}, "observers": ["xsec"]}
     derive = describe(**changed).defaults["prepare"]["derive"]

@@ -8,6 +8,7 @@ language (`hepset.prepare.expressions`); what mixes events, or orders objects an
 from __future__ import annotations
 
 import ast
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ _PLAIN: Final = {
         *("cosh", "tanh", "arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh", "asin"),
         *("acos", "atan", "asinh", "acosh", "atanh", "floor", "ceil", "arctan2", "atan2", "hypot"),
         *("minimum", "maximum", "where", "clip", "isnan", "isfinite", "ones_like", "zeros_like"),
-        *("nan_to_num", "sign", "log2"),
+        *("sign", "log2"),
     )
 } | {"absolute": "abs", "fabs": "abs", "rint": "round", "fmin": "minimum", "fmax": "maximum"}
 """Functions that act element by element: numpy's (awkward's, math's) name → hepset's."""
@@ -49,6 +50,61 @@ _REDUCTIONS: Final = {
     "count_nonzero": "count",
 }
 """Functions that give one value per event."""
+_OF_CONDITIONS: Final = frozenset({"any", "all", "count"})
+"""Reductions of what is true or false."""
+_WRITTEN_OUT: Final[Mapping[str, tuple[str, ...]]] = {
+    "isinf": ("abs(x) == inf", "x"),
+    "reciprocal": ("1 / x", "x"),
+    "square": ("x ** 2", "x"),
+    "cbrt": ("sign(x) * abs(x) ** (1 / 3)", "x"),
+    "exp2": ("2 ** x", "x"),
+    "negative": ("-x", "x"),
+    "trunc": ("sign(x) * floor(abs(x))", "x"),
+    "deg2rad": ("x * (pi / 180)", "x"),
+    "radians": ("x * (pi / 180)", "x"),
+    "rad2deg": ("x * (180 / pi)", "x"),
+    "degrees": ("x * (180 / pi)", "x"),
+    "logical_xor": ("x != y", "x", "y"),
+    "bitwise_xor": ("x != y", "x", "y"),
+    "full_like": ("ones_like(x) * y", "x", "y"),
+    "fill_none": ("where(isnan(x), y, x)", "x", "y"),
+}
+"""Functions that act element by element: what they compute, and their arguments."""
+_SPREADS: Final[Mapping[str, str]] = {
+    "std": "sqrt(mean((x - mean(x)) ** 2))",
+    "var": "mean((x - mean(x)) ** 2)",
+    "ptp": "max(x) - min(x)",
+}
+"""Further functions that give one value per event."""
+_CHOSEN: Final[Mapping[str, str]] = {
+    "sum": "sum(where(c, x, 0))",
+    "mean": "sum(where(c, x, 0)) / count(c)",
+    "max": "where(any(c), max(where(c, x, -inf)), nan)",
+    "min": "where(any(c), min(where(c, x, inf)), nan)",
+    "number": "count(c)",
+    "count": "count(c & x)",
+    "any": "any(c & x)",
+    "all": "all(~c | x)",
+}
+"""Reductions of the objects x for which c is true, ``f(x[c])``."""
+_ACROSS: Final[Mapping[str, str]] = {
+    "sum": "x + y",
+    "mean": "x + y",
+    "max": "maximum(x, y)",
+    "min": "minimum(x, y)",
+    "any": "x | y",
+    "all": "x & y",
+}
+"""Reductions over a stack of columns, of two of them."""
+_COMPARISONS: Final[Mapping[str, ast.cmpop]] = {
+    "greater": ast.Gt(),
+    "greater_equal": ast.GtE(),
+    "less": ast.Lt(),
+    "less_equal": ast.LtE(),
+    "equal": ast.Eq(),
+    "not_equal": ast.NotEq(),
+}
+_NEGATIONS: Final = frozenset({"logical_not", "invert", "bitwise_not"})
 _OPERATORS: Final[Mapping[str, ast.operator]] = {
     "add": ast.Add(),
     "subtract": ast.Sub(),
@@ -57,11 +113,22 @@ _OPERATORS: Final[Mapping[str, ast.operator]] = {
     "true_divide": ast.Div(),
     "floor_divide": ast.FloorDiv(),
     "mod": ast.Mod(),
+    "remainder": ast.Mod(),
     "power": ast.Pow(),
+    "float_power": ast.Pow(),
     "pow": ast.Pow(),
     "logical_and": ast.BitAnd(),
+    "bitwise_and": ast.BitAnd(),
     "logical_or": ast.BitOr(),
+    "bitwise_or": ast.BitOr(),
 }
+_TRUE_OR_FALSE: Final = frozenset(
+    {"isnan", "isfinite", "isinf", "isin", "any", "all", "logical_xor", "bitwise_xor"}
+    | _COMPARISONS.keys()
+    | _NEGATIONS
+    | {name for name, sign in _OPERATORS.items() if isinstance(sign, ast.BitAnd | ast.BitOr)}
+)
+"""Functions whose result is true or false."""
 _AS_THEY_ARE: Final = frozenset({"to_numpy", "asarray", "array", "Array", "to_packed"})
 _JUDGED: Final = frozenset({"values_astype", "enforce_type", "_pad", "_repeat_pad"})
 _SINGLE: Final = frozenset({"float32", "float"})
@@ -79,7 +146,8 @@ _SHORT: Final = {"x": "px", "y": "py", "z": "pz", "E": "energy", "e": "energy", 
     "rho": "pt",
 }
 _PROPERTIES: Final = frozenset(
-    {"px", "py", "pz", "energy", "pt", "eta", "phi", "mass", "p", "mag", "rapidity"}
+    {"px", "py", "pz", "energy", "pt", "eta", "phi", "theta", "mass", "mass2", "mt", "et"}
+    | {"p", "mag", "rapidity"}
 )
 _DISTANCES: Final = {"deltaR": "delta_r", "deltaphi": "delta_phi", "deltaeta": "eta"}
 _REASONS: Final[Mapping[str, str]] = {
@@ -100,9 +168,11 @@ _REASONS: Final[Mapping[str, str]] = {
     "sort": "objects are ordered by `order` of the stream in a hepset event file",
     "flatten": "it forgets to which event a value belongs",
     "ravel": "it forgets to which event a value belongs",
-    "percentile": "it mixes events",
-    "median": "it mixes events",
-    "std": "it mixes events",
+    "percentile": "it mixes events, or orders objects",
+    "median": "it mixes events, or orders objects",
+    "prod": "hepset has no product over objects",
+    "local_index": "objects have no numbers in expressions",
+    "mask": "write np.where(condition, x, …), or x[condition] inside a sum, max, …",
     "argmax": "it is known of a stack of columns: np.argmax(np.stack([a, b], axis=1), axis=1)",
 }
 
@@ -138,6 +208,10 @@ class Translator:
         """
         tree = _Expression(self, text, key, frozenset(inline)).tree()
         return ast.unparse(tree)
+
+    def is_condition(self, text: str, key: str) -> bool:
+        """Whether the form of an expression says that it is true or false."""
+        return _Expression(self, text, key, frozenset()).is_condition(self.parse(text, key))
 
     def parse(self, text: str, key: str) -> ast.expr:
         """Parse an expression.
@@ -186,7 +260,7 @@ class _Expression:
                     return ast.Compare(self.visit(left), [ast.NotEq()], [self.visit(right)])
                 if isinstance(op, ast.LShift | ast.RShift | ast.MatMult):
                     raise self.error(node, "hepset's expressions do not have this operator")
-                return ast.BinOp(self.visit(left), op, self.visit(right))
+                return self.operation(node, left, op, right)
             case ast.BoolOp(op=op, values=values):
                 return ast.BoolOp(op, [self.visit(value) for value in values])
             case ast.Compare(left=left, ops=ops, comparators=others):
@@ -203,6 +277,48 @@ class _Expression:
                 raise self.error(node, "write np.where(condition, yes, no)")
             case _:
                 raise self.error(node, f"{type(node).__name__} is not part of hepset's expressions")
+
+    # -- true or false -------------------------------------------------------------------------
+
+    def operation(
+        self, node: ast.expr, left: ast.expr, op: ast.operator, right: ast.expr
+    ) -> ast.expr:
+        """Write an operator between two values; true + true is true, as numpy has it."""
+        if isinstance(op, ast.BitAnd | ast.BitOr):
+            for side in (left, right):
+                if isinstance(side, ast.Constant) and not isinstance(side.value, bool):
+                    raise self.error(node, "the bits of numbers have no translation")
+            return ast.BinOp(self.condition(left), op, self.condition(right))
+        if isinstance(op, ast.Add) and self.is_condition(left) and self.is_condition(right):
+            op = ast.BitOr()
+        return ast.BinOp(self.visit(left), op, self.visit(right))
+
+    def condition(self, node: ast.expr) -> ast.expr:
+        """Write something that is true or false; of a number, whether it is not 0."""
+        written = self.visit(node)
+        if self.is_condition(node):
+            return written
+        return ast.Compare(written, [ast.NotEq()], [ast.Constant(0)])
+
+    def is_condition(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
+        """Whether the form of an expression says that it is true or false."""
+        match node:
+            case ast.Compare() | ast.BoolOp() | ast.Constant(value=bool()):
+                return True
+            case ast.UnaryOp(op=op, operand=operand):
+                return isinstance(op, ast.Not | ast.Invert) and self.is_condition(operand, seen)
+            case ast.BinOp(left=left, op=op, right=right):
+                kept = isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor)
+                both = self.is_condition(left, seen) and self.is_condition(right, seen)
+                return kept or (isinstance(op, ast.Add) and both)
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
+                return name in _TRUE_OR_FALSE
+            case ast.Subscript(value=value):
+                return self.is_condition(value, seen)
+            case ast.Name(id=name) if name in self.owner.new_variables and name not in seen:
+                key, text = f"new_variables.{name}", self.owner.new_variables[name]
+                return self.is_condition(self.owner.parse(text, key), seen | {name})
+        return False
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -248,14 +364,29 @@ class _Expression:
         return self.property(node, vector, _SHORT.get(node.attr, node.attr))
 
     def element(self, node: ast.Subscript) -> ast.expr:
-        """``x[:, 0]`` is the first object's value; NaN where there is none."""
+        """``x[:, 0]`` is the first object's value; NaN where there is none, or what is padded."""
         match node.slice:
             case ast.Tuple(
                 elts=[ast.Slice(lower=None, upper=None, step=None), ast.Constant(int(k))]
-            ):
-                if k >= 0:
-                    return _call("nth", [self.visit(node.value), ast.Constant(k + 1)])
-        raise self.error(node, "of […] only x[:, k], the k-th object's value, has a translation")
+            ) if k >= 0:
+                value, fill = node.value, None
+                match value:
+                    case ast.Call(func=ast.Name(id="_pad"), args=[value, *others], keywords=words):
+                        named = {word.arg: word.value for word in words}
+                        fill = others[1] if len(others) > 1 else named.get("value", ast.Constant(0))
+                    case ast.Call(func=ast.Attribute(attr="pad_none"), args=[value, *_]):
+                        pass
+                values = self.visit(value)
+                found = _call("nth", [values, ast.Constant(k + 1)])
+                if fill is None:
+                    return found
+                there = ast.Compare(_call("number", [values]), [ast.Gt()], [ast.Constant(k)])
+                return _call("where", [there, found, self.visit(fill)])
+        raise self.error(
+            node,
+            "of […] only x[:, k], the k-th object's value, and x[condition] inside a sum, max, … "
+            "have a translation",
+        )
 
     # -- calls ---------------------------------------------------------------------------------
 
@@ -281,27 +412,36 @@ class _Expression:
             raise self.error(node, f"{name}() has no translation: {_REASONS[name]}")
         if name in _VECTORS:
             raise self.error(node, "take a number of this four-momentum: .pt, .eta, .phi, .mass, …")
-        if name in _REDUCTIONS:
+        if name in _REDUCTIONS or name in _SPREADS:
             return self.reduction(node, name, options)
-        arguments = [self.visit(argument) for argument in self.positional(node, name, options)]
+        if name == "isin":
+            return self.membership(node)
+        if name == "nan_to_num":
+            return self.finite(node, options)
+        if name not in _KNOWN:
+            raise self.error(
+                node, f"the function {name}() has no translation{did_you_mean(name, _KNOWN)}"
+            )
+        positional = self.positional(node, name, options)
+        if isinstance(_OPERATORS.get(name), ast.BitAnd | ast.BitOr):
+            arguments = [self.condition(argument) for argument in positional]
+        elif name == "where" and positional:
+            arguments = [self.condition(positional[0]), *map(self.visit, positional[1:])]
+        else:
+            arguments = [self.visit(argument) for argument in positional]
         if name in _PLAIN or name == "_clip":
             return _call(_PLAIN.get(name, "clip"), arguments)
         if name in {"round", "around"} and len(arguments) == 1:
             return _call("round", arguments)
         if name in _OPERATORS and len(arguments) == 2:
             return ast.BinOp(arguments[0], _OPERATORS[name], arguments[1])
-        if name == "logical_not" and len(arguments) == 1:
+        if name in _COMPARISONS and len(arguments) == 2:
+            return ast.Compare(arguments[0], [_COMPARISONS[name]], [arguments[1]])
+        if name in _NEGATIONS and len(arguments) == 1:
             return ast.UnaryOp(ast.Invert(), arguments[0])
-        if name == "logical_xor" and len(arguments) == 2:
-            return ast.Compare(arguments[0], [ast.NotEq()], [arguments[1]])
-        if name == "negative" and len(arguments) == 1:
-            return ast.UnaryOp(ast.USub(), arguments[0])
-        if name == "square" and len(arguments) == 1:
-            return ast.BinOp(arguments[0], ast.Pow(), ast.Constant(2))
-        if name in {"full_like", "fill_none"} and len(arguments) == 2:
-            if name == "full_like":
-                return ast.BinOp(_call("ones_like", arguments[:1]), ast.Mult(), arguments[1])
-            return _call("where", [_call("isnan", arguments[:1]), arguments[1], arguments[0]])
+        if name in _WRITTEN_OUT and len(arguments) == len(_WRITTEN_OUT[name]) - 1:
+            text, *names = _WRITTEN_OUT[name]
+            return _written(text, dict(zip(names, arguments, strict=True)))
         if name in _SINGLE and len(arguments) == 1:
             return _call("float32", arguments)
         if name in _WHOLE and len(arguments) == 1:
@@ -310,10 +450,30 @@ class _Expression:
             return ast.Compare(arguments[0], [ast.NotEq()], [ast.Constant(0)])
         if name in _JUDGED or (name in _AS_THEY_ARE and len(arguments) == 1):
             return arguments[0]
-        known = [*_PLAIN, *_REDUCTIONS, *_OPERATORS, *_VECTORS, "_clip", "_pad", "_repeat_pad"]
-        raise self.error(
-            node, f"the function {name}() has no translation{did_you_mean(name, known)}"
-        )
+        raise self.error(node, f"{name}() does not take {len(arguments)} arguments here")
+
+    def membership(self, node: ast.Call) -> ast.expr:
+        """``np.isin(x, [1, 2])`` is ``x in [1, 2]``."""
+        match node:
+            case ast.Call(args=[value, ast.List(elts=values) | ast.Tuple(elts=values)]):
+                numbers = ast.List([self.visit(number) for number in values])
+                return ast.Compare(self.visit(value), [ast.In()], [numbers])
+        raise self.error(node, "write isin(x, [1, 2, …])")
+
+    def finite(self, node: ast.Call, options: Mapping[str, ast.expr]) -> ast.expr:
+        """``np.nan_to_num(x, nan=…, posinf=…, neginf=…)``."""
+        stated = dict(zip(("copy", "nan", "posinf", "neginf"), node.args[1:], strict=False))
+        stated |= options
+        stated.pop("copy", None)
+        names = [name for name in ("nan", "posinf", "neginf") if name in stated]
+        if not node.args or set(stated) - {"nan", "posinf", "neginf"}:
+            raise self.error(node, "nan_to_num takes x, nan, posinf and neginf")
+        if "neginf" in stated and "posinf" not in stated:
+            raise self.error(node, "neginf without posinf has no translation")
+        if "posinf" in stated and "nan" not in stated:
+            names, stated = ["nan", *names], {"nan": ast.Constant(0), **stated}
+        arguments = [node.args[0], *(stated[name] for name in names)]
+        return _call("nan_to_num", [self.visit(argument) for argument in arguments])
 
     def positional(
         self, node: ast.Call, name: str, options: Mapping[str, ast.expr]
@@ -361,8 +521,9 @@ class _Expression:
     def reduction(self, node: ast.Call, name: str, options: dict[str, ast.expr]) -> ast.expr:
         arguments = list(node.args)
         axis = options.pop("axis", arguments.pop(1) if len(arguments) > 1 else None)
-        for harmless in ("mask_identity",):
-            options.pop(harmless, None)
+        masked = _constant(options.pop("mask_identity", None)) is not False
+        if _constant(options.get("keepdims")) is False:
+            del options["keepdims"]
         if options:
             raise self.error(node, f"the option {next(iter(options))!r} has no translation")
         if len(arguments) != 1:
@@ -372,12 +533,29 @@ class _Expression:
             raise self.error(
                 node, "over all events; with axis=1 it gives one value per event, of its objects"
             )
-        if name == "sum" and (stacked := self.stacked(node)) is not None:
-            total = self.visit(stacked[0])
+        word = _REDUCTIONS.get(name, name)
+        if word in _ACROSS and (stacked := self.stacked(node)) is not None:
+            total = self.value_for(word, stacked[0])
             for value in stacked[1:]:
-                total = ast.BinOp(total, ast.Add(), self.visit(value))
-            return total
-        return _call(_REDUCTIONS[name], [self.visit(arguments[0])])
+                total = _written(_ACROSS[word], {"x": total, "y": self.value_for(word, value)})
+            count = ast.Constant(len(stacked))
+            return ast.BinOp(total, ast.Div(), count) if word == "mean" else total
+        reduced, index = _of_chosen(arguments[0])
+        if index is not None and word in _CHOSEN:
+            parts = {"x": self.value_for(word, reduced), "c": self.condition(index)}
+            return _written(_CHOSEN[word], parts)
+        value = self.value_for(word, arguments[0])
+        if name in _SPREADS:
+            return _written(_SPREADS[name], {"x": value})
+        found = _call(word, [value])
+        if word in {"max", "min"} and not masked:
+            text = f"where(number(x) > 0, found, {'-inf' if word == 'max' else 'inf'})"
+            return _written(text, {"x": value, "found": found})
+        return found
+
+    def value_for(self, reduction: str, node: ast.expr) -> ast.expr:
+        """Write what a reduction takes: a number, or something true or false."""
+        return self.condition(node) if reduction in _OF_CONDITIONS else self.visit(node)
 
     def stacked(self, node: ast.Call) -> list[ast.expr] | None:
         """Return the columns of ``f(np.stack([a, b], axis=1), axis=1)``."""
@@ -424,18 +602,23 @@ class _Expression:
         if name not in _PROPERTIES:
             raise self.error(node, f"of a four-momentum there are {', '.join(sorted(_PROPERTIES))}")
         cartesian = "px" in parts
+        momentum = "px, py, pz" if cartesian else "pt * cosh(eta), 0, 0"
         text = {
             "pt": "sqrt(px**2 + py**2)",
             "phi": "atan2(py, px)",
             "eta": "asinh(pz / sqrt(px**2 + py**2))",
-            "mass": "p4_mass(px, py, pz, energy)",
+            "mass": f"p4_mass({momentum}, energy)",
             "p": "sqrt(px**2 + py**2 + pz**2)" if cartesian else "pt * cosh(eta)",
             "mag": "sqrt(px**2 + py**2 + pz**2)" if cartesian else "pt * cosh(eta)",
             "px": "pt * cos(phi)",
             "py": "pt * sin(phi)",
             "pz": "pt * sinh(eta)",
             "energy": "sqrt((pt * cosh(eta))**2 + mass**2)",
-            "rapidity": "atanh(pz / energy)",
+            "rapidity": "0.5 * log((energy + pz) / (energy - pz))",
+            "theta": "atan2(pt, pz)",
+            "mass2": "energy**2 - (px**2 + py**2 + pz**2)" if cartesian else "energy**2 - p**2",
+            "mt": "sqrt(energy**2 - pz**2)",
+            "et": "energy * pt / p",
         }[name]
 
         def part(role: str) -> ast.expr:
@@ -472,6 +655,29 @@ def _constant(node: ast.expr | None) -> object:
             return None
 
 
+def _of_chosen(node: ast.expr) -> tuple[ast.expr, ast.expr | None]:
+    """Take one condition out of an expression: ``x[c] + y[c]`` is that of ``x + y`` where c."""
+    indices = [
+        part.slice
+        for part in ast.walk(node)
+        if isinstance(part, ast.Subscript)
+        and not isinstance(part.slice, ast.Constant | ast.Slice | ast.Tuple)
+    ]
+    if len({ast.unparse(index) for index in indices}) != 1:
+        return node, None
+    whole: ast.expr = _Whole(ast.unparse(indices[0])).visit(copy.deepcopy(node))
+    return whole, indices[0]
+
+
+class _Whole(ast.NodeTransformer):
+    def __init__(self, index: str) -> None:
+        self.index = index
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        """Leave a condition out."""
+        return node.value if ast.unparse(node.slice) == self.index else self.generic_visit(node)
+
+
 class _Filler(ast.NodeTransformer):
     def __init__(self, part: Callable[[str], ast.expr]) -> None:
         self.part = part
@@ -489,3 +695,17 @@ class _Filler(ast.NodeTransformer):
 def _filled(tree: ast.expr, part: Callable[[str], ast.expr]) -> ast.expr:
     filled: ast.expr = _Filler(part).visit(tree)
     return filled
+
+
+def _written(text: str, parts: Mapping[str, ast.expr]) -> ast.expr:
+    """Write a text of hepset's language with expressions in the places of some names."""
+    tree = ast.parse(text, mode="eval").body
+    return _filled(tree, lambda name: parts.get(name, ast.Name(name)))
+
+
+_KNOWN: Final = frozenset(
+    {*_PLAIN, *_REDUCTIONS, *_SPREADS, *_OPERATORS, *_COMPARISONS, *_NEGATIONS, *_WRITTEN_OUT}
+    | {"_clip", "_pad", "_repeat_pad", "round", "around", "isin", "nan_to_num"}
+    | (_SINGLE | _WHOLE | _TRUTH | _JUDGED | _AS_THEY_ARE | _VECTORS.keys())
+)
+"""Functions with a translation."""

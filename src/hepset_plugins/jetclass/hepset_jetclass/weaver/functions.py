@@ -23,8 +23,11 @@ def _zeros_like(x: Array) -> Array:
     return np.zeros_like(x)
 
 
-def _nan_to_num(x: Array) -> Array:
-    return np.nan_to_num(x)
+def _nan_to_num(
+    x: Array, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Array:
+    found: Array = np.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf)
+    return found
 
 
 def _finite(x: Array, instead: float) -> Array:
@@ -70,8 +73,9 @@ ONES_LIKE: Final = _each(_ones_like, "x")
 """``ones_like(x)``: 1 for every value."""
 ZEROS_LIKE: Final = _each(_zeros_like, "x")
 """``zeros_like(x)``: 0 for every value."""
-NAN_TO_NUM: Final = _each(_nan_to_num, "x")
-"""``nan_to_num(x)``: NaN is 0, an infinity the largest number of its sign."""
+NAN_TO_NUM: Final = _each(_nan_to_num, "x", "nan", "posinf", "neginf", optional=3)
+"""``nan_to_num(x, nan, posinf, neginf)``: NaN is 0, an infinity the largest number of its sign,
+where nothing else is given."""
 FINITE: Final = _each(_finite, "x", "instead")
 """``finite(x, instead)``: float32, NaN replaced, infinities as the largest number."""
 FLOAT32: Final = _each(_float32, "x")

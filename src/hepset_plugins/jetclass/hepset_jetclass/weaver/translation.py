@@ -195,10 +195,9 @@ class _Translation:
         return f"columns.{decoded}" if decoded in self.taken else decoded
 
     def decoded(self, name: str) -> str:
-        """Return what a column is called in the files."""
+        """Return what a column is called in the files: every replacement, one after the other."""
         for text, replacement in self.config.branch_magic.items():
-            if text in name:
-                return name.replace(text, replacement)
+            name = name.replace(text, replacement)
         return name
 
     def expression(self, text: str, key: str, hint: str | None) -> str:
@@ -349,11 +348,16 @@ class _Translation:
         found: dict[str, Any] = {}
         config = self.config
         if config.selection is not None:
-            found["select"] = {"selection": self.expression(config.selection, "selection", None)}
+            found["select"] = {"selection": self.cut(config.selection, "selection")}
         if config.test_time_selection is not None:
-            text = self.expression(config.test_time_selection, "test_time_selection", None)
+            text = self.cut(config.test_time_selection, "test_time_selection")
             found["predict_select"] = {"test_time_selection": text}
         return found
+
+    def cut(self, text: str, key: str) -> str:
+        """Translate a selection; a number selects where it is not 0."""
+        condition = self.translator.is_condition(text, key)
+        return self.expression(text if condition else f"({text}) != 0", key, None)
 
     def labels(self) -> tuple[dict[str, Any], dict[str, Any]]:
         labels = self.config.labels
