@@ -133,7 +133,8 @@ def _as_rich(title: str, category: str, table: Table) -> RichTable:
     others = [n for n in table["Full"] if n.startswith(start) and n not in shares]
     found = RichTable("objects", title=title, title_justify="left")
     for name in (*shares, *others):
-        found.add_column(name.removeprefix(start), justify="right")
+        heading = name.removeprefix(start).removeprefix("event_jet_").replace("_", " ")
+        found.add_column("share of events" if heading == "proportion" else heading, justify="right")
     for label, cells in table.items():
         values = [cells[name] for name in (*shares, *others)]
         found.add_row(label, *("" if math.isnan(v) else f"{v:.3f} ± {e:.3f}" for v, e in values))

@@ -343,6 +343,21 @@ def test_real_rows_alone_give_what_all_rows_give(masking: str, tokens: bool) -> 
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("normalization", ["BatchNorm", "MaskedBatchNorm"])
+def test_moments_of_lower_precision_and_of_double(normalization: str) -> None:
+    """In mixed precision values are bf16 and running moments float32."""
+    network = make_network(normalization=normalization).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(make_sources())
+    assert all(torch.isfinite(each).all() for each in out.detections.values())
+    running = {n: b for n, b in network.named_buffers() if n.endswith(("running_mean", "_var"))}
+    assert running
+    assert {b.dtype for b in running.values()} == {torch.float32}
+    double = make_network(normalization=normalization).double().train()
+    sources = {n: Source(s.values.double(), s.mask) for n, s in make_sources().items()}
+    assert all(each.dtype == torch.float64 for each in double(sources).detections.values())
+
+
 def test_the_state_dict_has_spanets_names_and_shapes() -> None:
     state = make_network().state_dict()
     layer = "branch_decoders.1.attention.encoders.0.encoder.layers.0"

@@ -97,13 +97,14 @@ class MaskedBatchNorm(Stacked):
         return normalised if mask is None else normalised * mask
 
     def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows = x if mask is None else x[:, mask[:, 0]]
+        rows = (x if mask is None else x[:, mask[:, 0]]).to(self.running_mean.dtype)
         count = rows.shape[1]
         if count == 0:
             return self.running_mean, self.running_var
         mean = rows.mean(1)[:, None, None]
         variance = ((rows - mean[:, 0]) ** 2).sum(1)[:, None, None] / max(count - 1, 1)
         share = torch.where(self.num_batches_tracked == 0, 1.0, _MOMENTUM)[:, None, None, None]
+        share = share.to(self.running_mean.dtype)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
         self.num_batches_tracked += 1
