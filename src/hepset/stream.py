@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, concatenate
+from hepset.batch import EventBatch
 from hepset.check import check_batch
-from hepset.dataset.loader import batch_tensors
+from hepset.dataset.pool import EventPool
 from hepset.errors import (
     ConfigurationError,
     ContractError,
@@ -146,30 +147,17 @@ class SourceStream:
         """Read one epoch."""
         epoch = self.epoch
         self.epoch += 1
-        waiting: EventBatch | None = None
+        number = 0
         with ThreadPoolExecutor(1, thread_name_prefix="hepset-stream") as executor:
             windows = self._windows(epoch)
             ahead = executor.submit(next, windows, None)
-            number = 0
             while (found := ahead.result()) is not None:
                 ahead = executor.submit(next, windows, None)
-                events, repeats = found
-                rows = np.repeat(np.arange(len(events)), repeats)
-                if self.shuffle:
-                    order = throws(len(rows), self.seed, epoch, _ROWS, number)
-                    rows = rows[np.argsort(order, kind="stable")]
-                if waiting is not None:
-                    rows = np.concatenate([np.arange(len(waiting)), rows + len(waiting)])
-                    events = concatenate([waiting, events])
-                whole = len(rows) - len(rows) % self.batch_size
-                for start in range(0, whole, self.batch_size):
-                    chosen = rows[start : start + self.batch_size]
-                    yield batch_tensors(events.take(chosen), self.contract)
-                waiting = events.take(rows[whole:]) if whole < len(rows) else None
                 number += 1
-        if waiting is not None:
-            yield batch_tensors(waiting, self.contract)
-        elif not number:
+                pool, rows = found
+                for start in range(0, len(rows), self.batch_size):
+                    yield pool.tensors(rows[start : start + self.batch_size])
+        if not number:
             _LOG.warning(
                 "stream: no event of the files is in the split %r after the cuts, so that epoch %d "
                 "has no batch",
@@ -177,44 +165,78 @@ class SourceStream:
                 epoch,
             )
 
-    def _windows(self, epoch: int) -> Iterator[tuple[EventBatch, Array]]:
-        """Read window after window: events in their slots, and how often each is shown."""
-        order = self._order(epoch)
-        start, size = 0, 1
-        while start < len(order):
-            parts = [self._chunk(work, chunk, epoch) for work, chunk in order[start : start + size]]
-            some = [(events, repeats) for events, repeats in parts if len(events)]
-            if some:
-                batches, repeats = zip(*some, strict=True)
-                yield concatenate(batches), np.concatenate(repeats)
-            start, size = start + size, self.window
+    def _windows(self, epoch: int) -> Iterator[tuple[EventPool, Array]]:
+        """Read window after window: events, and their order in whole batches.
 
-    def _order(self, epoch: int) -> list[tuple[Range, Chunk]]:
+        Events that fill no batch go to the front of the next window; the last window ends with a
+        short batch. While one window is given out, the next one is read into the other pool.
+        """
+        pools = itertools.cycle([EventPool(self.contract), EventPool(self.contract)])
+        pool = next(pools)
+        order = self._order(epoch)
+        waiting: EventBatch | None = None
+        number = 0
+        parts = list(itertools.islice(order, 1))
+        while parts:
+            following = list(itertools.islice(order, self.window))
+            pool.clear()
+            if waiting is not None:
+                pool.append(waiting)
+            before = len(pool)
+            shown = [np.zeros(0, np.int64)]
+            for left, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
+                events, repeats = self._chunk(work, chunk, epoch)
+                if len(events):
+                    pool.append(events, portions=left)
+                    shown.append(repeats)
+            rows = np.repeat(np.arange(before, len(pool)), np.concatenate(shown))
+            if self.shuffle:
+                dice = throws(len(rows), self.seed, epoch, _ROWS, number)
+                rows = rows[np.argsort(dice, kind="stable")]
+            number += bool(len(rows))
+            rows = np.concatenate([np.arange(before), rows])
+            whole = len(rows) - len(rows) % self.batch_size if following else len(rows)
+            waiting = pool.take(rows[whole:]) if whole < len(rows) else None
+            if whole:
+                yield pool, rows[:whole]
+                pool = next(pools)
+            parts = following
+
+    def _order(self, epoch: int) -> Iterator[tuple[Range, Chunk]]:
         """Some sources at a time, in random order, their chunks evenly spread over their part.
 
-        Each source is read from a random place on to its end and from its beginning to there, so
-        that formats that decode many events at once decode them once.
+        Each source is read from a random place on to its end and from its beginning to there. The
+        place is where a row group, or a cluster, begins, so that each is decoded once.
         """
         if not self.shuffle:
-            return self._chunks
+            yield from self._chunks
+            return
         by_source: dict[int, list[tuple[Range, Chunk]]] = {}
         for work, chunk in self._chunks:
             by_source.setdefault(work.source, []).append((work, chunk))
         numbers = throws(3 * len(by_source), self.seed, epoch, _CHUNKS).reshape(3, -1)
         shuffled = np.array(list(by_source))[np.argsort(numbers[0], kind="stable")].tolist()
-        order: list[tuple[Range, Chunk]] = []
+        rows = {source: row for row, source in enumerate(by_source)}
         for together in _mixed(shuffled, [self.plan.sources[source].group for source in shuffled]):
             places: list[tuple[float, tuple[Range, Chunk]]] = []
             for source in together:
-                chunks, row = by_source[source], list(by_source).index(source)
-                reader = self.plan.readers[chunks[0][0].reader]
-                first = 0 if reader.sequential else int(numbers[1, row] * len(chunks))
+                chunks, row = by_source[source], rows[source]
+                first = self._first(chunks, float(numbers[1, row]))
                 places += [
                     ((place + numbers[2, row]) / len(chunks), chunk)
                     for place, chunk in enumerate(chunks[first:] + chunks[:first])
                 ]
-            order += [chunk for _, chunk in sorted(places, key=lambda found: found[0])]
-        return order
+            yield from (chunk for _, chunk in sorted(places, key=lambda found: found[0]))
+
+    def _first(self, chunks: list[tuple[Range, Chunk]], place: float) -> int:
+        """Which chunk of a source to begin with, near a place in [0, 1)."""
+        work, chunk = chunks[int(place * len(chunks))]
+        reader = self.plan.readers[work.reader]
+        if reader.sequential:
+            return 0
+        start = reader.block_start(chunk.source, chunk.start)
+        starts = [other.start for _, other in chunks]
+        return max(bisect_right(starts, start) - 1, 0)
 
     def _chunk(self, work: Range, chunk: Chunk, epoch: int) -> tuple[EventBatch, Array]:
         """Read the events of a chunk that are shown, and how often each is."""
@@ -310,11 +332,10 @@ _ROW: Final = "extra/row"
 
 
 def _cut(chunk: Chunk) -> list[Chunk]:
-    """Cut a chunk of a reader into portions."""
-    return [
-        Chunk(chunk.source, start, min(start + _PORTION, chunk.stop))
-        for start in range(chunk.start, chunk.stop, _PORTION)
-    ]
+    """Cut a chunk of a reader into portions, where files are decoded in portions too."""
+    first = chunk.start - chunk.start % _PORTION + _PORTION
+    edges = [chunk.start, *range(first, chunk.stop, _PORTION), chunk.stop]
+    return [Chunk(chunk.source, *edge) for edge in itertools.pairwise(edges)]
 
 
 def _mixed(sources: list[int], groups: list[str]) -> list[list[int]]:

@@ -192,6 +192,20 @@ class Reader(ABC):
         """
         return self.read(chunk).take(rows)
 
+    def block_start(self, source: int, entry: int) -> int:  # noqa: ARG002
+        """First entry of what is decoded together with an entry; the entry itself by default.
+
+        Who begins there to read in order decodes nothing twice.
+
+        Args:
+            source: Index into `sources()`.
+            entry: An entry of it.
+
+        Raises:
+            ReadError: If the file cannot be opened.
+        """
+        return entry
+
     def chunks(self) -> list[Chunk]:
         """Cut the sources into chunks of at most ``chunk_size`` events, ``max_events`` in all."""
         left = self.config.max_events

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch, FlatStream, StreamData
 from hepset.prepare.derivations import (
+    Derivation,
     compile_derivations,
     derived_columns,
     evaluate_derivations,
@@ -159,7 +160,7 @@ def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) 
         return batch
     files = input_event(event, expressions)
     columns = BatchColumns(batch, files)
-    derivations, _ = compile_derivations(expressions, columns.scope, plugin_functions())
+    derivations, _ = _compiled_derivations(expressions, columns.scope)
     values = evaluate_derivations(derivations, columns)
     added: dict[str, Array] = {}
     for derivation in derivations:
@@ -235,7 +236,7 @@ def _passes_before(
 ) -> dict[str, Array]:
     """Return which events pass each cut, computing only the derived columns that cuts need."""
     columns = BatchColumns(batch, input_event(event, expressions))
-    derivations, scope = compile_derivations(expressions, columns.scope, plugin_functions())
+    derivations, scope = _compiled_derivations(expressions, columns.scope)
     compiled = _compiled(cuts, scope)
     needed = {name for expression in compiled.values() for name in expression.names}
     wanted = []
@@ -264,10 +265,61 @@ def passes(batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]) -> dict
     return _evaluated(_compiled(cuts, columns.scope), columns, len(batch))
 
 
-def _compiled(cuts: Mapping[str, str], scope: Scope) -> dict[str, Expression]:
+_Texts = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _FrozenScope:
+    """A scope that can be a key, so that what every chunk needs is compiled once."""
+
+    streams: tuple[tuple[str, tuple[str, ...]], ...]
+    events: tuple[str, ...]
+    objects: _Texts
+    labels: tuple[tuple[str, tuple[str, ...]], ...]
+    absent: _Texts
+
+    @classmethod
+    def of(cls, scope: Scope) -> _FrozenScope:
+        return cls(
+            tuple((name, tuple(features)) for name, features in scope.streams.items()),
+            tuple(scope.events),
+            tuple(scope.objects.items()),
+            tuple((name, tuple(labels)) for name, labels in scope.labels.items()),
+            tuple(scope.absent.items()),
+        )
+
+    def scope(self) -> Scope:
+        return Scope(
+            dict(self.streams),
+            self.events,
+            dict(self.objects),
+            dict(self.labels),
+            dict(self.absent),
+        )
+
+
+def _compiled_derivations(
+    expressions: Mapping[str, str], scope: Scope
+) -> tuple[Sequence[Derivation], Scope]:
+    return _derivations_of(tuple(expressions.items()), _FrozenScope.of(scope))
+
+
+@lru_cache(maxsize=32)
+def _derivations_of(expressions: _Texts, scope: _FrozenScope) -> tuple[Sequence[Derivation], Scope]:
+    return compile_derivations(dict(expressions), scope.scope(), plugin_functions())
+
+
+def _compiled(cuts: Mapping[str, str], scope: Scope) -> Mapping[str, Expression]:
+    return _cuts_of(tuple(cuts.items()), _FrozenScope.of(scope))
+
+
+@lru_cache(maxsize=32)
+def _cuts_of(cuts: _Texts, scope: _FrozenScope) -> Mapping[str, Expression]:
     return {
-        name: compile_selection(text, scope, plugin_functions(), where=f"prepare.select.{name}")
-        for name, text in cuts.items()
+        name: compile_selection(
+            text, scope.scope(), plugin_functions(), where=f"prepare.select.{name}"
+        )
+        for name, text in cuts
     }
 
 

@@ -51,6 +51,10 @@ class ColumnarFile(ABC):
         """
         return None
 
+    def block_start(self, entry: int) -> int:
+        """First entry of what is decoded together with an entry."""
+        return entry
+
     @abstractmethod
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
         """Read columns of a range of entries.
@@ -167,27 +171,30 @@ class ColumnarReader(Reader):
         return self._assembled(chunk, once, streams=False)
 
     def read_rows(self, chunk: Chunk, rows: Array) -> EventBatch:
-        """Read some events of a chunk: the range from the first to the last of them is decoded.
+        """Read some events of a chunk, all of which is decoded.
 
         Raises:
             ReadError: If a column is not there, is not of the expected form, or cannot be read.
         """
-        file, _ = self._file(chunk.source)
-        if file.rows(chunk.start, chunk.stop) is not None:
-            return super().read_rows(chunk, rows)
+        batch = self.read(chunk)
         rows = np.asarray(rows)
         chosen = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         first, last = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, -1)
-        if first < 0 or last >= len(chunk) or (rows.dtype == bool and len(rows) != len(chunk)):
+        if first < 0 or last >= len(batch) or (rows.dtype == bool and len(rows) != len(batch)):
             raise IndexError(
-                f"rows: a chunk of {len(chunk)} events has the rows 0 to {len(chunk) - 1}, or a "
+                f"rows: a chunk of {len(batch)} events has the rows 0 to {len(batch) - 1}, or a "
                 f"mask of that length; asked for {first} to {last} of {len(rows)}"
             )
-        start = chunk.start + first
-        batch = self.read(Chunk(chunk.source, start, start + last + 1 - first))
-        chosen -= first
         everything = np.array_equal(chosen, np.arange(len(batch)))
         return batch if everything else batch.take(chosen)
+
+    def block_start(self, source: int, entry: int) -> int:
+        """First entry of the row group, or the cluster, that holds an entry.
+
+        Raises:
+            ReadError: If the file cannot be opened.
+        """
+        return self._file(source)[0].block_start(entry)
 
     def _assembled(self, chunk: Chunk, columns: ColumnMap, *, streams: bool = True) -> EventBatch:
         """Read columns of a chunk and put them in their places."""

@@ -16,8 +16,10 @@ from hepset.interfaces.remote import is_address, open_address
 from hepset.readers.assembly import Data, Jagged
 from hepset.readers.columnar import ColumnarFile, ColumnarReader
 
-_BATCH = (1024, 16_384)
+_BATCH = (4096, 16_384)
 """Fewest and most rows decoded at a time, which bounds the memory however large a row group is."""
+_BUFFER = 1 << 18
+"""Compressed bytes of a column that are in memory at a time."""
 _CURSORS = 2
 """Passes under way: over the columns that decide, and over those of chosen events."""
 
@@ -59,7 +61,7 @@ class ParquetFile(ColumnarFile):
             if is_address(path):
                 self._file = pq.ParquetFile(open_address(path), pre_buffer=True)
             else:
-                self._file = pq.ParquetFile(path, memory_map=True)
+                self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
             metadata = self._file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except (OSError, pa.ArrowException) as problem:
@@ -124,7 +126,12 @@ class ParquetFile(ColumnarFile):
             pieces.append(batch.slice(0, taken))
             cursor.rest = batch.slice(taken) if taken < batch.num_rows else None
             cursor.position += taken
-        return pa.Table.from_batches(pieces).combine_chunks()
+        found = pa.Table.from_batches(pieces)
+        return found if len(pieces) == 1 else found.combine_chunks()
+
+    def block_start(self, entry: int) -> int:
+        """First row of the row group that holds a row."""
+        return int(self._starts[np.searchsorted(self._starts, entry, side="right") - 1])
 
     def _next(self, cursor: _Cursor) -> pa.RecordBatch:
         batch = next(cursor.batches, None)

@@ -24,6 +24,7 @@ from hepset.batch import Array
 from hepset.errors import ReadError, did_you_mean
 from hepset.interfaces.remote import file_system, is_address
 from hepset.readers.assembly import Data, Jagged, joined, part
+from hepset.readers.baskets import Baskets
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 
 _READ_AHEAD = 4096
@@ -115,6 +116,8 @@ class RootFile(ColumnarFile):
             self._names: list[str] = self._tree.keys()
             if self._is_ttree:
                 self._names = branch_names(self._names, self._tree.keys(full_paths=False))
+            local = self._is_ttree and not is_address(path)
+            self._baskets = Baskets(path, self._tree) if local else None
         except Exception as problem:  # damaged bytes fail in any way
             raise _unreadable(path, problem) from problem
 
@@ -178,6 +181,11 @@ class RootFile(ColumnarFile):
             end = stop
         return min(max(end, start + _READ_AHEAD), self._entries)
 
+    def block_start(self, entry: int) -> int:
+        """First entry of the cluster that holds an entry."""
+        edges = self._edges.setdefault((), self._cluster_edges(tuple(self._names)))
+        return int(edges[np.searchsorted(edges, entry, side="right") - 1])
+
     def _cluster_edges(self, names: tuple[str, ...]) -> Array:
         """Entries at which compressed blocks of all columns end, the last entry included."""
         try:
@@ -198,14 +206,19 @@ class RootFile(ColumnarFile):
         limits = {"entry_start": start, "entry_stop": stop}
         found: dict[str, Data] = {}
         try:
-            if self._is_ttree:
-                arrays = self._tree.arrays(list(names), library="ak", how=dict, **limits)
+            for name in names if self._baskets is not None else ():
+                data = self._baskets.read(name, start, stop)
+                if data is not None:
+                    found[name] = data
+            others = [name for name in names if name not in found]
+            if self._is_ttree and others:
+                arrays = self._tree.arrays(others, library="ak", how=dict, **limits)
             else:
-                arrays = {name: self._tree[name].array(**limits) for name in names}
+                arrays = {name: self._tree[name].array(**limits) for name in others}
         except Exception as problem:  # damaged bytes fail in any way
             raise _unreadable(self.path, problem, f" in entries {start} to {stop - 1}") from problem
         for name in names:
-            data = _data(arrays[name].layout)
+            data = found[name] if name in found else _data(arrays[name].layout)
             if data is None:
                 raise ReadError(
                     f"{self.path}: column {name!r} has the type {arrays[name].type.content}; "
@@ -222,6 +235,8 @@ class RootFile(ColumnarFile):
     def close(self) -> None:
         """Close the file."""
         self._ahead.clear()
+        if self._baskets is not None:
+            self._baskets.close()
         self._directory.close()
 
 

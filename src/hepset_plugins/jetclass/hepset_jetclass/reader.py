@@ -118,6 +118,10 @@ class JetClassFile(ColumnarFile):
         """Whether a column has a list per jet."""
         return name in self._own and self._file.holds_lists(name)
 
+    def block_start(self, entry: int) -> int:
+        """First jet of what is decoded together with a jet."""
+        return self._file.block_start(entry)
+
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Data]:
         """Read columns of a range of jets, and compute those that are made of others.
 
