@@ -14,6 +14,12 @@ __all__ = ["check_dataset"]
 
 _LOG = logging.getLogger(__name__)
 
+_INDICES = "target/assignment/"
+_EVENTS = 8192
+"""Events that are looked at together."""
+_NAMED = 3
+"""Files that a message names."""
+
 
 def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
     """Make sure that a data set holds events and what the heads learn.
@@ -21,7 +27,8 @@ def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
     A target that no training event has, and a class that none is of, are warned about.
 
     Raises:
-        TrainingError: If there is nothing to learn.
+        TrainingError: If there is nothing to learn, or nothing at all for a head that assigns
+            objects, whose choices would look like those of one that has learnt.
     """
     if "train" not in dataset.splits or not len(dataset.split("train")):
         known = ", ".join(f"{name} ({len(part)})" for name, part in dataset.splits.items())
@@ -52,6 +59,16 @@ def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
         )
     tensors = list(dict.fromkeys(tensor for part in wanted.values() for tensor in part))
     empty = {tensor for tensor in tensors if _entries(dataset, tensor) == 0}
+    for name, targets in wanted.items():
+        indices = [tensor for tensor in targets if tensor.startswith(_INDICES)]
+        if indices and set(indices) <= empty and model_config.heads[name].get("loss_weight", 1):
+            files = [record.key for record in dataset.manifest.sources]
+            named = ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
+            raise TrainingError(
+                f"{dataset.path}: model.heads.{name} assigns objects, but in no training event is "
+                f"any of {', '.join(indices)} known (read from {named}). Convert files that have "
+                "these indices, or leave the head out"
+            )
     learning = [
         name
         for name, options in model_config.heads.items()
@@ -77,6 +94,9 @@ def _entries(dataset: Dataset, tensor: str) -> int | None:
         return sum(statistics.labels[tensor].events)
     if tensor in statistics.tensors:
         return sum(column.count for column in statistics.tensors[tensor].columns.values())
+    if tensor.startswith(_INDICES):
+        parts = dataset.split("train").batches(_EVENTS, [tensor])
+        return None if any((part[tensor] >= 0).any() for part in parts) else 0
     return None
 
 
