@@ -2,7 +2,7 @@
 
     python -m benchmarks.assignment_physics tail --seeds 0 1 2    # first 9500 events, last 500
     python -m benchmarks.assignment_physics folds                 # five-fold cross-prediction
-    python -m benchmarks.assignment_physics fold0 --variants default separate no-masses
+    python -m benchmarks.assignment_physics fold0 --variants default separate no-masses --seeds 0 1
     python -m benchmarks.assignment_physics dataset --path runs/ttbar/dataset --variants default
     python -m benchmarks.assignment_physics show
 
@@ -42,6 +42,7 @@ EXAMPLE: Final = Path(os.environ.get("HEPSET_SPANET_DATA", "../shared/data/spane
 SLOTS: Final = 10
 """Jets of the example file."""
 TAIL: Final = 9500
+FOLDS: Final = ("fold0", "fold1", "fold2", "fold3", "fold4")
 BOOTSTRAPS: Final = 1000
 
 
@@ -61,7 +62,7 @@ class Recipe:
     head: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=lambda: {"pair_bias": True})
     epochs: int = 10
-    batch_size: int = 256
+    batch_size: int = 128
     learning_rate: float = 2e-3
     augment: bool = True
 
@@ -341,11 +342,12 @@ def paired(first: dict[str, Array], second: dict[str, Array]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.assignment_physics")
-    parser.add_argument("what", choices=["tail", "folds", "fold0", "dataset", "show"])
+    parser.add_argument("what", choices=["tail", "folds", *FOLDS, "dataset", "show"])
     parser.add_argument("--variants", nargs="+", default=["default"], choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--path", type=Path, help="data set with splits train and test")
+    parser.add_argument("--events", type=int, help="train on so many events of the data set")
     parser.add_argument("--output", type=Path, default=Path("build/assignment_physics"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -354,7 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.what == "dataset":
         training, test = (from_dataset(options.path, split) for split in ("train", "test"))
-        rows = torch.arange(len(training)), torch.arange(len(test))
+        most = min(options.events or len(training), len(training))
+        rows = torch.arange(most), torch.arange(len(test))
         baseline("dataset", test, rows[1], options)
         for variant in options.variants:
             for seed in options.seeds:
@@ -364,8 +367,11 @@ def main(arguments: list[str] | None = None) -> int:
     every = torch.arange(len(sample))
     splits = {"tail": (every[:TAIL], every[TAIL:])}
     if options.what != "tail":
-        numbers = range(5) if options.what == "folds" else range(1)
-        splits = {f"fold{n}": (every[every % 5 != n], every[every % 5 == n]) for n in numbers}
+        folds = {
+            name: (every[every % len(FOLDS) != n], every[every % len(FOLDS) == n])
+            for n, name in enumerate(FOLDS)
+        }
+        splits = folds if options.what == "folds" else {options.what: folds[options.what]}
     for where, rows in splits.items():
         baseline(where, sample, rows[1], options)
         for variant in options.variants:

@@ -110,6 +110,43 @@ def test_bias() -> None:
     assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in bias.parameters())
 
 
+def test_the_first_events_with_pairs_set_the_scale() -> None:
+    """As the features of different objects have it, in whatever unit momenta are."""
+    p4, mask = _momenta(40, 6)
+    p4 = p4.float()
+    features = pair_features(p4, mask)
+    pairs = mask[:, :, None] & mask[:, None, :] & ~torch.eye(6, dtype=torch.bool)
+    kt = features[:, PAIR_FEATURES.index("ln_kt")][pairs]
+    bias, other = PairBias(heads=2), PairBias(heads=2)
+    other.load_state_dict(bias.state_dict())
+    before = bias(p4, mask)
+    bias.fit(p4, torch.zeros_like(mask))
+    assert torch.equal(bias(p4, mask), before)
+    bias.fit(p4, mask)
+    low, middle, high = np.quantile(kt, [0.16, 0.5, 0.84], method="lower")
+    assert bias.centre[0] == pytest.approx(middle)
+    assert bias.spread[0] == pytest.approx((high - low) / 2)
+    assert not torch.allclose(bias(p4, mask), before)
+    # The bias is the same for momenta in MeV, once each is fitted to its own.
+    other.fit(1000 * p4, mask)
+    apart = ~torch.eye(6, dtype=torch.bool)
+    torch.testing.assert_close(
+        other(1000 * p4, mask)[:, :, apart], bias(p4, mask)[:, :, apart], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_scale_is_set_once() -> None:
+    p4, mask = _momenta(20, 6)
+    first = PairBias(heads=2)
+    first.fit(p4.float(), mask)
+    scale = first.centre.clone()
+    loaded = PairBias(heads=2)
+    loaded.load_state_dict(first.state_dict())
+    for bias in (first, loaded):
+        bias.fit(3 * p4.float(), mask)
+        assert torch.equal(bias.centre, scale)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_onnx_gives_the_same(tmp_path: Path) -> None:

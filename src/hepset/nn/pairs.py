@@ -24,6 +24,9 @@ PAIR_FEATURES = ("ln_kt", "ln_z", "ln_delta_r", "ln_m2")
 
 _FLOOR = 1e-8
 _RAPIDITY_FLOOR = 1e-20
+_UNFITTED = 10.0
+_LEAST_SPREAD = 0.1
+_MOST_SPREADS = 5.0
 
 
 def pair_features(p4: Tensor, mask: Tensor, features: Sequence[str] = PAIR_FEATURES) -> Tensor:
@@ -109,8 +112,9 @@ def features_between(
 class PairBias(nn.Module):
     """Turn pair features into an additive bias of the attention logits, one per head.
 
-    A pointwise network on every pair. Its inputs are divided by 10, which brings logarithms of
-    momenta in GeV to order one; a bias of 0 is given to pairs with a padded member.
+    A pointwise network on every pair. Its inputs are standardised with the mean and width that
+    `fit` has found, and cut off at five widths; before, they are divided by 10, which brings
+    logarithms of momenta in GeV to order one. A bias of 0 is given to pairs with a padded member.
 
     Args:
         heads: Attention heads.
@@ -118,6 +122,9 @@ class PairBias(nn.Module):
         features: Which of `PAIR_FEATURES`.
         activation: Name of the activation, see `hepset.nn.mlp.ACTIVATIONS`.
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -135,6 +142,35 @@ class PairBias(nn.Module):
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), make_activation(activation)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], heads))
+        self.register_buffer("centre", torch.zeros(len(self.features)))
+        self.register_buffer("spread", torch.full((len(self.features),), _UNFITTED))
+        self._fitted = False
+
+    @torch.no_grad()
+    def fit(self, p4: Tensor, mask: Tensor) -> None:
+        """Standardise with the pairs of different objects of these events, unless that is done.
+
+        A first batch is enough: what follows learns from any scale of order one. Nothing happens
+        where it has no pairs.
+
+        Args:
+            p4: ``(px, py, pz, E)``, shape ``(batch, object, 4)``.
+            mask: True where the object is real, shape ``(batch, object)``.
+        """
+        if self._fitted:
+            return
+        if bool((self.spread == _UNFITTED).all()):
+            pairs = mask[:, :, None] & mask[:, None, :]
+            pairs = pairs & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+            values = pair_features(p4, mask, self.features).movedim(1, -1)[pairs]
+            if not len(values):
+                return
+            # Half the distance of the 16 % and 84 % quantiles, in spite of parallel momenta.
+            ordered = values.float().sort(0).values
+            low, middle, high = (ordered[int(q * (len(ordered) - 1))] for q in (0.16, 0.5, 0.84))
+            self.centre.copy_(middle)
+            self.spread.copy_(((high - low) / 2).clamp(min=_LEAST_SPREAD))
+        self._fitted = True
 
     def forward(self, p4: Tensor, mask: Tensor) -> Tensor:
         """Give the bias ``(batch, head, object, object)`` of momenta ``(batch, object, 4)``.
@@ -142,7 +178,8 @@ class PairBias(nn.Module):
         `mask` ``(batch, object)`` is True where the object is real.
         """
         features = pair_features(p4, mask, self.features).movedim(1, -1)
-        bias: Tensor = self.layers(features / 10).movedim(-1, 1)
+        features = ((features - self.centre) / self.spread).clamp(-_MOST_SPREADS, _MOST_SPREADS)
+        bias: Tensor = self.layers(features).movedim(-1, 1)
         pairs = mask[:, None, :, None] & mask[:, None, None, :]
         return torch.where(pairs, bias, 0.0)
 
