@@ -501,6 +501,14 @@ class TestValues:
             assert (violation.rule, violation.entry) == ("one_hot", 106)
             assert violation.found == "[" + ", ".join(f"{x:g}" for x in row) + "]"
 
+    def test_weights_of_targets_are_numbers(self) -> None:
+        weights = np.ones(EVENTS)
+        weights[[2, 5]] = np.nan, np.inf
+        violation = only(arrays(padded_batch(), weight__signal=weights))
+        found = (violation.rule, violation.tensor, violation.events, violation.severity)
+        assert found == ("finite", "weight/signal", 2, "error")
+        assert violation.found == "nan"
+
     def test_negative_weight_where_none_may_be(self) -> None:
         spec = CONTRACT["weight"].model_copy(update={"rules": (NonNegative(),)})
         contract = CONTRACT.merge(Contract(tensors={"weight": spec}))

@@ -15,7 +15,7 @@ from hepset.check.findings import Findings
 from hepset.check.indices import check_indices, place_indices
 from hepset.check.layout import check_layout, stream_of
 from hepset.check.plausibility import check_masks, check_units
-from hepset.check.values import check_values
+from hepset.check.values import check_target_weights, check_values
 from hepset.schema.contract import Contract
 from hepset.schema.report import Report
 
@@ -52,6 +52,9 @@ def check_batch(
         if spec.kind != "index":
             check_values(spec, columns, findings)
             check_units(spec, columns, findings)
+    for name, weights in batch.arrays.items():
+        if name.startswith("weight/"):
+            check_target_weights(name, weights, findings)
     check_indices(pointers, streams, contract.exclusive, inverted, findings)
     places = {name: place for place, name in enumerate(contract.tensors)}
     ordered = sorted(findings.violations, key=lambda v: _place(v.tensor, places))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hepset.batch import Array
 from hepset.check.findings import Findings, View
 from hepset.schema.tensors import Domain, Finite, Labels, NonNegative, OneHot, TensorSpec
 
@@ -25,6 +26,11 @@ def check_values(spec: TensorSpec, columns: dict[str, View], findings: Findings)
                 _non_negative(label, view, findings)
         if isinstance(rule, OneHot) and columns:
             _one_hot(spec, columns, findings)
+
+
+def check_target_weights(name: str, weights: Array, findings: Findings) -> None:
+    """Hold the weights of a target, which no contract names, against what all weights obey."""
+    _finite(name, View(weights), Finite(), findings, is_weight=True)
 
 
 def _label(spec: TensorSpec, column: str) -> str:
