@@ -82,6 +82,7 @@ def test_one_panel_per_class_shows_every_object() -> None:
     # Areas grow with the share of pT: 10, 30 and 60 %.
     np.testing.assert_allclose(np.diff(rows[:, 2]) / np.diff(rows[:, 2])[0], [1, 1.5])
     assert panels[1].texts[0].get_text() == "jet.pt = 512 GeV\nm = 80\n3 parts"
+    assert drawing._repr_png_().startswith(b"\x89PNG")
     labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert labels == ["A", "B", "other"]
 

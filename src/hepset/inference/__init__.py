@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hepset.inference.evaluate import evaluate_run as evaluate_run
+    from hepset.inference.evaluate import judge as judge
     from hepset.inference.layouts import ExportLayout as ExportLayout
     from hepset.inference.load import load_checkpoint as load_checkpoint
     from hepset.inference.load import load_model as load_model
@@ -28,6 +29,7 @@ _MODULE_OF = {
     "ParquetWriter": "predictions",
     "evaluate_run": "evaluate",
     "export_onnx": "onnx",
+    "judge": "evaluate",
     "load_checkpoint": "load",
     "load_model": "load",
     "predict_files": "predict",

@@ -96,6 +96,16 @@ class Drawing(NamedTuple):
     caption: str
     figure: MatplotlibFigure
 
+    def _repr_png_(self) -> bytes:
+        """Return the figure for a notebook."""
+        import io  # noqa: PLC0415  only where a figure is looked at
+
+        from hepset.figures import save  # noqa: PLC0415  imports matplotlib
+
+        target = io.BytesIO()
+        save(self.figure, target, format="png", dpi=72)
+        return target.getvalue()
+
 
 @dataclass(frozen=True)
 class Evaluation:

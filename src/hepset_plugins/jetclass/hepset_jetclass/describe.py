@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset.readers.column_map import Column
 from hepset.schema.event import EventInfo
 from hepset_jetclass.columns import (
     DECAY_PRODUCTS,
@@ -77,6 +78,28 @@ def describe(names: Iterable[str], truth: Sequence[Truth]) -> EventInfo:
             "targets": targets,
         }
     )
+
+
+def label_column(event: EventInfo, present: set[str]) -> dict[str, Column]:
+    """Say how the classes of the target ``label`` come from the labels of a file.
+
+    Args:
+        event: What is to be read.
+        present: Columns of the file, computed ones included.
+
+    Returns:
+        The place of the target → its column; empty where the classes are the file's own.
+
+    Raises:
+        ConfigurationError: If a class is no label, or a label belongs to two.
+    """
+    label, kind = event.targets.get("label"), flavour(present)
+    if label is None or not label.classes or kind is None or "label" not in present:
+        return {}
+    if label.classes == (NAMES if kind == "jetclass2" else JETCLASS):
+        return {}
+    column = {"from": "label", "map": class_map(label.classes, kind), "otherwise": -1}
+    return {"targets.label": Column.model_validate(column)}
 
 
 def class_map(classes: Sequence[str], kind: Flavour) -> dict[int, int]:

@@ -20,10 +20,9 @@ from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 from hepset.readers.parquet import ParquetFile
 from hepset.readers.root import RootFile
 from hepset.schema.event import EventInfo
-from hepset_jetclass.columns import N_PARTICLES, STREAMS, flavour
-from hepset_jetclass.describe import Truth, class_map, describe
+from hepset_jetclass.columns import N_PARTICLES, STREAMS
+from hepset_jetclass.describe import Truth, describe, label_column
 from hepset_jetclass.files import Split, in_folder, named_group, parse_name
-from hepset_jetclass.labels import JETCLASS, NAMES
 from hepset_jetclass.truth import computed_columns
 
 logger = logging.getLogger(__name__)
@@ -239,16 +238,7 @@ class JetClassReader(ColumnarReader):
             counted = any(column.startswith("part_") for column in columns.values())
             if counted and N_PARTICLES in present:
                 found[f"counts.{stream}"] = Column.model_validate(N_PARTICLES)
-        label = event.targets.get("label")
-        kind = flavour(present)
-        if label is not None and label.classes and kind is not None and "label" in present:
-            own = NAMES if kind == "jetclass2" else JETCLASS
-            if label.classes != own:
-                map_: dict[int, int] = class_map(label.classes, kind)
-                found["targets.label"] = Column.model_validate(
-                    {"from": "label", "map": map_, "otherwise": -1}
-                )
-        return found
+        return found | label_column(event, present)
 
     def read(self, chunk: Chunk) -> EventBatch:
         """Read one chunk.

@@ -64,6 +64,16 @@ def test_other_inputs_are_refused_with_a_way_out() -> None:
         PartConfig(embedding=(20,))
 
 
+def test_what_is_hidden_from_the_network_is_no_other_input() -> None:
+    """A stream or a global whose features all have ``input: false`` is there for figures only."""
+    backbone = PartBackbone(PartConfig(**SMALL))
+    hidden = InputLayout(
+        streams={"truth": 0, "jets": 3}, globals={"jet": 0}, p4=("jets", "truth"), pairs={}
+    )
+    backbone.build(hidden)
+    assert backbone.stream == "jets"
+
+
 def test_the_numbers_of_parameters_are_the_published_ones() -> None:
     backbone = PartBackbone(PartConfig())
     backbone.build(InputLayout(streams={"pf": 17}, p4=("pf",)))

@@ -24,6 +24,7 @@ from hepset_jetclass.delphes.jets import (
     jet_columns,
     match,
 )
+from hepset_jetclass.delphes.labels import LEAVES, jet_labels
 from hepset_jetclass.truth import Computed, computed_columns
 
 Array = NDArray[Any]
@@ -63,7 +64,9 @@ class DelphesJets(ColumnarFile):
         unresolved: Whether a constituent that is in none of them is an ``error`` or left out
             (``drop``) and counted in `dropped`.
         generated: Branch of the generator jets; None without.
-        radius: Largest ΔR of a jet and its generator jet; None = what the branch's name says.
+        radius: Largest ΔR of a jet and its generator jet, or the products of its decay; None =
+            what the branch's name says.
+        labels: Whether jets have a ``jet_label`` by the generator's particles.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class DelphesJets(ColumnarFile):
         unresolved: str,
         generated: str | None,
         radius: float | None,
+        labels: bool = False,
     ) -> None:
         self.path = path
+        self._labels = labels
         self.branch = branch
         self.dropped = 0
         self._constituents = constituents
@@ -87,6 +92,8 @@ class DelphesJets(ColumnarFile):
         self._require(branch, (*_JET, "Constituents"))
         for source in constituents:
             self._require(source, _CANDIDATE)
+        if labels:
+            self._require("Particle", LEAVES)
         self._generated = generated if generated in self._branches() else None
         self._radius = _radius(branch) if radius is None else radius
         self._own = self._available()
@@ -110,6 +117,7 @@ class DelphesJets(ColumnarFile):
         found += ["jet_sdmass"] if self._has(self.branch, "SoftDroppedP4[5]") else []
         found += [f"jet_tau{k}" for k in (1, 2, 3, 4)] if self._has(self.branch, "Tau[5]") else []
         found += ["jet_flavor"] if self._has(self.branch, "Flavor") else []
+        found += ["jet_label"] if self._labels else []
         found += ["event_number"] if self._has("Event", "Number") else []
         found += ["event_weight"] if self._has("Event", "Weight") else []
         if self._generated is not None:
@@ -177,6 +185,9 @@ class DelphesJets(ColumnarFile):
             leaf = {"event_number": "Number", "event_weight": "Weight"}[name]
             event = self._objects("Event", [leaf], start, stop)
             self._made[name] = event[leaf][event.offsets[:-1][jets.event]]
+        elif name == "jet_label":
+            particles = self._objects("Particle", LEAVES, start, stop)
+            self._made[name] = jet_labels(jets, particles, self._radius)
         elif name in _KNOWN["part"]:
             jet, candidates = self._resolved(jets, start, stop)
             self._made |= constituent_columns(jets, jet, candidates, self._vertex_z)

@@ -16,7 +16,7 @@ from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 from hepset.schema.event import EventInfo
 from hepset_jetclass.columns import STREAMS
 from hepset_jetclass.delphes.files import DelphesEvents, DelphesJets, generator_branch
-from hepset_jetclass.describe import describe
+from hepset_jetclass.describe import describe, label_column
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,20 @@ class DelphesConfig(ColumnarConfig):
     gen_jets: str | None = None
     """Branch of the generator jets that jets are matched to; null = that of the same size."""
     radius: float | None = Field(default=None, gt=0)
-    """Largest ΔR of a jet and its generator jet; null = what the branch says, 0.8 for AK8."""
+    """Largest ΔR of a jet and its generator jet, or the products that give it its label; null =
+    what the branch says, 0.8 for AK8."""
     truth: tuple[Literal["gen_jet", "gen_particles"], ...] = ()
     """What else to read of a jet where no event is described: the matched generator jet as targets,
     its particles as a stream that is no input."""
+    labels: bool = False
+    """Whether jets get a label of JetClass-II (target ``label``) by the generator's particles."""
     tree: str = "Delphes"
     """Path of the tree in the file."""
 
     @model_validator(mode="after")
     def _of_jets(self) -> DelphesConfig:
-        of_jets = ("truth", "constituents", "gen_jets", "radius", "unresolved")
-        stated = [name for name in of_jets if getattr(self, name) not in {None, (), "error"}]
+        of_jets = ("truth", "constituents", "gen_jets", "radius", "unresolved", "labels")
+        stated = [name for name in of_jets if getattr(self, name) not in {None, (), "error", False}]
         if self.unit == "event" and stated:
             raise ValueError(
                 f"{', '.join(map(repr, stated))}: belongs to unit: jet; map what events need, such "
@@ -112,6 +115,7 @@ class DelphesReader(ColumnarReader):
             unresolved=options.unresolved,
             generated=options.gen_jets or (None if generated else generator_branch(jets)),
             radius=options.radius,
+            labels=options.labels,
         )
         if options.gen_jets is not None:
             file.require_jets(options.gen_jets)
@@ -170,7 +174,8 @@ class DelphesReader(ColumnarReader):
                 if _has_place(event, place)
                 and (column["from"] if isinstance(column, dict) else column) in present
             }
-        return {place: Column.model_validate(column) for place, column in found.items()}
+        columns = {place: Column.model_validate(column) for place, column in found.items()}
+        return columns | label_column(event, present)
 
     def read(self, chunk: Chunk) -> EventBatch:
         """Read the jets of some events, or the events.

@@ -63,14 +63,16 @@ class PartBackbone(Backbone):
         Raises:
             ConfigurationError: If there is not exactly one stream, or it has no four-momentum.
         """
-        if len(layout.streams) != 1 or layout.globals or layout.pairs:
-            found = [*layout.streams, *layout.globals, *(f"{name}.pairs" for name in layout.pairs)]
+        seen = {name: width for name, width in layout.streams.items() if width}
+        others = [name for name, width in layout.globals.items() if width]
+        if len(seen) != 1 or others or layout.pairs:
+            found = [*seen, *others, *(f"{name}.pairs" for name in layout.pairs)]
             raise ConfigurationError(
                 "model.backbone: part takes one stream and no globals or pair inputs, the event "
                 f"has {', '.join(found) or 'none'}; set `input: false` on what the network is not "
                 "to see, or take the backbone transformer"
             )
-        ((self.stream, features),) = layout.streams.items()
+        ((self.stream, features),) = seen.items()
         if self.config.pair_bias and self.stream not in layout.p4:
             raise ConfigurationError(
                 f"model.backbone: part needs the four-momentum of {self.stream}; declare `p4` in "

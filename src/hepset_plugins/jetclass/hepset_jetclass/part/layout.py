@@ -61,13 +61,14 @@ class WeaverLayout(ExportLayout):
             ConfigurationError: If the options do not fit.
         """
         layout = model.transform.layout
-        if len(layout.streams) != 1 or layout.globals or layout.pairs or not layout.p4:
+        seen = [name for name, width in layout.streams.items() if width]
+        others = [name for name, width in layout.globals.items() if width]
+        if len(seen) != 1 or others or layout.pairs or seen[0] not in layout.p4:
             raise ExportError(
                 "layout weaver: one stream with a four-momentum is needed, the model has "
-                f"{', '.join([*layout.streams, *layout.globals]) or 'nothing'}; take the layout "
-                "hepset"
+                f"{', '.join([*seen, *others]) or 'nothing'}; take the layout hepset"
             )
-        (self.stream,) = layout.streams
+        (self.stream,) = seen
         momentum = self.event.streams[self.stream].momentum or {}
         if set(momentum) != set(_CARTESIAN):
             raise ExportError(
