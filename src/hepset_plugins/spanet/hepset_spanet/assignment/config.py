@@ -19,7 +19,8 @@ class AssignmentConfig(HeadConfig):
     mass_features: bool | None = None
     """Whether a tuple's score may see the masses and distances of its members; null = where a
     stream that products come from has a four-momentum. Without them the score cannot sculpt a
-    mass peak in backgrounds as directly."""
+    mass peak in backgrounds as directly; a transformer's `pair_bias` still shows those of pairs
+    to its attention."""
     likelihood: Literal["joint", "separate"] = "joint"
     """What trains: the probability of all particles' tuples together, among combinations without a
     common object, or that of each particle alone. ``joint`` is for processes of two to four
