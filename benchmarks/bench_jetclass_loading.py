@@ -1,9 +1,14 @@
 """Benchmark 9: JetClass-II files to jets, against weaver-core's loader.
 
 100 000 jets made of the public hundred, in Parquet and in ROOT, with Sophon's selection and derived
-variables and without reweighting. Of hepset: the reader alone, and batches streamed from the files,
-checked against the contract or not. Of weaver: reading the columns, and the batches of its loader,
-in the interpreter of HEPSET_WEAVER_PYTHON. One computing thread, no worker process.
+variables, without and with its reweighting. Of hepset: the reader alone; batches streamed from the
+files, checked against the contract or not; batches of the data set that the files are converted to.
+Of weaver: reading the columns, and the batches of its loader, in the interpreter of
+HEPSET_WEAVER_PYTHON. One computing thread, no worker process.
+
+weaver is given each file in the steps that cost it least (``at its best``) and in those of Sophon's
+published instructions: of Parquet a whole file at once, of ROOT a fiftieth of the file. A process
+that starts, imports and gives one batch is measured from outside.
 """
 
 from __future__ import annotations
@@ -11,10 +16,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +34,15 @@ from benchmarks.harness import (
     Floor,
     Options,
     Report,
+    Table,
     Task,
     cost_table,
     interleave,
     peak_memory,
+    run_python,
 )
 from benchmarks.jetclass_files import make_table, write_parquet, write_root
-from hepset import Run
+from hepset import Run, open_dataset
 from hepset.readers import open_reader
 from hepset_jetclass.columns import PARTICLES
 
@@ -40,11 +50,13 @@ DATA = Path(os.environ.get("HEPSET_JETCLASS_DATA", ROOT.parent / "shared/data/je
 ADAPTER = Path(__file__).parent / "weaver_adapter.py"
 JETS = 100_000
 BATCH = 512
-FETCH: dict[str, dict[str, Any]] = {
-    "parquet": {"step": 1.0, "split": 10},
-    "root": {"step": 0.1, "split": 1},
+FETCH: dict[str, dict[str, dict[str, Any]]] = {
+    "parquet": {"best": {"step": 1.0, "split": 1}, "published": {"step": 1.0, "split": 1}},
+    "root": {"best": {"step": 0.1, "split": 1}, "published": {"step": 0.02, "split": 1}},
 }
-"""How weaver is to fetch: of Parquet it reads the whole file in every step."""
+"""How weaver is to fetch. In every step it reads all of a Parquet file, so that one step is best;
+Sophon's 200 steps over 268 files of a worker are more than a file each. ROOT files are best read by
+whole clusters of ten thousand entries."""
 SCALARS = ("jet_pt", "jet_energy", "jet_sdmass", "jet_label")
 COLUMNS = [quantity.column for quantity in PARTICLES.values()] + list(SCALARS)
 EVENT = {
@@ -57,6 +69,21 @@ STREAM = "hepset: batches"
 UNCHECKED = "hepset: batches, not checked"
 WEAVER_READ = "weaver: read"
 WEAVER = "weaver: batches"
+PUBLISHED = "weaver: batches, published steps"
+WEIGHTED = "hepset: batches, reweighted"
+CONVERTED = "hepset: batches, converted"
+WEAVER_WEIGHTED = "weaver: batches, reweighted"
+COLD = """
+import sys, time
+began = time.perf_counter()
+import torch
+from hepset import Run, open_dataset
+from benchmarks.bench_jetclass_loading import first
+imported = time.perf_counter()
+first(*sys.argv[1:])
+print(imported - began)
+"""
+"""A process of its own that gives one batch, and prints how long its imports took."""
 MISSING = (
     "weaver itself is skipped: {reason}. Install weaver-core 0.5.3 into an environment of its own "
     "and give that by HEPSET_WEAVER_PYTHON."
@@ -74,16 +101,20 @@ def read(path: str) -> int:
     return sum(len(batch) for batch in open_reader("jetclass", files=path, event=EVENT))
 
 
-def batches(config: str, path: str, *, check: bool) -> Iterator[dict[str, Any]]:
-    """Stream what the configuration asks for."""
-    document = {
+def document(config: str, path: str) -> dict[str, Any]:
+    """Describe a run over one file, all of which is for training."""
+    return {
         "event": config,
         "read": {"reader": "jetclass", "files": [path]},
         "prepare": {"split": {"train": 1.0, "val": 0.0, "test": 0.0}},
-        "output": str(Path(config).parent / "run"),
+        "output": f"{path}.run",
     }
-    stream = Run.from_yaml(document).stream("train", batch_size=BATCH, check=check)
-    return iter(stream)
+
+
+def batches(config: str, path: str, *, check: bool) -> Iterator[dict[str, Any]]:
+    """Stream what the configuration asks for."""
+    run = Run.from_yaml(document(config, path))
+    return iter(run.stream("train", batch_size=BATCH, check=check))
 
 
 def deliver(config: str, path: str, check: bool = True) -> int:
@@ -97,6 +128,28 @@ def first(config: str, path: str) -> int:
     jets = len(next(stream)["pf"])
     stream.close()  # type: ignore[attr-defined]
     return jets
+
+
+def weighted(config: str, path: str) -> Callable[[], int]:
+    """Return what streams one epoch, with the weights learnt before."""
+    stream = Run.from_yaml(document(config, path)).stream("train", batch_size=BATCH)
+    return lambda: sum(len(batch["pf"]) for batch in stream)
+
+
+def converted(config: str, path: str) -> Callable[[], int]:
+    """Convert, and return what gives all batches of the data set once."""
+    loader = (
+        Run.from_yaml(document(config, path))
+        .prepare()
+        .loader("train", batch_size=BATCH, shuffle=True)
+    )
+    return lambda: sum(len(batch["pf"]) for batch in loader)
+
+
+def deliver_converted(folder: str) -> int:
+    """Give all batches of a data set that is there."""
+    loader = open_dataset(folder).loader("train", batch_size=BATCH, shuffle=True)
+    return sum(len(batch["pf"]) for batch in loader)
 
 
 class Weaver:
@@ -146,9 +199,10 @@ def run(options: Options) -> Iterator[Report]:
         note = f"skipped: no public jets in {DATA}; name the folder by HEPSET_JETCLASS_DATA"
         yield Report(9, "JetClass files to jets", notes=[note])
         return
+    python = os.environ.get("HEPSET_WEAVER_PYTHON", sys.executable)
     weaver, missing = None, ""
     try:
-        weaver = Weaver(os.environ.get("HEPSET_WEAVER_PYTHON", sys.executable))
+        weaver = Weaver(python)
     except (OSError, RuntimeError) as problem:
         missing = MISSING.format(reason=problem)
     config = options.folder / "sophon.yaml"
@@ -158,55 +212,108 @@ def run(options: Options) -> Iterator[Report]:
         for kind, write in {"parquet": write_parquet, "root": write_root}.items():
             path = options.folder / f"QCD_0000.{kind}"
             write(table, path)
-            report = compare(kind, str(path), str(config), options, weaver)
-            if missing:
+            # weaver keeps the weights that it learns beside the configuration.
+            reweighted = options.folder / f"sophon_{kind}.yaml"
+            shutil.copyfile(DATA / "JetClassII_full.yaml", reweighted)
+            report = compare(kind, str(path), (str(config), str(reweighted)), options, weaver)
+            if weaver is None:
                 report.notes.append(missing)
+            else:
+                cold(kind, str(path), str(config), python, options, report)
             yield report
     finally:
         if weaver is not None:
             weaver.close()
 
 
-def compare(kind: str, path: str, config: str, options: Options, weaver: Weaver | None) -> Report:
+def compare(
+    kind: str, path: str, configs: tuple[str, str], options: Options, weaver: Weaver | None
+) -> Report:
     """Compare on one file."""
-    jets = read(path)
+    config, reweighted = configs
     selected = deliver(config, path)
+    epoch, again = weighted(reweighted, path), converted(config, path)
     tasks: dict[str, Task] = {
         READ: lambda: read(path),
         STREAM: lambda: deliver(config, path),
         UNCHECKED: lambda: deliver(config, path, check=False),
+        WEIGHTED: epoch,
+        CONVERTED: again,
     }
-    starts: dict[str, Task] = {STREAM: lambda: first(config, path)}
+    drawn = {WEIGHTED: epoch(), CONVERTED: again()}
     module = "benchmarks.bench_jetclass_loading"
-    memory: dict[str, Cell] = {
-        READ: peak_memory(f"{module}:read", path).added,
-        STREAM: peak_memory(f"{module}:deliver", config, path).added,
+    peaks: dict[str, Any] = {
+        STREAM: asdict(peak_memory(f"{module}:deliver", config, path)),
+        CONVERTED: asdict(
+            peak_memory(f"{module}:deliver_converted", str(Path(f"{path}.run") / "dataset"))
+        ),
     }
     if weaver is not None:
-        request = {"data": path, "config": config, "columns": COLUMNS, **FETCH[kind]}
-        assert weaver.ask("deliver", **request)["events"] == selected
+        request = {"data": path, "config": config, "columns": COLUMNS}
+        best, published = FETCH[kind]["best"], FETCH[kind]["published"]
+        requests = {WEAVER: {**request, **best}}
+        if published != best:
+            requests[PUBLISHED] = {**request, **published}
+        for name, asked in requests.items():
+            assert weaver.ask("deliver", **asked)["events"] == selected
+            tasks[name] = partial(weaver.cost, "deliver", **asked)
+            peaks[name] = weaver.ask("peak", **asked)
         tasks[WEAVER_READ] = partial(weaver.cost, "read", **request)
-        tasks[WEAVER] = partial(weaver.cost, "deliver", **request)
-        starts[WEAVER] = partial(weaver.cost, "first", **request)
-        memory[WEAVER] = weaver.ask("peak", **request)["added"]
+        with_weights = {**request, **best, "config": reweighted}
+        drawn[WEAVER_WEIGHTED] = weaver.ask("deliver", **with_weights)["events"]
+        tasks[WEAVER_WEIGHTED] = partial(weaver.cost, "deliver", **with_weights)
     costs = interleave(tasks, options.repeats)
-    started = interleave(starts, options.repeats)
     base = STREAM if weaver is None else WEAVER
-    per_jet = {name: cost.per(selected) for name, cost in costs.items()}
-    report = Report(9, f"JetClass-II, {kind}, {jets} jets of which {selected} are selected")
-    report.tables = [
-        cost_table("per selected jet", per_jet, base, more={"peak MB": memory}),
-        cost_table("to the first batch", started, base, unit="ms"),
-    ]
+    per_jet = {name: cost.per(drawn.get(name, selected)) for name, cost in costs.items()}
+    memory: dict[str, Cell] = {name: peak["total"] for name, peak in peaks.items()}
+    added: dict[str, Cell] = {name: peak["added"] for name, peak in peaks.items()}
+    jets: dict[str, Cell] = {name: float(drawn.get(name, selected)) for name in costs}
+    report = Report(9, f"JetClass-II, {kind}, of which {selected} jets are selected")
+    columns = {"peak MB": memory, "of these added MB": added, "jets": jets}
+    report.tables = [cost_table("per delivered jet", per_jet, base, more=columns)]
     if weaver is not None:
-        pairs = ((WEAVER, STREAM, 3.0), (WEAVER, UNCHECKED, 3.0), (WEAVER_READ, READ, 1.0))
+        pairs = [
+            (WEAVER, STREAM, 3.0),
+            (WEAVER, UNCHECKED, 3.0),
+            (WEAVER_WEIGHTED, WEIGHTED, 4.0),
+            (WEAVER, CONVERTED, 5.0),
+            (WEAVER_READ, READ, 1.0),
+            *((PUBLISHED, name, 3.0) for name in (STREAM,) if PUBLISHED in per_jet),
+        ]
         for theirs, ours, least in pairs:
-            ratio = costs[theirs].over(costs[ours]).cpu
+            ratio = per_jet[theirs].over(per_jet[ours]).cpu
             report.floors.append(Floor(f"{kind}: {theirs} / {ours}, CPU", ratio, least))
-        theirs_mb, ours_mb = memory[WEAVER], memory[STREAM]
-        assert isinstance(theirs_mb, float)
-        assert isinstance(ours_mb, float)
-        report.floors.append(
-            Floor(f"{kind}: peak memory, hepset / weaver", ours_mb / theirs_mb, 1.0, at_least=False)
-        )
+        for theirs in (name for name in (WEAVER, PUBLISHED) if name in peaks):
+            for ours in (STREAM, CONVERTED):
+                ratio = peaks[ours]["total"] / peaks[theirs]["total"]
+                what = f"{kind}: peak memory of the process, {ours} / {theirs}"
+                report.floors.append(Floor(what, ratio, 1.0, at_least=False))
     return report
+
+
+def cold(kind: str, path: str, config: str, python: str, options: Options, report: Report) -> None:
+    """Measure processes from their start to their first batch, from outside."""
+    imports: list[float] = []
+
+    def ours() -> None:
+        imports.append(float(run_python([sys.executable, "-c", COLD, config, path])))
+
+    def theirs() -> Cost:
+        began = time.perf_counter()
+        weaver = Weaver(python)
+        try:
+            cpu = weaver.ask("first", data=path, config=config, **FETCH[kind]["best"])["cpu"]
+        finally:
+            weaver.close()
+        return Cost(cpu, time.perf_counter() - began)
+
+    found = interleave({STREAM: ours, WEAVER: theirs}, options.repeats)
+    wall: dict[str, tuple[Cell, ...]] = {
+        STREAM: (found[STREAM].wall, min(imports)),
+        WEAVER: (found[WEAVER].wall, None),
+    }
+    title = "from the start of a process to its first batch"
+    report.tables.append(Table(title, ("wall s", "of these imports s"), wall))
+    seconds = found[STREAM].wall
+    what = f"{kind}: first batch of a new process, seconds"
+    report.floors.append(Floor(what, seconds, 2.0, at_least=False))

@@ -20,12 +20,17 @@ from hepset_jetclass.root_tree import VectorTree
 Array = NDArray[Any]
 
 _CLUSTER = 10_000
+_LABELS = 188
 _SCALED = ("part_px", "part_py", "part_pz", "part_energy", "jet_pt", "jet_energy", "jet_sdmass")
 _JITTERED = ("part_d0val", "part_d0err", "part_dzval", "part_dzerr")
 
 
 def make_table(source: Path, jets: int, seed: int = 1) -> pa.Table:
-    """Return jets in the columns and types of the public file."""
+    """Return jets in the columns and types of the public file.
+
+    The public hundred have no jet of some groups of labels, which no reweighting could draw; each
+    jet made of them gets one of all labels at random.
+    """
     public = pq.read_table(source).replace_schema_metadata(None)
     rng = np.random.default_rng(seed)
     table = public.take(pa.array(rng.integers(0, len(public), jets))).combine_chunks()
@@ -49,11 +54,12 @@ def make_table(source: Path, jets: int, seed: int = 1) -> pa.Table:
     changed["part_px"], changed["part_py"] = px * cos - py * sin, px * sin + py * cos
     for name in _JITTERED:
         changed[name] = content(name) * rng.uniform(0.9, 1.1, len(px)).astype(np.float32)
+    changed["jet_label"] = rng.integers(0, _LABELS, jets)
     columns = []
     for name in table.column_names:
         column = table[name].chunk(0)
         if name in changed:
-            values = pa.array(changed[name].astype(np.float32))
+            values = pa.array(changed[name].astype(np.int32 if name == "jet_label" else np.float32))
             lists = name.startswith("part_")
             column = (
                 pa.ListArray.from_arrays(pa.array(offsets), values, type=column.type)

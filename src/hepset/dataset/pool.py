@@ -263,10 +263,13 @@ class _Objects:
 
     def _places(self, events: Array) -> tuple[Array, Array]:
         """Return the object in every slot, and where there is one, ``(event, slot)``."""
-        slots = np.arange(self._slots)
-        mask = slots < self.stored[events, None]
+        small = self._starts[-1] < np.iinfo(np.int32).max
+        kind = np.dtype(np.int32 if small else np.int64)
+        slots = np.arange(self._slots, dtype=kind)
+        mask = slots < self.stored[events, None].astype(kind)
+        starts = self._starts[:-1][events, None].astype(kind)
         # Behind the last object stands what fills empty slots.
-        places = np.where(mask, self._starts[:-1][events, None] + slots, self._starts[-1])
+        places = np.where(mask, starts + slots, self._starts[-1].astype(kind))
         return places, mask
 
     def _gathered(self, rows: _Rows, index: Tensor, mask: Array, fill: float) -> Tensor:

@@ -85,7 +85,8 @@ def conform(
             data = wide.padded(spec.name)
         before = data.slots if isinstance(data, PaddedStream) else batch.slots.get(spec.name, slots)
         order = event.streams[spec.name].order if spec.name in event.streams else None
-        moved[spec.name] = _move(data, order, slots, before)
+        indexed = bool(contract.of_kind("index"))
+        moved[spec.name] = _move(data, order, slots, before, indexed=indexed)
         if pairs is not None:
             arrays[f"{spec.name}.pairs"] = _move_pairs(pairs, moved[spec.name].perm, slots)
     lost = dict.fromkeys(moved, 0)
@@ -108,8 +109,12 @@ def _sort_key(values: Array, order: str) -> Array:
     return -key if order.startswith("-") else key
 
 
-def _move(data: StreamData, order: str | None, slots: int, before: int) -> _Moved:
+def _move(data: StreamData, order: str | None, slots: int, before: int, *, indexed: bool) -> _Moved:
     if isinstance(data, FlatStream):
+        longest = int(data.counts.max(initial=0))
+        stays = order is None or order.removeprefix("-") not in data.columns
+        if stays and longest <= slots and not indexed:
+            return _Moved(data, np.zeros(0, np.int64), data.offsets, None, before, (0, 0), longest)
         return _move_flat(data, order, slots, before)
     return _move_padded(data, order, slots)
 

@@ -11,10 +11,11 @@ with headers of nine bytes; uncompressed, the values and, for lists, the place o
 
 from __future__ import annotations
 
+import os
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import cramjam
@@ -78,14 +79,15 @@ class Baskets:
     """
 
     def __init__(self, path: str, tree: Any) -> None:  # noqa: ANN401  uproot publishes no types
-        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115  close() closes it
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._closer = weakref.finalize(self, os.close, self._file)
         self._tree = tree
         self._forms: dict[str, _Form | None] = {}
         self._places: dict[tuple[int, int], _Places] = {}
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._closer()
         self._places.clear()
 
     def read(self, name: str, start: int, stop: int) -> Data | None:
@@ -111,8 +113,8 @@ class Baskets:
         try:
             for number in range(first, last):
                 begin, end = int(edges[number]), int(edges[number + 1])
-                self._file.seek(int(seeks[number]))
-                raw = self._file.read(int(sizes[number]))
+                os.lseek(self._file, int(seeks[number]), os.SEEK_SET)
+                raw = os.read(self._file, int(sizes[number]))
                 whole = self._values(raw, form, end - begin)
                 found.append(part(whole, max(start - begin, 0), min(stop, end) - begin))
         except _OtherForm:
