@@ -94,6 +94,11 @@ def test_a_circle_is_shown() -> None:
         order_derivations({"x": ["x"]})
 
 
+def test_a_column_may_be_called_like_a_function_that_it_uses() -> None:
+    derivations, _ = compile_derivations({"sum": "sum(jets.pt)", "extra.x": "sum + 1"}, SCOPE)
+    assert_array_equal(evaluate_derivations(derivations, Columns())["extra/x"], [41, 41])
+
+
 @pytest.mark.parametrize(
     ("derive", "message"),
     [

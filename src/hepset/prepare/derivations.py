@@ -246,12 +246,17 @@ def _is_plain(name: str) -> bool:
 
 
 def names_of(text: str) -> set[str]:
-    """Return the names that an expression uses: ``met`` of ``met.pt``; none if it is not one."""
+    """Return the names that an expression uses: ``met`` of ``met.pt``, no functions.
+
+    A text that is no expression uses none.
+    """
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()  # Compiling it says what is wrong.
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    nodes = list(ast.walk(tree))
+    functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    return {n.id for n in nodes if isinstance(n, ast.Name) and id(n) not in functions}
 
 
 def _with_plain(scope: Scope, name: str, kind: str) -> Scope:

@@ -56,11 +56,18 @@ class JetClassConfig(ColumnarConfig):
             found.setdefault(group, []).append(rest)
         return value if set(found) <= {""} else found
 
+    @field_validator("numbers")
+    @classmethod
+    def _rising(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError(f"the first number {value[0]} is above the last, {value[1]}")
+        return value
+
     def expand(self) -> list[tuple[str, str]]:
         """Resolve patterns and folders, and keep the files that were asked for.
 
         Raises:
-            ReadError: If nothing matches, or nothing is left.
+            ReadError: If nothing matches, a part has no file, or nothing is left.
         """
         every = [
             (file, group) for path, group in expand_files(self.files) for file in in_folder(path)
@@ -68,15 +75,16 @@ class JetClassConfig(ColumnarConfig):
         if not every:
             raise ReadError(f"files: no .root or .parquet file in {self.files}")
         kept = [item for item in every if self._wants(item[0])]
-        if not kept:
-            parts = sorted({parse_name(path).part or "(no part)" for path, _ in every})
+        parts = sorted({parse_name(path).part or "(no part)" for path, _ in every})
+        lacking = [part for part in self.parts if part not in parts]
+        if not kept or lacking:
             asked = {
                 "parts": self.parts,
                 "splits": self.splits,
                 "numbers": self.numbers and [f"{self.numbers[0]} to {self.numbers[1]}"],
             }
+            asked = {"parts": lacking} if lacking else asked
             shown = ", ".join(f"{k}: {', '.join(map(str, v))}" for k, v in asked.items() if v)
-            lacking = [part for part in self.parts if part not in parts]
             hint = did_you_mean(lacking[0], parts) if lacking else ""
             raise ReadError(
                 f"files: none of {len(every)} files is of {shown} by its name; there are "
@@ -224,9 +232,12 @@ class JetClassReader(ColumnarReader):
         """Where the streams with known names, the number of particles and classes by name are.
 
         Raises:
-            ConfigurationError: If a class of the target ``label`` is no label.
+            ConfigurationError: If a class of the target ``label`` is no label, or the first file
+                lacks columns that this one has.
         """
         event, present = self.event_info(), set(file.names())
+        if self.event is None:
+            self._require_complete(event, file)
         found: dict[str, Column] = {}
         for stream, block in event.streams.items():
             table = STREAMS.get(stream, {})
@@ -239,6 +250,24 @@ class JetClassReader(ColumnarReader):
             if counted and N_PARTICLES in present:
                 found[f"counts.{stream}"] = Column.model_validate(N_PARTICLES)
         return found | label_column(event, present)
+
+    def _require_complete(self, event: EventInfo, file: ColumnarFile) -> None:
+        """Refuse a description that leaves out what this file has."""
+        try:
+            other = describe(file.names(), self.options.truth)
+        except ConfigurationError:
+            return  # Reading this file says what it lacks.
+        lost = sorted(set(other.targets) - set(event.targets))
+        for mine, theirs in ((event.streams, other.streams), (event.globals, other.globals)):
+            for name, block in theirs.items():
+                own = mine[name].features if name in mine else {}
+                lost += [f"{name}.{feature}" for feature in block.features if feature not in own]
+        if lost:
+            raise ConfigurationError(
+                f"{self._files()[0][0]}: the first file tells what an event is, and lacks the "
+                f"columns of {', '.join(lost)}, which {file.path} has; name a complete file first, "
+                "leave this one out, or describe what to read in an event file (event: event.yaml)"
+            )
 
     def read(self, chunk: Chunk) -> EventBatch:
         """Read one chunk.

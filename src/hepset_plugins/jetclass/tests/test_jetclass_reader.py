@@ -50,6 +50,33 @@ def test_the_reader_conforms(kind: str, tmp_path: Path) -> None:
     check_reader(open_jets(paths, truth=TRUTH, chunk_size=4), entries=4, sizes=(1,))
 
 
+def test_the_first_file_may_lack_nothing_that_others_have(tmp_path: Path) -> None:
+    jets = make_jets(5, 3)
+    less = {n: v for n, v in jets.items() if n not in {"part_d0val", "jet_tau4", "jet_label"}}
+    paths = [write_parquet(tmp_path / "a.parquet", less)]
+    assert len(whole(open_jets(paths))) == 5
+    paths.append(write_parquet(tmp_path / "b.parquet", jets))
+    lacking = r"a.parquet: the first file .*label, particles.d0, jet.tau4, which .*b.parquet has"
+    with pytest.raises(ConfigurationError, match=lacking):
+        open_jets(paths).sources()
+    with pytest.raises(ReadError, match=r"a.parquet: .*no column 'part_d0val'"):
+        open_jets(paths[::-1]).sources()
+
+
+def test_every_part_that_is_asked_for_has_a_file(tmp_path: Path) -> None:
+    for name in ("QCD_0000.parquet", "Res2P_0000.parquet"):
+        write_parquet(tmp_path / name, make_jets(3, 1))
+    with pytest.raises(ReadError, match=r"parts: QDC by its name; .*did you mean 'QCD'"):
+        open_jets(str(tmp_path), parts=["Res2P", "QDC"]).sources()
+    with pytest.raises(ConfigurationError, match="first number 9 is above the last, 2"):
+        open_jets(str(tmp_path), numbers=(9, 2))
+
+
+def test_an_address_without_a_file_is_not_called_damaged() -> None:
+    with pytest.raises(ReadError, match=r"^memory://nowhere/a.parquet: cannot be opened"):
+        open_jets("memory://nowhere/a.parquet").sources()
+
+
 def test_containers_give_the_same(tmp_path: Path) -> None:
     jets = make_jets(20, 3)
     batches = [

@@ -18,6 +18,7 @@ from hepset_jetclass.labels import NAMES
 from hepset_jetclass.weaver.dialect import WeaverDialect
 from hepset_jetclass.weaver.grammar import parse_weaver
 from hepset_jetclass.weaver.translation import momentum_roles, translate
+from hepset_jetclass.weaver.writing import tidy
 
 SOPHON = Path(__file__).parents[4].parent / "shared" / "data" / "jetclass2" / "JetClassII_full.yaml"
 
@@ -378,6 +379,11 @@ def test_the_public_configuration_as_it_is(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["convert-weaver", str(SOPHON), "-o", str(tmp_path / "own")])
     assert again.exit_code == 2
     assert "exists already" in again.output
+
+
+def test_new_variables_may_be_called_like_functions() -> None:
+    derive = {"number": "where(x > 1, 2, 3)", "extra.number": "number", "jet.n": "number(x)"}
+    assert tidy(derive, {}) == {"jet.n": "number(x)", "extra.number": "where(x > 1, 2, 3)"}
 
 
 def test_files_of_a_written_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

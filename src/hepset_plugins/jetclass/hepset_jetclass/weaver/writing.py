@@ -232,6 +232,11 @@ class _Namer(ast.NodeTransformer):
         self.name = name
         self.other = other
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Leave the function's name alone."""
+        node.args = [self.visit(argument) for argument in node.args]
+        return node
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """Put the other name in the place of one."""
         return self.other if node.id == self.name else node
