@@ -64,6 +64,8 @@ class ParquetFile(ColumnarFile):
                 self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
             metadata = self._file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        except ReadError:
+            raise
         except (OSError, pa.ArrowException) as problem:
             raise _unreadable(path, problem) from problem
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -236,7 +236,7 @@ class JetClassReader(ColumnarReader):
                 lacks columns that this one has.
         """
         event, present = self.event_info(), set(file.names())
-        if self.event is None:
+        if self.event is None and isinstance(file, JetClassFile):
             self._require_complete(event, file)
         found: dict[str, Column] = {}
         for stream, block in event.streams.items():
@@ -251,7 +251,7 @@ class JetClassReader(ColumnarReader):
                 found[f"counts.{stream}"] = Column.model_validate(N_PARTICLES)
         return found | label_column(event, present)
 
-    def _require_complete(self, event: EventInfo, file: ColumnarFile) -> None:
+    def _require_complete(self, event: EventInfo, file: JetClassFile) -> None:
         """Refuse a description that leaves out what this file has."""
         try:
             other = describe(file.names(), self.options.truth)
