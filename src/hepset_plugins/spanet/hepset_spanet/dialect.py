@@ -111,6 +111,7 @@ class SpanetDialect(Dialect):
             heads,
             (list(event.streams), list(event.globals)),
             particles=len(list(event.assignments())),
+            interchangeable=any(not p.event_group.is_trivial for p in event.processes.values()),
             network=backbone.get("name") == "spanet",
         )
 

@@ -280,6 +280,7 @@ def run_defaults(
     counted: tuple[list[str], list[str]],
     *,
     particles: int = 0,
+    interchangeable: bool = False,
     network: bool = False,
 ) -> dict[str, Any]:
     """Return the options as defaults of a run configuration.
@@ -289,6 +290,7 @@ def run_defaults(
         heads: The heads that the event file gives, by name.
         counted: Streams and globals, the objects that ``limit_to_num_jets`` counts.
         particles: Number of particles of the event.
+        interchangeable: Whether some of them may be exchanged.
         network: Whether SPANet's own network is trained instead of hepset's.
     """
     train = {
@@ -303,7 +305,8 @@ def run_defaults(
     }
     if options.learning_rate_cycles > 1:
         train["cycles"] = options.learning_rate_cycles
-    learnt = _heads(options, heads, particles)
+    overlap = options.kl_loss_scale > 0 and interchangeable
+    learnt = _heads(options, heads, _assignment_terms(options, particles) + overlap)
     backbone = _backbone(options)
     if network:
         backbone, learnt = _network(options, learnt)
@@ -364,7 +367,7 @@ def _backbone(options: SpanetOptions) -> dict[str, Any]:
 
 
 def _heads(
-    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], particles: int
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], assignment_terms: int
 ) -> dict[str, dict[str, Any]]:
     scale_of = {
         "assignment": options.assignment_loss_scale or options.detection_loss_scale,
@@ -373,7 +376,7 @@ def _heads(
     }
     parity = any(head.get("parity") == "spanet" for head in heads.values())
     # SPANet minimises the mean of all its terms.
-    terms = _number_of_terms(options, heads, particles) if parity else 1
+    terms = _number_of_terms(options, heads, assignment_terms) if parity else 1
     found = {}
     for name, head in heads.items():
         scale = scale_of[head["name"]]
@@ -395,18 +398,22 @@ def _heads(
     return found
 
 
+def _assignment_terms(options: SpanetOptions, particles: int) -> int:
+    used = [options.assignment_loss_scale > 0, options.detection_loss_scale > 0]
+    return particles * sum(used)
+
+
 def _number_of_terms(
-    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], particles: int
+    options: SpanetOptions, heads: Mapping[str, Mapping[str, Any]], assignment_terms: int
 ) -> int:
     """Terms whose mean SPANet minimises."""
-    used = [options.assignment_loss_scale > 0, options.detection_loss_scale > 0]
-    count = particles * sum(used) + (options.kl_loss_scale > 0 and particles > 1)
+    count = assignment_terms
     for head in heads.values():
         if head["name"] == "regression" and options.regression_loss_scale > 0:
             count += len(head["targets"])
         elif head["name"] == "classification" and options.classification_loss_scale > 0:
             count += 1
-    return max(int(count), 1)
+    return max(count, 1)
 
 
 def _network(

@@ -218,11 +218,21 @@ def test_one_line_chooses_spanets_own_network(event: EventInfo) -> None:
 
 
 def test_parity_divides_by_the_number_of_terms(event: EventInfo) -> None:
-    """Two particles, assignment and detection each; the overlap; three regressions; one class."""
+    """Two particles, assignment and detection each; three regressions; one class.
+
+    Only where particles may be exchanged SPANet adds a term for their overlap.
+    """
     parity = {"parity": "spanet"}
     heads = run_lines(event, ASSIGNMENT, assignment=parity)["model"]["heads"]
+    assert heads["assignment"]["loss_weight"] == pytest.approx(0.5 / 8)
+    assert heads["regression"]["loss_weight"] == pytest.approx(0.3 / 8)
+    alike = {"t1": ["q1", "q2"], "t2": ["q1", "q2"]}
+    plain = event.model_dump(exclude={"targets", "processes"})
+    symmetric = EventInfo.model_validate(
+        {**plain, "particles": alike, "symmetries": {"event": [["t1", "t2"]]}}
+    )
+    heads = run_lines(symmetric, ASSIGNMENT, assignment=parity)["model"]["heads"]
     assert heads["assignment"]["loss_weight"] == pytest.approx(0.5 / 9)
-    assert heads["regression"]["loss_weight"] == pytest.approx(0.3 / 9)
     stated = {"backbone": {"name": "spanet"}}
     heads = run_lines(event, ASSIGNMENT, assignment=parity, model=stated)["model"]["heads"]
     assert {head["parity"] for head in heads.values()} == {"spanet"}
