@@ -99,7 +99,7 @@ def test_coordinates_may_be_named_and_events_without_objects_are_empty_panels() 
     [shown] = points(panels[1]).values()
     assert sorted(shown[:, 0]) == [4, 5, 6]
     # A negative size is as small as none.
-    assert sorted(shown[:, 2])[:2] == [5.0, 5.0]
+    assert sorted(shown[:, 2])[:2] == [9.0, 9.0]
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,13 @@ def test_heads_without_scores_say_so(event: EventInfo) -> None:
     asked = EvaluateConfig.model_validate({"sculpting": {"score": "t/s", "against": "met.pt"}})
     with pytest.raises(ConfigurationError, match="the head 't' has no score 's'; it has none"):
         require_drawings(asked, event, {"t": {"name": "toy"}}, [])
+
+
+def test_what_is_found_of_the_events_is_computed_once(event: EventInfo) -> None:
+    evaluation = evaluation_of(event, np.zeros(3))
+    calls: list[int] = []
+    for _ in range(2):
+        assert evaluation.once("sum", lambda: calls.append(1) or 7) == 7
+    assert calls == [1]
+    # Other events have found nothing yet.
+    assert evaluation.take(np.array([0])).once("sum", lambda: 8) == 8

@@ -387,11 +387,17 @@ class ClassificationHead(Head):
         return label, sign * _with_lowest(entries.of(variable.values))
 
     def _variables(self, evaluation: Evaluation) -> list[Variable]:
-        if self.stream is None:
-            found = event_variables(evaluation)
-        else:
-            found = object_variables(evaluation, self.stream)
-        return [variable for variable in found if not variable.oriented]
+        stream = self.stream
+
+        def compute() -> list[Variable]:
+            if stream is None:
+                found = event_variables(evaluation)
+            else:
+                found = object_variables(evaluation, stream)
+            return [variable for variable in found if not variable.oriented]
+
+        variables: list[Variable] = evaluation.once(f"variables of {stream}", compute)
+        return variables
 
     def _one_against_rest(self, evaluation: Evaluation) -> list[tuple[str, int]]:
         """Name of the AUC and class index; two classes have one AUC.

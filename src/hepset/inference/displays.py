@@ -25,12 +25,14 @@ from hepset.transforms import four_momentum, momentum_columns
 __all__ = ["display", "require_display"]
 
 COLUMNS: Final = 3
+OUTSIDE: Final = 0.005
+"""Share of the objects that may lie outside the frames on each side."""
 LARGEST_CLASSES: Final = 12
 """Classes that are drawn: the first ones."""
 MARKERS: Final = ("^", "v", "o", "s", "D", "P", "X")
-SMALLEST: Final = 5.0
+SMALLEST: Final = 9.0
 """Area of the marker of the softest object, in square points."""
-LARGEST: Final = 420.0
+LARGEST: Final = 900.0
 """Area of the marker of an object that has all of the event's size."""
 
 
@@ -107,7 +109,8 @@ def display(asked: DisplayConfig, evaluation: Evaluation) -> list[Drawing]:
             f"display-{asked.stream}",
             f"Displays of {asked.stream}",
             f"The first judged events of each class, not chosen by what they look like. {sized}"
-            "Objects that are cut off at the last slot are not shown.",
+            f"At most {200 * OUTSIDE:g} % of the objects lie outside the frames; those beyond the "
+            "last slot are not shown.",
             _draw(asked, evaluation, objects, shown),
         )
     ]
@@ -174,8 +177,9 @@ def _draw(
         axes.set_ylim(*reach[1])
     for axes in grid[:, 0]:
         axes.set_ylabel(objects.labels[1], fontsize=11)
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(shown) - columns) : len(shown)]:
         axes.set_xlabel(objects.labels[0], fontsize=11)
+        axes.tick_params(labelbottom=True)
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_axis_off()
     seen = {int(k) for _, row in shown for k in objects.kind[row][objects.mask[row]]}
@@ -213,12 +217,14 @@ def _marker(kind: int) -> str:
 
 
 def _reach(objects: _Objects, rows: list[int]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Range of both axes over all panels, with a margin."""
+    """Range of both axes over all panels, with a margin; few objects far away do not widen it."""
     found = []
     for place in (objects.x, objects.y):
         values = place[rows][objects.mask[rows]]
         values = values[np.isfinite(values)]
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        low, high = 0.0, 1.0
+        if len(values):
+            low, high = (float(edge) for edge in np.quantile(values, [OUTSIDE, 1 - OUTSIDE]))
         margin = 0.06 * (high - low) or 0.5
         found.append((low - margin, high + margin))
     return found[0], found[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -140,6 +140,13 @@ class Evaluation:
     diagnoses: Mapping[str, Array] = field(default_factory=dict)
     sample: Array | None = None
     sample_names: tuple[str, ...] = ()
+    _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:  # noqa: ANN401  what it returns
+        """Return what `compute` gives for these events; it is asked the first time only."""
+        if name not in self._found:
+            self._found[name] = compute()
+        return self._found[name]
 
     def __len__(self) -> int:
         """Number of events."""
