@@ -358,6 +358,21 @@ def test_moments_of_lower_precision_and_of_double(normalization: str) -> None:
     assert all(each.dtype == torch.float64 for each in double(sources).detections.values())
 
 
+def test_running_moments_of_many_rows_are_those_of_few() -> None:
+    """However the products are computed: a batch of many equal events has the same moments."""
+    found = []
+    for copies in (100, 400):
+        network = make_network(normalization="MaskedBatchNorm", num_jet_embedding_layers=1).train()
+        sources = {
+            name: Source(source.values.repeat(copies, *[1] * (source.values.ndim - 1)), mask)
+            for name, source in make_sources().items()
+            for mask in [source.mask.repeat(copies, 1)]
+        }
+        network(sources)
+        found.append({n: b for n, b in network.named_buffers() if n.endswith("running_mean")})
+    torch.testing.assert_close(*found, atol=1e-2, rtol=1e-2)
+
+
 def test_the_state_dict_has_spanets_names_and_shapes() -> None:
     state = make_network().state_dict()
     layer = "branch_decoders.1.attention.encoders.0.encoder.layers.0"
