@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from hepset.dataset import Dataset
 from hepset.inference.load import load_checkpoint
+from hepset.inference.save import write_checkpoint
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
 
@@ -44,9 +44,7 @@ def calibrate_checkpoint(path: Path, dataset: Dataset, *, batch_size: int = 1024
     prefix = "model." if any(name.startswith("model.") for name in weights) else ""
     for name, value in model.state_dict().items():
         weights[prefix + name] = value
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    write_checkpoint(content, path)
     _LOG.info("calibrating with %d events of val: %s", len(dataset.split("val")), ", ".join(heads))
 
 

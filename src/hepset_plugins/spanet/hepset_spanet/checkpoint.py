@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-import yaml
 from torch import Tensor
 
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
+from hepset.inference.load import BEST_CHECKPOINT
+from hepset.inference.save import save_run
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig, RunConfig
 from hepset.schema.contract import compile_contract
@@ -232,25 +233,12 @@ def import_spanet(
     Raises:
         ConfigurationError: As `load_spanet_run`, and if the output holds a checkpoint.
     """
-    path = Path(output) / "checkpoints" / "best.ckpt"
-    if path.exists():
-        raise ConfigurationError(f"{path}: there is a checkpoint already; choose another directory")
     model = load_spanet_run(
         directory, which=which, event=event, exclusive_sources=exclusive_sources
     )
     options = _options(_files(Path(directory), which).options)
-    document = _run_document(model, options, path.absolute())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "model": model.record(),
-        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
-    (Path(output) / "config.yaml").write_text(text, encoding="utf-8")
-    return path
+    path = (Path(output) / BEST_CHECKPOINT).absolute()
+    return save_run(model, output, _run_document(model, options, path))
 
 
 def _run_document(model: SpanetModel, options: SpanetOptions, path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hepset.dialects import describe_event
 from hepset.errors import ConfigurationError
+from hepset.inference.save import save_run
 from hepset.interfaces import Description
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig
@@ -118,19 +119,8 @@ def import_weaver(
     Raises:
         ConfigurationError: As `load_part`, and if the output holds a checkpoint.
     """
-    path = Path(output) / "checkpoints" / "best.ckpt"
-    if path.exists():
-        raise ConfigurationError(f"{path}: there is a checkpoint already; choose another directory")
     model = load_part(weights, event, weaver=weaver, pair_activation=pair_activation, target=target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "model": model.record(),
-        "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
-    return path
+    return save_run(model, output)
 
 
 def _head(described: Description, target: str | None, where: str) -> tuple[str, str]:
