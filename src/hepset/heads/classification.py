@@ -313,7 +313,12 @@ class ClassificationHead(Head):
         kind = "objects" if self.stream else "events"
         about = f"{len(entries)} {kind}" + (", weighted" if evaluation.weighted else "")
         balanced = self.config.class_balance != "none"
-        judged = {s.name: (value, e) for s, value, e in self._judged(evaluation, entries)}
+        judged = {}
+        for score, values, kept in self._judged(evaluation, entries):
+            best = self.best_variable(evaluation, score)
+            chosen = score.judged(entries)[0]
+            simple = None if best is None else (best[0], best[1][chosen])
+            judged[score.name] = draw.Judged(values, kept, simple)
         return [
             *([draw.score_roc(judged, about)] if judged else []),
             draw.roc(curves, entries, about),

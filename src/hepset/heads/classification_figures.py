@@ -64,14 +64,28 @@ def roc(curves: Sequence[Curve], entries: Entries, about: str) -> Drawing:
     )
 
 
-def score_roc(scores: Mapping[str, tuple[Array, Entries]], about: str) -> Drawing:
-    """Draw the rejection of every named score, given by its values and entries (truth 1 or 0)."""
+class Judged(NamedTuple):
+    """What a ROC figure shows of one score.
+
+    Attributes:
+        score: The score at every entry that is of either of its sides.
+        entries: These, with truth 1 for signal and 0 for background.
+        baseline: The best single variable and its score, where there is one.
+    """
+
+    score: Array
+    entries: Entries
+    baseline: tuple[str, Array] | None
+
+
+def score_roc(scores: Mapping[str, Judged], about: str) -> Drawing:
+    """Draw the rejection of every named score, baselines dashed."""
     return Drawing(
         "score-roc",
         "Background rejection of the scores",
-        f"One over the background efficiency of each score's own background, on {about}. Bands "
-        f"are the statistical error of the background; curves end where fewer than {_FEWEST} "
-        "background entries pass.",
+        f"One over the background efficiency of each score's own background, on {about}; solid: "
+        "the model, dashed: the best single variable for the same. Bands are the statistical error "
+        f"of the background; curves end where fewer than {_FEWEST} background entries pass.",
         _score_roc(scores),
     )
 
@@ -150,12 +164,15 @@ def _roc(curves: Sequence[Curve], entries: Entries) -> Figure:
 
 
 @styled
-def _score_roc(scores: Mapping[str, tuple[Array, Entries]]) -> Figure:
+def _score_roc(scores: Mapping[str, Judged]) -> Figure:
     figure, axes = new_figure("Signal efficiency", "Background rejection")
-    for (name, (score, entries)), colour in zip(scores.items(), COLOURS, strict=False):
-        positive = entries.truth == 1
-        if not positive.all() and positive.any():
-            _draw_roc(axes, name, score, positive, entries, "-", colour)
+    for (name, judged), colour in zip(scores.items(), COLOURS, strict=False):
+        positive = judged.entries.truth == 1
+        if positive.all() or not positive.any():
+            continue
+        _draw_roc(axes, name, judged.score, positive, judged.entries, "-", colour)
+        if judged.baseline is not None:
+            _draw_roc(axes, *judged.baseline, positive, judged.entries, "--", colour)
     return _finish_roc(figure, axes)
 
 

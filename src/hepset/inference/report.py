@@ -48,7 +48,7 @@ __all__ = ["write_report"]
 SUSPICIOUS: Final = 0.001
 """p-value below which a difference between training and judged split is pointed out."""
 SHOWN_SOURCES: Final = 100
-SHOWN_METRICS: Final = 18
+SHOWN_METRICS: Final = 28
 """Metrics of a head that are shown at once; the others on request."""
 SHOWN_SHIFTS: Final = 6
 """Metrics of a head whose shifts are shown at once; the others on request."""
