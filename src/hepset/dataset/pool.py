@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 _RESERVE: Final = 1.1
 """Room that is taken at once, relative to what is expected to come."""
+_BLOCK: Final = 4096
+"""Objects whose features are put side by side at a time, in the cache of a core."""
 _INPUTS: Final = frozenset({"stream", "mask", "global", "pairs"})
 _ID_FIELDS: Final = ("source", "entry", "sample")
 
@@ -234,9 +236,15 @@ class _Objects:
         self._starts = np.concatenate([[0], np.cumsum(self.stored)]).astype(np.int64)
 
     def _fill(self, columns: Sequence[Array], objects: int, portions: int) -> None:
-        room = self._features.extend(objects, portions)
-        if columns:
-            torch.stack([_as_float32(column) for column in columns], dim=1, out=room)
+        room = self._features.extend(objects, portions).numpy()
+        block = np.empty((len(columns), min(_BLOCK, objects)), np.float32)
+        with np.errstate(over="ignore"):
+            for start in range(0, objects, _BLOCK):
+                stop = min(start + _BLOCK, objects)
+                part = block[:, : stop - start]
+                for row, column in zip(part, columns, strict=True):
+                    row[:] = column[start:stop]
+                room[start:stop] = part.T
 
     def _attach(self, spec: TensorSpec, values: Array, portions: int) -> None:
         rows = self._attached.get(spec.name)
@@ -299,10 +307,3 @@ class _Objects:
             mask,
             {name: tensor.numpy() for name, tensor in tensors.items()},
         )
-
-
-def _as_float32(values: Array) -> Tensor:
-    """Return values as a tensor of float32, which torch may not write to."""
-    with np.errstate(over="ignore"):
-        narrow = values.astype(np.float32, copy=not values.flags.writeable)
-    return torch.from_numpy(narrow)

@@ -18,7 +18,7 @@ from hepset.readers.columnar import ColumnarFile, ColumnarReader
 
 _BATCH = (4096, 16_384)
 """Fewest and most rows decoded at a time, which bounds the memory however large a row group is."""
-_BUFFER = 1 << 18
+_BUFFER = 1 << 16
 """Compressed bytes of a column that are in memory at a time."""
 _CURSORS = 2
 """Passes under way: over the columns that decide, and over those of chosen events."""
@@ -61,7 +61,7 @@ class ParquetFile(ColumnarFile):
             if is_address(path):
                 self._file = pq.ParquetFile(open_address(path), pre_buffer=True)
             else:
-                self._file = pq.ParquetFile(path, buffer_size=_BUFFER)
+                self._file = pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
             metadata = self._file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except ReadError:

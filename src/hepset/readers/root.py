@@ -183,7 +183,9 @@ class RootFile(ColumnarFile):
 
     def block_start(self, entry: int) -> int:
         """First entry of the cluster that holds an entry."""
-        edges = self._edges.setdefault((), self._cluster_edges(tuple(self._names)))
+        if () not in self._edges:
+            self._edges[()] = self._cluster_edges(tuple(self._names))
+        edges = self._edges[()]
         return int(edges[np.searchsorted(edges, entry, side="right") - 1])
 
     def _cluster_edges(self, names: tuple[str, ...]) -> Array:

@@ -38,7 +38,8 @@ def check_reader(
     * Batches obey the contract of the description; ids are unique and lie in the chunk.
     * Any cut into chunks gives the same events, in any order unless the reader is `sequential`;
       a pickled copy reads the same.
-    * `read_scalars` gives the same rows without streams, `read_rows` some of them.
+    * `read_scalars` gives the same rows without streams, `read_rows` some of them, `block_start` no
+      later entry.
     * A file that is missing or damaged is a `ReadError` that names it.
     * Importing the reader loads no torch.
 
@@ -316,6 +317,12 @@ def _check_two_steps(reader: Reader, chunks: list[Chunk], batches: list[EventBat
     if reader.sequential:
         return  # cannot go back to read the events that were chosen
     for chunk, batch in list(zip(chunks, batches, strict=True))[:3]:
+        begin = reader.block_start(chunk.source, chunk.start)
+        require(
+            0 <= begin <= chunk.start,
+            f"block_start({chunk.source}, {chunk.start}) is {begin}, expected that entry or an "
+            "earlier one",
+        )
         once = reader.read_scalars(chunk)
         require(not once.streams, f"read_scalars({chunk}) has the streams {list(once.streams)}")
         counted = {f"{stream}.counts" for stream in batch.streams}
