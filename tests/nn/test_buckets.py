@@ -150,6 +150,25 @@ def test_shapes_of_the_sub_batches() -> None:
     assert [tuple(part.shape) for part in seen] == [(3, 3)]
 
 
+def test_sub_batches_of_about_equal_numbers_of_objects() -> None:
+    mask = torch.arange(8) < torch.tensor([3, 8, 0, 1, 3, 2, 7, 0])[:, None]
+    seen: list[tuple[int, ...]] = []
+
+    def count(part: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(tuple(part.shape))
+        return part.float(), event * 10 + part.sum(1)
+
+    objects, events = run_in_buckets(count, mask, [], events=[torch.arange(8)], slots=6)
+    # Lengths in order 0 0 1 2 3 | 3 7 | 8; an empty event takes one slot. Those before each sum up
+    # to 0 1 2 3 5 | 8 11 | 18.
+    assert seen == [(5, 3), (2, 7), (1, 8)]
+    assert torch.equal(objects, mask.float())
+    assert events.tolist() == [3, 18, 20, 31, 43, 52, 67, 70]
+    seen.clear()
+    run_in_buckets(count, mask[[1, 1, 1]], [], events=[torch.arange(3)], slots=16)
+    assert seen == [(2, 8), (1, 8)]
+
+
 def test_equal_lengths_are_one_call() -> None:
     model = _Model(4).double()
     events = _events(8, 5, 0, prefix=True)

@@ -27,6 +27,7 @@ def run_in_buckets(
     pairs: Sequence[Tensor] = (),
     events: Sequence[Tensor] = (),
     buckets: int = 4,
+    slots: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Call a function on sub-batches of events of similar length and put the results together.
 
@@ -47,6 +48,8 @@ def run_in_buckets(
         events: Tensors of shape ``(batch, ...)``.
         buckets: At most this many sub-batches of equal numbers of events. 1 only cuts the batch at
             its longest event; 0 calls the function on everything as it is.
+        slots: Sub-batches of about this many objects instead of `buckets` of them, so that what is
+            computed of each stays in a cache.
 
     Returns:
         What the function returns, for the whole batch; the tensor per object is exactly 0 in
@@ -58,11 +61,11 @@ def run_in_buckets(
     if buckets < 0:
         message = f"buckets must be 0 (off), 1 (trim) or more, got {buckets}"
         raise ConfigurationError(message)
-    if buckets == 0 or is_exporting() or mask.numel() == 0:
+    if (buckets == 0 and slots is None) or is_exporting() or mask.numel() == 0:
         first, *others = function(mask, *objects, *pairs, *events)
         padded = mask.reshape(*mask.shape, *[1] * (first.dim() - 2))
         return torch.where(padded, first, 0.0), *others
-    plan = _plan(mask, buckets)
+    plan = _plan(mask, buckets, slots)
     object_parts = [_gather_objects(tensor, plan) for tensor in objects]
     event_parts = [_split(tensor.index_select(0, plan.rows), plan.sizes) for tensor in events]
     results = []
@@ -102,25 +105,30 @@ class _Plan(NamedTuple):
     """The kept slots of all sub-batches as indices into (batch * object)."""
 
 
-def _plan(mask: Tensor, buckets: int) -> _Plan:
+def _plan(mask: Tensor, buckets: int, slots: int | None) -> _Plan:
     batch, width = mask.shape
     lengths = mask.sum(1)
     positions = torch.arange(width, device=mask.device)
-    if buckets == 1:
+    sort = slots is not None or buckets > 1
+    if not sort:
         rows = torch.arange(batch, device=mask.device)
     else:
         rows = torch.argsort(lengths, stable=True)
     ordered = lengths.index_select(0, rows)
-    per_bucket = -(-batch // buckets)
-    edges = [*range(0, batch, per_bucket), batch]
+    if slots is None:
+        edges = [*range(0, batch, -(-batch // buckets)), batch]
+    else:
+        before = torch.cumsum(ordered.clamp(min=1), 0) - ordered.clamp(min=1)
+        _, sizes = torch.unique_consecutive(before // slots, return_counts=True)
+        edges = [0, *torch.cumsum(sizes, 0).tolist()]
     last = torch.tensor([edge - 1 for edge in edges[1:]], device=mask.device)
-    longest = (ordered.amax(0, keepdim=True) if buckets == 1 else ordered[last]).tolist()
+    longest = (ordered[last] if sort else ordered.amax(0, keepdim=True)).tolist()
     starts: list[int] = []
     stops: list[int] = []
     widths: list[int] = []
     for start, stop, length in zip(edges[:-1], edges[1:], longest, strict=True):
         kept = max(length, 1)
-        if widths and widths[-1] == kept:
+        if slots is None and widths and widths[-1] == kept:
             stops[-1] = stop
             continue
         starts.append(start)
@@ -128,7 +136,7 @@ def _plan(mask: Tensor, buckets: int) -> _Plan:
         widths.append(kept)
     packed = bool((mask == (positions < lengths[:, None])).all())
     order = None if packed else torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
-    masks, slots, flat = [], [], []
+    masks, places, flat = [], [], []
     for start, stop, kept in zip(starts, stops, widths, strict=True):
         here = rows[start:stop]
         if order is None:
@@ -136,10 +144,10 @@ def _plan(mask: Tensor, buckets: int) -> _Plan:
         else:
             slot = order[:, :kept].index_select(0, here)
         masks.append(positions[:kept] < ordered[start:stop, None])
-        slots.append(slot)
+        places.append(slot)
         flat.append((here[:, None] * width + slot).flatten())
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    return _Plan(rows, starts, sizes, masks, slots, torch.cat(flat))
+    return _Plan(rows, starts, sizes, masks, places, torch.cat(flat))
 
 
 def _split(tensor: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:

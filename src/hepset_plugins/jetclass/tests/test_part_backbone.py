@@ -240,7 +240,7 @@ def test_folding_the_normalisations_changes_nothing() -> None:
     coordinates = pair_coordinates(p4)
     features = pair_features(p4[None], torch.ones(1, len(p4), dtype=torch.bool))[0]
     features = features[:, pairs.first, pairs.second]
-    expected = embedding.embed(features[None])[0].T
+    expected = embedding.embed(features[None])[0]
     torch.testing.assert_close(embedding(coordinates, pairs.first, pairs.second), expected)
     with torch.no_grad():
         found = embedding(coordinates, pairs.first, pairs.second)

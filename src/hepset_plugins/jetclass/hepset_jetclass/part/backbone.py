@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from hepset.nn.attention import attention_logit_bias
 from hepset.nn.buckets import run_in_buckets
 from hepset.nn.exporting import is_exporting
 from hepset.nn.pairs import pair_coordinates, pair_features
+from hepset_jetclass.part.attention import Projections
 from hepset_jetclass.part.blocks import Block
 from hepset_jetclass.part.embedding import PairEmbedding, ParticleEmbedding
 from hepset_jetclass.part.initialisation import initialise
@@ -23,8 +25,8 @@ from hepset_jetclass.part.trimming import kept_at_random
 
 __all__ = ["PartBackbone"]
 
-JETS_IN_CACHE = 16
-"""Jets of a sub-batch on a CPU: some hundred particles with hidden layers of 512."""
+PARTICLES_IN_CACHE = 512
+"""Particles of a sub-batch on a CPU: their hidden layers of 512 take half of a usual cache."""
 OTHER_BUCKETS = 4
 """Sub-batches on other devices, which want few large operations."""
 
@@ -118,33 +120,41 @@ class PartBackbone(Backbone):
         if self.training and self.config.trim == "random":
             mask = kept_at_random(mask)
         whole = is_exporting() or mask.numel() == 0
-        embedded = self._embedded(features, mask, whole=whole)
+        normed = self._normalised(features, mask, whole=whole)
         token = self.cls_token.expand(mask.shape[0], 1, -1)
-        if condition is not None:
-            embedded, token = embedded + condition[:, None], token + condition[:, None]
+        shift = token[:, :0] if condition is None else condition[:, None]
         extra = token[:, :0] if extra_tokens is None else extra_tokens
+        blocks = [*_listed(self.blocks), *_listed(self.cls_blocks)]
+        around = [block.projections() for block in blocks]
         if whole:
             bias = self._whole_bias(p4, mask)
-            objects, *others = self._blocks(mask, embedded, bias, token, extra)
+            objects, *others = self._blocks(mask, normed, bias, token, shift, extra, around)
             objects = torch.where(mask[..., None], objects, 0.0)
         else:
             values, start = self._pair_values(p4, mask)
 
             def run(
-                mask: Tensor, embedded: Tensor, start: Tensor, token: Tensor, extra: Tensor
+                mask: Tensor,
+                normed: Tensor,
+                start: Tensor,
+                token: Tensor,
+                shift: Tensor,
+                extra: Tensor,
             ) -> tuple[Tensor, ...]:
                 if values is None:
                     bias = attention_logit_bias(mask)
                 else:
                     bias = square_bias(values, start, mask)
-                return self._blocks(mask, embedded, bias, token, extra)
+                return self._blocks(mask, normed, bias, token, shift, extra, around)
 
+            fixed = self.config.buckets
             objects, *others = run_in_buckets(
                 run,
                 mask,
-                (embedded,),
-                events=(start, token, extra),
-                buckets=self._buckets(mask),
+                (normed,),
+                events=(start, token, shift, extra),
+                buckets=OTHER_BUCKETS if fixed is None else fixed,
+                slots=PARTICLES_IN_CACHE if fixed is None and mask.is_cpu else None,
             )
         event, encoded_extra = others
         return Encoded(
@@ -155,19 +165,13 @@ class PartBackbone(Backbone):
             extra=None if extra_tokens is None else encoded_extra,
         )
 
-    def _buckets(self, mask: Tensor) -> int:
-        """Number of sub-batches: on a CPU so many that each fits into its cache."""
-        if self.config.buckets is not None:
-            return self.config.buckets
-        return -(-len(mask) // JETS_IN_CACHE) if mask.device.type == "cpu" else OTHER_BUCKETS
-
-    def _embedded(self, features: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
-        """Embeddings of the particles (B, N, D), 0 in padded slots."""
+    def _normalised(self, features: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
+        """Features of the particles (B, N, F) as the embedding takes them, 0 in padded slots."""
         if whole:
-            return torch.where(mask[..., None], self.embed(features), 0.0)
+            return torch.where(mask[..., None], self.embed.normalise(features), 0.0)
         slots = mask.flatten().nonzero()[:, 0]
-        real = self.embed(features.flatten(0, 1).index_select(0, slots))
-        empty = real.new_zeros((mask.numel(), self.width))
+        real = self.embed.normalise(features.flatten(0, 1).index_select(0, slots))
+        empty = real.new_zeros((mask.numel(), real.shape[1]))
         return torch.unflatten(empty.index_copy(0, slots, real), 0, mask.shape)
 
     def _pair_values(self, p4: Tensor | None, mask: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -182,9 +186,9 @@ class PartBackbone(Backbone):
             momenta = p4.flatten(0, 1).index_select(0, slots)
             coordinates = pair_coordinates(momenta.float())
         pairs = list_pairs(counts)
-        embedded = self.pair_embed(coordinates, pairs.first, pairs.second).t()
-        outside = embedded.new_tensor([float("-inf"), 0.0]).expand(len(embedded), 2)
-        return torch.cat([embedded, outside], 1), pairs.start
+        values = self.pair_embed(coordinates, pairs.first, pairs.second)
+        outside = values.new_tensor([float("-inf"), 0.0]).expand(len(values), 2)
+        return torch.cat([values, outside], 1), pairs.start
 
     def _whole_bias(self, p4: Tensor | None, mask: Tensor) -> Tensor:
         """Bias of all pairs of slots, for graphs whose sizes are not known yet."""
@@ -196,20 +200,34 @@ class PartBackbone(Backbone):
         return attention_logit_bias(mask, bias)
 
     def _blocks(
-        self, mask: Tensor, x: Tensor, bias: Tensor, token: Tensor, extra: Tensor
+        self,
+        mask: Tensor,
+        normed: Tensor,
+        bias: Tensor,
+        token: Tensor,
+        shift: Tensor,
+        extra: Tensor,
+        around: Sequence[Projections],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Particles, class token and extra tokens after all blocks."""
+        x = torch.where(mask[..., None], self.embed(normed), 0.0)
+        if shift.shape[1]:
+            x, token = x + shift, token + shift
         count = extra.shape[1]
         if count:
             x = torch.cat([extra, x], 1)
             mask = functional.pad(mask, (count, 0), value=True)
-            if bias.dtype != torch.bool:
-                bias = functional.pad(bias, (count, 0, count, 0))
-            bias = attention_logit_bias(mask, None if bias.dtype == torch.bool else bias)
-        for block in self.blocks:
-            x = block(x, bias)
-        readable = functional.pad(mask, (1, 0), value=True)[:, None, None]
-        for block in self.cls_blocks:
-            assert isinstance(block, Block)
-            token = block.pool(token, x, readable)
+            if bias.is_floating_point():
+                bias = attention_logit_bias(mask, functional.pad(bias, (count, 0, count, 0)))
+            else:
+                bias = attention_logit_bias(mask)
+        blocks, readers = _listed(self.blocks), _listed(self.cls_blocks)
+        for block, projections in zip(blocks, around, strict=False):
+            x = block(x, bias, projections)
+        for block, projections in zip(readers, around[len(blocks) :], strict=True):
+            token = block.pool(token, x, mask, projections)
         return x[:, count:], self.norm(token)[:, 0], x[:, :count]
+
+
+def _listed(modules: nn.ModuleList) -> list[Block]:
+    return [block for block in modules if isinstance(block, Block)]

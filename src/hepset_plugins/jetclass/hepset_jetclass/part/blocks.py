@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
+from hepset_jetclass.part.attention import Projections, attend, attend_by_head, read_tokens
 from hepset_jetclass.part.dropout import dropout
 from hepset_jetclass.part.options import HeadLayout
 
 __all__ = ["Block"]
 
 
-class _Projections(nn.Module):
+class _Linear(nn.Module):
     """The packed projection to queries, keys and values, and the one after the attention."""
 
     def __init__(self, width: int) -> None:
@@ -45,7 +46,7 @@ class Block(nn.Module):
         self.dropout = dropout
         self.layout: HeadLayout = layout
         self.pre_attn_norm = nn.LayerNorm(width)
-        self.attn = _Projections(width)
+        self.attn = _Linear(width)
         self.post_attn_norm = nn.LayerNorm(width)
         self.c_attn = nn.Parameter(torch.ones(heads))
         self.pre_fc_norm = nn.LayerNorm(width)
@@ -54,75 +55,50 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.w_resid = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def projections(self) -> Projections:
+        """Return the linear layers around the attention, with the factors that belong to them."""
+        inward, outward = self.attn.in_proj, self.attn.out_proj
+        width = inward.in_features
+        size = width // self.heads
+        factors = inward.weight.new_ones(3)
+        factors[0] = size**-0.5
+        weight = torch.unflatten(inward.weight, 0, (3, self.heads, size)) * factors.view(3, 1, 1, 1)
+        offset = torch.unflatten(inward.bias, 0, (3, self.heads, size)) * factors.view(3, 1, 1)
+        scale = self.c_attn[:, None]
+        out_weight = torch.unflatten(outward.weight, 0, (self.heads, -1)) * scale[..., None]
+        out_offset = torch.unflatten(outward.bias, 0, (self.heads, -1)) * scale
+        if self.layout == "interleaved":
+            out_weight, out_offset = out_weight.transpose(0, 1), out_offset.transpose(0, 1)
+        return Projections(weight, offset, out_weight.flatten(0, 1), out_offset.flatten())
+
+    def forward(self, x: Tensor, bias: Tensor, around: Projections) -> Tensor:
         """Let tokens ``(jet, token, width)`` attend to each other.
 
         Args:
             x: The tokens.
             bias: Added to the logits, −inf for padded keys, broadcasts to ``(jet, head, token,
                 token)``; or True where a key is let in.
+            around: `projections` of this block, which are the same for all jets.
         """
-        q, k, v = self._project(self.pre_attn_norm(x), 0, 3)
-        return self._finish(x, self._attend(q, k, v, bias))
+        u = self.pre_attn_norm(x)
+        dropped = self.dropout if self.training else 0.0
+        if u.is_cpu and bias.is_floating_point() and not is_exporting():
+            attended = attend_by_head(u, bias, around, dropped)
+        else:
+            attended = attend(u, bias, around, dropped)
+        return self._finish(x, around.leave(attended))
 
-    def pool(self, token: Tensor, x: Tensor, present: Tensor) -> Tensor:
+    def pool(self, token: Tensor, x: Tensor, present: Tensor, around: Projections) -> Tensor:
         """Let a class token ``(jet, 1, width)`` attend to itself and to the tokens.
 
         Args:
             token: The class token; enters its attention without a norm.
             x: The tokens, shape ``(jet, token, width)``.
-            present: True for the class token and where a token is real, broadcasts to ``(jet, head,
-                1, 1 + token)``.
+            present: True where a token is real, shape ``(jet, token)``.
+            around: `projections` of this block.
         """
-        keys = self.pre_attn_norm(torch.cat([token, x], 1))
-        (q,) = self._project(token, 0, 1)
-        k, v = self._project(keys, 1, 2)
-        return self._finish(token, self._attend(q, k, v, present))
-
-    def _project(self, x: Tensor, first: int, count: int) -> list[Tensor]:
-        """Parts of the packed projection, each (jet, head, token, width / heads)."""
-        width = x.shape[-1]
-        rows = slice(first * width, (first + count) * width)
-        linear = self.attn.in_proj
-        projected = functional.linear(x, linear.weight[rows], linear.bias[rows])
-        return [
-            torch.unflatten(part, -1, (self.heads, -1)).transpose(1, 2)
-            for part in projected.chunk(count, -1)
-        ]
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        if self.training and self.dropout and bias.dtype == q.dtype and not q.is_cuda:
-            merged = self._attend_with_dropout(q, k, v, bias)
-        else:
-            attended = functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-            )
-            merged = attended.transpose(1, 2)
-        if is_exporting():
-            # The exporter replaces the attention by one whose output lies differently in memory.
-            merged = merged.clone(memory_format=torch.contiguous_format)
-        return functional.linear(merged.flatten(2), *self._out())
-
-    def _attend_with_dropout(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention step by step: the one of torch has no fast dropout on a CPU."""
-        jets, heads, tokens, size = q.shape
-        # Heads come first, as in the bias, which then need not be copied.
-        q, k, v = (part.transpose(0, 1).flatten(0, 1) for part in (q, k, v))
-        bias = bias.transpose(0, 1).reshape(heads * jets, tokens, -1)
-        logits = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=size**-0.5)
-        weights = dropout(torch.softmax(logits, -1), self.dropout, training=True)
-        attended = torch.bmm(weights, v)
-        return torch.unflatten(attended, 0, (heads, jets)).permute(1, 2, 0, 3)
-
-    def _out(self) -> tuple[Tensor, Tensor]:
-        """The projection after the attention, with the factors of the heads and their order."""
-        linear = self.attn.out_proj
-        scale = self.c_attn[:, None]
-        weight = torch.unflatten(linear.weight, 0, (self.heads, -1)) * scale[..., None]
-        bias = torch.unflatten(linear.bias, 0, (self.heads, -1)) * scale
-        if self.layout == "interleaved":
-            weight, bias = weight.transpose(0, 1), bias.transpose(0, 1)
-        return weight.flatten(0, 1), bias.flatten()
+        own, others = self.pre_attn_norm(token), self.pre_attn_norm(x)
+        return self._finish(token, around.leave(read_tokens(token, own, others, present, around)))
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self._drop(self.post_attn_norm(attended))

@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from hepset.nn.pairs import PAIR_FEATURES, features_between
 from hepset_jetclass.part.normalisation import folded_linear, normalise, pointwise
+from hepset_jetclass.part.pair_training import embed_in_training
 
 __all__ = ["PairEmbedding", "ParticleEmbedding"]
 
-CHUNK = 4096
-"""Pairs that are embedded at a time in evaluation: their hidden layers stay in the cache."""
+FEATURES_CHUNK = 16384
+CHUNK = 2048
+"""Pairs whose features are computed, and that are embedded, at a time: they stay in the cache."""
 
 
 class ParticleEmbedding(nn.Module):
@@ -34,9 +36,13 @@ class ParticleEmbedding(nn.Module):
             layers += [nn.LayerNorm(width), nn.Linear(width, next_width), nn.GELU()]
         self.embed = nn.Sequential(*layers)
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise the features of real particles, ``(particle, feature)``."""
+        return normalise(self.input_bn, x)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Embed real particles, ``(particle, feature)`` to ``(particle, width)``."""
-        embedded: Tensor = self.embed(normalise(self.input_bn, x))
+        """Embed normalised features, ``(..., feature)`` to ``(..., width)``."""
+        embedded: Tensor = self.embed(x)
         return embedded
 
 
@@ -68,22 +74,35 @@ class PairEmbedding(nn.Module):
             second: Index of the other.
 
         Returns:
-            Shape ``(pair, head)``.
+            Shape ``(head, pair)``.
         """
         if self.training:
-            return self._normalised(_features(coordinates, first, second))
+            features = _features(coordinates, first, second)
+            if features.is_cpu and len(features) > 1:
+                return embed_in_training(
+                    features, self.first_norm, self._layers(), last_activation=self.last_activation
+                ).t()
+            return self._normalised(features).t()
         if torch.is_grad_enabled():
-            return self.of_features(_features(coordinates, first, second))
+            return self.of_features(_features(coordinates, first, second)).t()
         layers = self._folded()
-        parts = [
-            self._pointwise(layers, _features(coordinates, *members))
-            for members in zip(first.split(CHUNK), second.split(CHUNK), strict=True)
-        ]
-        return torch.cat(parts)
+        values = coordinates.new_empty(len(layers[-1][1]), len(first))
+        members = zip(first.split(FEATURES_CHUNK), second.split(FEATURES_CHUNK), strict=True)
+        parts = (part for pair in members for part in _features(coordinates, *pair).split(CHUNK))
+        for part, place in zip(parts, values.split(CHUNK, 1), strict=True):
+            place.copy_(self._pointwise(layers, part).t())
+        return values
 
     def of_features(self, features: Tensor) -> Tensor:
         """Embed features ``(..., 4)`` as in evaluation, to ``(..., head)``."""
         return self._pointwise(self._folded(), features)
+
+    @property
+    def first_norm(self) -> nn.BatchNorm1d:
+        """The normalisation of the features."""
+        norm = self.embed[0]
+        assert isinstance(norm, nn.BatchNorm1d)
+        return norm
 
     def _layers(self) -> list[tuple[nn.Conv1d, nn.BatchNorm1d]]:
         convolutions = [layer for layer in self.embed if isinstance(layer, nn.Conv1d)]
@@ -91,9 +110,7 @@ class PairEmbedding(nn.Module):
         return list(zip(convolutions, norms[1:], strict=True))
 
     def _normalised(self, x: Tensor) -> Tensor:
-        first_norm = self.embed[0]
-        assert isinstance(first_norm, nn.BatchNorm1d)
-        x, layers = normalise(first_norm, x), self._layers()
+        x, layers = normalise(self.first_norm, x), self._layers()
         for number, (linear, norm) in enumerate(layers):
             x = normalise(norm, pointwise(linear, x))
             if self.last_activation or number < len(layers) - 1:
@@ -101,10 +118,8 @@ class PairEmbedding(nn.Module):
         return x
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
-        first_norm = self.embed[0]
-        assert isinstance(first_norm, nn.BatchNorm1d)
         return [
-            folded_linear(linear, None if number else first_norm, norm)
+            folded_linear(linear, None if number else self.first_norm, norm)
             for number, (linear, norm) in enumerate(self._layers())
         ]
 
