@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,42 @@ def test_a_run_is_imported_where_its_data_are_not(
     import_spanet(tmp_path / "spanet", tmp_path / "runs/a")
     read = hepset.Run.from_yaml(tmp_path / "runs/a/config.yaml").config.read
     assert [entry["files"] for entry in read] == [[str(tmp_path / "data/train.h5")]]
+
+
+def test_data_tell_which_features_of_an_imported_run_belong_to_pairs(
+    tmp_path: Path, write_file: Callable[[dict[str, Any]], str]
+) -> None:
+    event = "INPUTS: {RELATIVE: {Pairs: {dr: none, pt: log}}}\nEVENT: {h: [a, b]}\n"
+    torch.manual_seed(1)
+    topology = Topology(
+        inputs=(SpanetInput(name="Pairs", kind="relative", features=2),),
+        particles=(Particle(name="h", products=("a", "b"), group=((0, 1),)),),
+        permutations=((0,),),
+    )
+    network = SpanetNetwork(SpanetOptions(**OPTIONS), topology)
+    (tmp_path / "spanet/checkpoints").mkdir(parents=True)
+    (tmp_path / "spanet/options.json").write_text(json.dumps(OPTIONS))
+    (tmp_path / "spanet/event.yaml").write_text(event)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "spanet/checkpoints/last.ckpt")
+    rng = np.random.default_rng(1)
+    content = {
+        "INPUTS/Pairs/MASK": np.ones((5, 4), bool),
+        "INPUTS/Pairs/pt": rng.random((5, 4), np.float32),
+        "INPUTS/Pairs/dr": rng.random((5, 4, 4), np.float32),
+    }
+    data = write_file(content)
+    arguments = [str(tmp_path / "spanet"), "-o", str(tmp_path / "run"), "--data", data]
+    result = CliRunner().invoke(import_spanet_run, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    model = hepset.load_model(tmp_path / "run")
+    stated = model.event
+    assert list(stated.streams["Pairs"].pairs) == ["dr"]
+    reader = SpanetReader(SpanetReaderConfig(files=[data]), stated)
+    found = model.predict(next(iter(reader)))
+    content["INPUTS/Pairs/dr"] = content["INPUTS/Pairs/dr"] + 1
+    other = SpanetReader(SpanetReaderConfig(files=[write_file(content)]), stated)
+    changed = model.predict(next(iter(other)))
+    assert abs(found["assignment/h/detection"] - changed["assignment/h/detection"]).max() > 0
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:
