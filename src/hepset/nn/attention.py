@@ -295,10 +295,16 @@ class TransformerEncoder(nn.Module):
             x = torch.cat([tokens, x], 1)
             mask = torch.cat([tokens_mask, mask], 1)
             bias = None if bias is None else functional.pad(bias, (count, 0, count, 0))
+        if is_exporting():
+            from hepset.nn.exported import encode_rows  # noqa: PLC0415  it needs these layers
+
+            x = encode_rows(self, x, mask, bias)
+        else:
+            x = torch.where(mask[..., None], x, 0.0)
+            for layer in self.layers:
+                x = layer(x, mask, bias)
+            x = self.norm(x)
         x = torch.where(mask[..., None], x, 0.0)
-        for layer in self.layers:
-            x = layer(x, mask, bias)
-        x = torch.where(mask[..., None], self.norm(x), 0.0)
         return EncodedTokens(x[:, count:], x[:, :count])
 
 

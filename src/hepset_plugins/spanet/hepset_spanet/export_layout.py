@@ -6,6 +6,7 @@ file. The number of objects is free here, which it is not in SPANet's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -28,6 +29,8 @@ from hepset_spanet.names import spanet_key
 from hepset_spanet.network_assignment import SpanetAssignmentHead
 
 __all__ = ["SpanetLayout", "SpanetLayoutConfig"]
+
+_LOG = logging.getLogger(__name__)
 
 _TINY = 1e-38
 """What the logarithm of a probability takes instead of anything smaller."""
@@ -90,6 +93,14 @@ class SpanetLayout(ExportLayout):
                 "output_embeddings: only SPANet's own network (model.backbone.name: spanet) has a "
                 "vector of every particle and product; leave the option out"
             )
+        if isinstance(head, AssignmentHead) and head.learns_jointly:
+            _LOG.warning(
+                "layout spanet: the head %r has learnt the scores of all particles jointly, which "
+                "need the exact selection of the layout hepset. A program that decides greedily "
+                "from the probabilities of each particle alone, as with SPANet's graphs, is right "
+                "less often with them; for this layout train with likelihood: separate",
+                self.head,
+            )
         self.particles = [each.particle for each in self.event.assignments()]
 
     def axes(self) -> dict[str, dict[int, str]]:
@@ -138,10 +149,12 @@ class SpanetLayout(ExportLayout):
         handle = EncoderHandle(model.transform, model.backbone, tensors)
         head = model.heads[self.head]
         assert isinstance(head, Head)
-        raw: dict[str, Tensor] = head(encoded, handle)
+        raw: dict[str, Tensor]
         if isinstance(head, AssignmentHead):
+            raw = head.score(encoded)
             tables, logits = self._own(head, raw)
         else:
+            raw = head(encoded, handle)
             tables = {p: raw[f"{p}/log_probability"] for p in self.particles}
             logits = {p: raw[f"{p}/detection_logit"] for p in self.particles}
         log = "log_" if self.config.output_log_transform else ""

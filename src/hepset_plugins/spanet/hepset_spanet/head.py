@@ -29,6 +29,7 @@ from hepset_spanet.assignment.candidates import EXISTS, TupleSpace
 from hepset_spanet.assignment.confidence import Confidence, features_of, right_events
 from hepset_spanet.assignment.config import AssignmentConfig
 from hepset_spanet.assignment.decision import decide
+from hepset_spanet.assignment.joint import has_joint
 from hepset_spanet.assignment.loss import AssignmentLoss, Compared
 from hepset_spanet.assignment.places import (
     Axis,
@@ -38,6 +39,7 @@ from hepset_spanet.assignment.places import (
     extents_of,
     kept,
     row,
+    trimmed,
 )
 from hepset_spanet.assignment.quantities import (
     Placed,
@@ -175,6 +177,11 @@ class AssignmentHead(Head):
             (B, candidate) and ``pointers.<kind>`` (B, object, orbit).
         """
         del encoder
+        # Graphs are given all slots; their costs are those of the ones in use.
+        return self.score(trimmed(encoded, self.topology.streams) if is_exporting() else encoded)
+
+    def score(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Score the tuples; as `forward`, with every slot that was given."""
         outputs = {f"mask.{name}": encoded.masks[name] for name in self.topology.streams}
         needs_momenta = any(scorer.mass_network is not None for scorer in self._scorers)
         axes = axes_of(self.topology, encoded, needs_momenta=needs_momenta)
@@ -256,6 +263,13 @@ class AssignmentHead(Head):
             }
             fields |= self.quantities.decode(self._seen(outputs), placed, self.topology.processes)
         return fields
+
+    @property
+    def learns_jointly(self) -> bool:
+        """Whether scores are learnt for all particles of a process together."""
+        config, shared = self.config, self.topology.shared
+        joint = config.likelihood == "joint" and config.parity == "none"
+        return joint and any(has_joint(plan, shared=shared) for plan in self.topology.processes)
 
     def _order_products(self, fields: dict[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
         """Name interchangeable products by their objects, not by slots: the leading one first.
@@ -433,37 +447,24 @@ class AssignmentHead(Head):
         """Scores (B, Q, C), `FORBIDDEN` where a tuple does not exist, and logits (B, Q)."""
         kind, scorer = self.topology.kinds[number], self._scorers[number]
         batch, tuples = exists.shape
-        flat = None
-        if is_exporting():
-            rows = torch.arange(batch, device=exists.device)[:, None].expand(batch, tuples)
-            rows = rows.flatten()
-        else:
-            flat = exists.flatten().nonzero()[:, 0]
-            rows = torch.div(flat, tuples, rounding_mode="floor")
+        flat = exists.flatten().nonzero()[:, 0]
+        rows = torch.div(flat, tuples, rounding_mode="floor")
         index = []
         for product, stream in enumerate(kind.streams):
-            place = places[..., product].expand(batch, tuples).flatten()
-            place = place if flat is None else place.index_select(0, flat)
+            place = places[..., product].expand(batch, tuples).flatten().index_select(0, flat)
             index.append(rows * axes[stream].mask.shape[1] + place)
         chosen = [axes[stream] for stream in kind.streams]
         moving = [axis.moving for axis in chosen if axis.moving is not None]
         score, inside = scorer([axis.x for axis in chosen], moving or None, Where(rows, index))
         queries = score.shape[1]
-        if flat is None:
-            full = torch.where(exists[..., None], score.reshape(batch, tuples, queries), FORBIDDEN)
-        else:
-            full = score.new_full((batch * tuples, queries), FORBIDDEN).index_copy(0, flat, score)
-            full = full.reshape(batch, tuples, queries)
+        full = score.new_full((batch * tuples, queries), FORBIDDEN).index_copy(0, flat, score)
+        full = full.reshape(batch, tuples, queries)
         if self.detectors is None:
             return full.transpose(1, 2), None
         share = torch.softmax(full, 1) * exists[..., None]
-        if flat is None:
-            content = inside.reshape(batch, tuples, queries, -1)
-            pooled = (share[..., None] * content).sum(1)
-        else:
-            weights = share.reshape(batch * tuples, queries).index_select(0, flat)
-            content = weights[..., None] * inside
-            pooled = content.new_zeros((batch, *content.shape[1:])).index_add(0, rows, content)
+        weights = share.reshape(batch * tuples, queries).index_select(0, flat)
+        content = weights[..., None] * inside
+        pooled = content.new_zeros((batch, *content.shape[1:])).index_add(0, rows, content)
         seen = torch.cat([event[:, None].expand(-1, queries, -1), pooled.to(event.dtype)], -1)
         logit: Tensor = self.detectors[number](seen)[..., 0].float()
         return full.transpose(1, 2), logit

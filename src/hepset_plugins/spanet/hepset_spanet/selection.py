@@ -274,7 +274,11 @@ def _combine(problem: _Problem, width: int, rounds: int) -> _Combined:
             tops.append(find_top(each, value, ranks[number], none, problem.objects, width))
     best = [top.ranks.amax(1, keepdim=True) for top in tops]
     limits = Limits(problem.candidates, problem.values, problem.none, best, prices, problem.objects)
-    picks, score, missed = _beam(tops, limits, width, problem.same)
+    missed: list[Tensor] = []
+    if prices is None and len(tops) == 2:
+        picks, score = _pair(tops[0], tops[1])
+    else:
+        picks, score, missed = _beam(tops, limits, width, problem.same)
     chosen = [at(top.cells, pick)[:, 0] for top, pick in zip(tops, picks, strict=True)]
     if prices is None and len(tops) == 2:
         chosen, score, missed = _beside_all(problem, tops, chosen, score)
@@ -286,6 +290,48 @@ def _combine(problem: _Problem, width: int, rounds: int) -> _Combined:
     for bound in missed:
         certified = certified & (score >= bound)
     return _Combined(chosen, score, certified, ranks, limits)
+
+
+def _pair(first: Top, second: Top) -> tuple[list[Tensor], Tensor]:
+    """Combine the tuples of two particles, both in the order of their scores.
+
+    The best partner of a tuple is the first that shares no object with it.
+
+    Returns:
+        Per particle (B, 1) the place of the pick among its top; the score (B,).
+    """
+    own, other = first.values[:, :-1], second.values[:, :-1]
+    place, partner = torch.arange(own.shape[1], device=own.device), other.shape[1]
+    free, best = _first_free(first.occupied[:, :-1], second.occupied[:, :-1])
+    together = torch.where(free, own + other.gather(1, best), 2 * FORBIDDEN)
+    nobody = [first.values[:, -1:], second.values[:, -1:]]
+    alone = [own[:, :1] + nobody[1], nobody[0] + other[:, :1], nobody[0] + nobody[1]]
+    score, pick = torch.cat([together, *alone], 1).max(1, keepdim=True)
+    left_out = torch.full_like(best[:, :1], partner)
+    leading = torch.zeros_like(left_out)
+    last = torch.full_like(left_out, own.shape[1])
+    places = [
+        torch.cat([place.expand(best.shape), leading, last, last], 1),
+        torch.cat([best, left_out, leading, left_out], 1),
+    ]
+    return [each.gather(1, pick) for each in places], score[:, 0]
+
+
+def _first_free(own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Find for each tuple the first of others that shares no object with it.
+
+    Args:
+        own: 1 where an object is used, (B, M, T).
+        other: The same of the others, (B, N, T).
+
+    Returns:
+        Whether there is one, and which, (B, M).
+    """
+    count = other.shape[1]
+    # A place, and N more for each shared object: the smallest number is below N if one is free.
+    place = torch.arange(count, device=own.device, dtype=own.dtype)
+    lowest = (own @ (count * other).transpose(1, 2) + place).amin(2)
+    return lowest < count, lowest.clamp(max=count - 1).to(torch.int64)
 
 
 def _beam(
@@ -362,11 +408,10 @@ def _beside_all(
         if first and problem.same[1]:
             continue  # the same pairs the other way round
         other, value = problem.candidates[second], problem.values[second]
-        blocked = top.occupied[:, :few] @ _incidence(other, problem.objects) > 0.5
-        total = top.values[:, :few, None] + value[:, None, :].double()
-        total = torch.where(blocked, 2 * FORBIDDEN, total)
-        by_cell, rows = total.max(1)
-        best, cell = by_cell.max(1, keepdim=True)
+        held = _incidence(other, problem.objects).transpose(-2, -1)
+        free, rows = _first_free(held, top.occupied[:, :few])
+        total = top.values.gather(1, rows) + value.double()
+        best, cell = torch.where(free, total, 2 * FORBIDDEN).max(1, keepdim=True)
         better = best[:, 0] > score
         score = torch.where(better, best[:, 0], score)
         place = rows.gather(1, cell)

@@ -26,6 +26,9 @@ from hepset_spanet import load_spanet
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.export_layout import SpanetLayout, SpanetLayoutConfig
 from hepset_spanet.head import AssignmentHead
+from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
+from hepset_spanet.network.embedding import Source
+from hepset_spanet.options import SpanetOptions
 
 FIXTURES = Path(__file__).parents[4].parent / "shared" / "fixtures" / "spanet" / "tiny_ttH"
 DATA = Path(__file__).parents[4].parent / "shared" / "data" / "spanet" / "semi_leptonic_ttH.yaml"
@@ -256,3 +259,103 @@ def test_an_imported_network_gives_spanets_own_numbers() -> None:
         elif kind == "vector":
             vector = found[f"{key}/embedding_vector"]
             np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def relative_event() -> EventInfo:
+    """Jets with features of their own (pt, phi) and of pairs (dr, dphi), and leptons."""
+    document = {
+        "INPUTS": {
+            "RELATIVE": {"Jets": {"pt": "log_normalize", "phi": "normalize"}},
+            "SEQUENTIAL": {"Leptons": {"pt": "log"}},
+        },
+        "EVENT": {"t": ["a", "b"]},
+        "PERMUTATIONS": {"t": [["a", "b"]]},
+    }
+    data = parse_event_file(document, where="event.yaml").event.model_dump(mode="json")
+    data["streams"]["Jets"]["pairs"] = {"dr": {"transform": ["log1p"]}, "dphi": {}}
+    data["streams"]["Jets"]["slots"], data["streams"]["Leptons"]["slots"] = 4, 2
+    return EventInfo.model_validate(data)
+
+
+def test_pairs_of_objects_are_given_as_spanet_gives_them(tmp_path: Path) -> None:
+    """Entry [r, c] holds the features of object c, then those of the pair, after logarithms."""
+    options = {"hidden_dim": 8, "initial_embedding_dim": 4, "position_embedding_dim": 2,
+               "num_encoder_layers": 1, "num_branch_embedding_layers": 0,
+               "num_branch_encoder_layers": 1, "num_attention_heads": 2}  # fmt: skip
+    topology = Topology(
+        inputs=(
+            SpanetInput(name="Jets", kind="relative", features=4),
+            SpanetInput(name="Leptons", kind="sequential", features=1),
+        ),
+        particles=(Particle(name="t", products=("a", "b"), group=((0, 1), (1, 0))),),
+        permutations=((0,),),
+        regressions={},
+        classifications={},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        network = SpanetNetwork(SpanetOptions(**options), topology).eval()
+    jets = network.embedding.vector_embedding_layers[0]
+    jets.get_parameter("normalizer.mean").data = torch.tensor([3.0, 0.2, 0.5, 0.0])
+    jets.get_parameter("normalizer.std").data = torch.tensor([0.7, 1.8, 0.4, 1.0])
+    model = load_spanet(network.state_dict(), options, relative_event()).eval()
+
+    rng = np.random.default_rng(3)
+    pt, phi = rng.exponential(30, (3, 4)), rng.uniform(-np.pi, np.pi, (3, 4))
+    dphi = phi[:, :, None] - phi[:, None, :]
+    mask = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 0, 0]], bool)
+    both = mask[:, :, None] & mask[:, None, :]
+    data = np.stack([np.broadcast_to(np.log1p(pt)[:, None], dphi.shape),
+                     np.broadcast_to(phi[:, None], dphi.shape),
+                     np.log1p(np.abs(dphi)), dphi], -1)  # fmt: skip
+    data = np.where(both[..., None], data, 0).astype(np.float32)
+    leptons = np.log1p(rng.exponential(30, (3, 2, 1))).astype(np.float32)
+    there = np.array([[1, 1], [1, 0], [1, 0]], bool)
+    leptons[~there] = 0
+    given = {"Jets_data": data, "Jets_mask": both, "Leptons_data": leptons, "Leptons_mask": there}
+    sources = {
+        "Jets": Source(torch.from_numpy(data), torch.from_numpy(mask)),
+        "Leptons": Source(torch.from_numpy(leptons), torch.from_numpy(there)),
+    }
+    with torch.no_grad():
+        expected = network(sources).log_probabilities["t"].exp().numpy()
+
+    physical = {
+        "Jets": np.where(mask[..., None], np.stack([pt, phi], -1), 0).astype(np.float32),
+        "Jets.pairs": np.where(both[..., None], np.stack([np.abs(dphi), dphi], -1), 0),
+        "Jets.mask": mask,
+        "Leptons": np.expm1(leptons),
+        "Leptons.mask": there,
+    }
+    physical["Jets.pairs"] = physical["Jets.pairs"].astype(np.float32)
+    layout = SpanetLayout(model.contract.inputs(), model.event)
+    fed = layout.feed(physical)
+    np.testing.assert_array_equal(fed["Jets_mask"], both)
+    np.testing.assert_allclose(fed["Jets_data"][both], data[both], atol=1e-5)
+    np.testing.assert_allclose(fed["Leptons_data"], leptons, atol=1e-5)
+
+    path = tmp_path / "spanet.onnx"
+    export_onnx(model, path, layout="spanet")
+    session = open_session(str(path), threads=1)
+    shapes = {node.name: node.shape for node in session.get_inputs()}
+    assert shapes["Jets_data"] == ["batch_size", "num_Jets", "num_Jets", 4]
+    assert shapes["Jets_mask"] == ["batch_size", "num_Jets", "num_Jets"]
+    (found,) = session.run(["t_assignment_probability"], given)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    shorter = {"Jets_data": data[1:, :3, :3], "Jets_mask": both[1:, :3, :3]}
+    (found,) = session.run(
+        ["t_assignment_probability"],
+        {**{name: array[1:] for name, array in given.items()}, **shorter},
+    )
+    kept = [0, 1, 2, 4, 5]
+    np.testing.assert_allclose(found, expected[1:][:, kept][:, :, kept], atol=1e-5)
+
+
+def test_scores_learnt_jointly_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    run(make_model(), events())
+    assert "learnt the scores of all particles jointly" in caplog.text
+    assert "likelihood: separate" in caplog.text
+    caplog.clear()
+    head = {"name": "assignment", "hidden": 4, "likelihood": "separate"}
+    run(make_model(assignment=head), events())
+    assert not caplog.records

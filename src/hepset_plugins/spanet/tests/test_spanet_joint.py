@@ -148,3 +148,21 @@ def test_a_free_particle_finds_room_beside_an_improbable_truth() -> None:
     assert IMPOSSIBLE < found.item() < 0
     unlucky = Joint(plan, candidates, 14, [true, true]).logarithm([true, anything])
     assert unlucky.item() < IMPOSSIBLE
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_probability_is_that_of_the_logarithm(count: int, symmetric: bool) -> None:
+    """Of sets that overlap, of leaving out, and of what cannot be."""
+    plan, pairs = _plan(count, alike=symmetric), _pairs(6)
+    number = len(pairs)
+    candidates = [Candidates(torch.randn(5, number), pairs) for _ in range(count)]
+    if symmetric:
+        candidates = [candidates[0]] * count
+    allowed = [torch.rand(5, number) < 0.4 for _ in range(count)]
+    allowed[0][0], allowed[-1][1] = True, False
+    joint = Joint(plan, candidates, 6, allowed)
+    found, expected = joint.probability(allowed), joint.logarithm(allowed).exp()
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert 0 < expected[2] < 1
+    assert found[1] == 0

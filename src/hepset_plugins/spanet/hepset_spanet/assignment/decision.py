@@ -105,10 +105,10 @@ def _chances(
     combined = Joint(plan, [outcome.tuples for outcome in outcomes], objects, picked)
     anything = [torch.ones_like(part) for part in picked]
     chances = [
-        combined.logarithm([*anything[:number], part, *anything[number + 1 :]]).exp()
+        combined.probability([*anything[:number], part, *anything[number + 1 :]])
         for number, part in enumerate(picked)
     ]
-    return chances, combined.logarithm(picked).exp()
+    return chances, combined.probability(picked)
 
 
 def _outcome(

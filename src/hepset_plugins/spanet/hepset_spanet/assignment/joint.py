@@ -14,9 +14,11 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
 from hepset_spanet.assignment.topology import ProcessPlan
+from hepset_spanet.choice.candidates import occupancy
 from hepset_spanet.selection import FORBIDDEN, Candidates
 
 __all__ = ["IMPOSSIBLE", "MOST_PARTICLES", "Joint", "has_joint", "touching"]
@@ -73,14 +75,13 @@ class Joint:
     ) -> None:
         self.plan = plan
         width = round(_COMBINATIONS ** (1 / len(candidates)))
-        slot = torch.arange(objects, device=candidates[0].scores.device)
         listed: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
         self.cells: list[Tensor] = []
         for number, each in enumerate(candidates):
             orbit = next(orbit for orbit in plan.orbits if number in orbit)
             key = (id(each), *orbit)
             if key not in listed:
-                listed[key] = _best(each, [preferred[other] for other in orbit], width, slot)
+                listed[key] = _best(each, [preferred[other] for other in orbit], width, objects)
             value, cell, occupied = listed[key]
             self.cells.append(cell)
             if number == 0:
@@ -104,32 +105,69 @@ class Joint:
         Returns:
             (B,), at most 0; below −1e11 where no combination fits.
         """
-        extended = [torch.cat([part, part.all(1, keepdim=True)], 1) for part in allowed]
-        fits: dict[tuple[int, int], Tensor] = {}
-        agrees: Tensor | None = None
-        for order in self.plan.elements or (tuple(range(len(allowed))),):
-            same: Tensor | None = None
-            for own, true in enumerate(order):
-                if (own, true) not in fits:
-                    fits[own, true] = extended[true].gather(1, self.cells[own])
-                fit = fits[own, true]
-                if same is not None:
-                    fit = (same[:, :, None] & fit[:, None, :]).flatten(1)
-                same = fit
-            assert same is not None
-            agrees = same if agrees is None else agrees | same
-        assert agrees is not None
+        agrees = _any_order(self._orders(allowed))
         chosen = torch.where(agrees, self.total, FORBIDDEN)
         difference = torch.logsumexp(chosen, 1) - self._everything
         return difference.clamp(max=0.0)
+
+    def probability(self, allowed: Sequence[Tensor]) -> Tensor:
+        """Return the probability itself, (B,), as sums: cheaper than the logarithm, to 1e-6.
+
+        Args:
+            allowed: As for `logarithm`.
+        """
+        orders = self._orders(allowed)
+        if len(orders) > 2:
+            found = torch.where(_any_order(orders), self._chances, 0.0).sum(1)
+        else:
+            found = self._sum(orders[0])
+            if len(orders) == 2:
+                both = [one & two for one, two in zip(*orders, strict=True)]
+                found = found + self._sum(orders[1]) - self._sum(both)
+        return found.clamp(min=0.0, max=1.0)
+
+    def _orders(self, allowed: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Per permutation and particle, which of its listed tuples (B, K + 1) are allowed."""
+        extended = [torch.cat([part, part.all(1, keepdim=True)], 1) for part in allowed]
+        fits: dict[tuple[int, int], Tensor] = {}
+        elements = self.plan.elements or (tuple(range(len(allowed))),)
+        for order in elements:
+            for own, true in enumerate(order):
+                if (own, true) not in fits:
+                    fits[own, true] = extended[true].gather(1, self.cells[own])
+        return [[fits[place] for place in enumerate(order)] for order in elements]
+
+    def _sum(self, fits: Sequence[Tensor]) -> Tensor:
+        """Probability (B,) of the combinations of what fits each particle."""
+        found = self._chances
+        for fit in reversed(fits):
+            table = torch.unflatten(found, 1, (-1, fit.shape[1]))
+            found = (table @ fit[:, :, None].to(table.dtype))[..., 0]
+        return found[:, 0]
+
+    @cached_property
+    def _chances(self) -> Tensor:
+        return torch.softmax(self.total, 1)
 
     @cached_property
     def _everything(self) -> Tensor:
         return torch.logsumexp(self.total, 1)
 
 
+def _any_order(orders: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Which combinations fit under some permutation, (B, combination)."""
+    found: Tensor | None = None
+    for fits in orders:
+        same = fits[0]
+        for fit in fits[1:]:
+            same = (same[:, :, None] & fit[:, None, :]).flatten(1)
+        found = same if found is None else found | same
+    assert found is not None
+    return found
+
+
 def _best(
-    each: Candidates, preferred: Sequence[Tensor], width: int, slot: Tensor
+    each: Candidates, preferred: Sequence[Tensor], width: int, objects: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B, K + 1), tuples and occupied objects (B, K + 1, T); the last leaves it out."""
     scores = each.scores
@@ -151,15 +189,10 @@ def _best(
     cells = rank.topk(size, 1).indices
     known = cells.clamp(max=count - 1)
     value = torch.where(cells < count, scores.gather(1, known), FORBIDDEN)
-    chosen = each.objects
-    if chosen.dim() == 2:
-        members = chosen[known]
-    else:
-        members = chosen.gather(1, known[..., None].expand(-1, -1, chosen.shape[-1]))
-    occupied = (members[..., None] == slot).any(2).to(value.dtype)
+    occupied = occupancy(each, known, torch.ones_like(known, dtype=torch.bool), objects)
     nothing = torch.full_like(value[:, :1], _LEFT_OUT)
     return (
         torch.cat([value, nothing], 1),
         torch.cat([known, torch.full_like(known[:, :1], count)], 1),
-        torch.cat([occupied, torch.zeros_like(occupied[:, :1])], 1),
+        functional.pad(occupied, (0, 0, 0, 1)),
     )

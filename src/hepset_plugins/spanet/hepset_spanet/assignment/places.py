@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,17 @@ from hepset.interfaces.backbone import Encoded
 from hepset_spanet.assignment.scoring import kinematics
 from hepset_spanet.assignment.topology import Topology
 
-__all__ = ["Axis", "Extents", "absolute", "axes_again", "axes_of", "extents_of", "kept", "row"]
+__all__ = [
+    "Axis",
+    "Extents",
+    "absolute",
+    "axes_again",
+    "axes_of",
+    "extents_of",
+    "kept",
+    "row",
+    "trimmed",
+]
 
 
 class Axis(NamedTuple):
@@ -70,6 +81,21 @@ def axes_of(topology: Topology, encoded: Encoded, *, needs_momenta: bool) -> dic
         found[name] = Axis(x, mask, moving, offset)
         offset = offset + mask.shape[1]
     return _with_all(found)
+
+
+def trimmed(encoded: Encoded, streams: Sequence[str]) -> Encoded:
+    """Leave out the slots behind the last that any event of the batch uses, but not the first."""
+    objects, masks, p4 = dict(encoded.objects), dict(encoded.masks), dict(encoded.p4)
+    for name in streams:
+        mask = masks[name]
+        last = mask.any(0).flip(0).cumsum(0).flip(0) > 0
+        slot = torch.arange(mask.shape[1], device=mask.device)
+        used = (last | (slot == 0)).nonzero()[:, 0]
+        masks[name] = mask.index_select(1, used)
+        objects[name] = objects[name].index_select(1, used)
+        if name in p4:
+            p4[name] = p4[name].index_select(1, used)
+    return replace(encoded, objects=objects, masks=masks, p4=p4)
 
 
 def _with_all(found: dict[str | None, Axis]) -> dict[str | None, Axis]:

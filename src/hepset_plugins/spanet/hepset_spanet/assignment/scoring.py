@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from hepset.kinematics import delta_r, eta_of, mass_of, phi_of, pt_of
-from hepset.nn.exporting import is_exporting
 from hepset_spanet.assignment.topology import Kind
 
 __all__ = ["KINEMATICS", "TupleScorer", "Where", "kinematics"]
@@ -236,8 +235,6 @@ def _mass(total: Tensor) -> Tensor:
 def _distinct(index: Sequence[Tensor], size: int) -> tuple[Tensor, list[Tensor]]:
     """The numbers below `size` that occur, ascending, and the place of each among them."""
     device = index[0].device
-    if is_exporting():
-        return torch.arange(size, device=device), list(index)
     occurs = torch.zeros(size, dtype=torch.bool, device=device)
     for part in index:
         occurs = occurs.index_fill(0, part, True)

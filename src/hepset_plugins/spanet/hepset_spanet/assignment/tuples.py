@@ -2,7 +2,7 @@
 
 Interchangeable products are taken in ascending order only, so that {q1, q2} of 18 jets are 153
 pairs instead of 324. The number of objects may be symbolic: everything is computed from
-``arange`` with integers, so that exported graphs work for any number.
+``arange`` by comparisons, so that exported graphs work for any number.
 """
 
 from __future__ import annotations
@@ -53,18 +53,13 @@ def blocks_of(kind: Kind) -> tuple[Block, ...]:
 
 def unordered(size: int, members: int, device: torch.device | None = None) -> Tensor:
     """Return all sets of `members` of the numbers below `size`, ascending, shape (n, members)."""
-    rank = torch.arange(_binomial(size, members), device=device)
     number = torch.arange(size, device=device)
-    columns = []
-    for remaining in range(members, 0, -1):
-        table = torch.ones_like(number)
-        for step in range(remaining):
-            table = table * (number - step)
-        table = torch.div(table, math.factorial(remaining), rounding_mode="floor")
-        chosen = (rank[:, None] >= table).sum(1) - 1
-        rank = rank - table.index_select(0, chosen)
-        columns.append(chosen)
-    return torch.stack(columns[::-1], -1)
+    sets = number[:, None]
+    for _ in range(members - 1):
+        # By the largest member first; no arithmetic on the size, which may be unknown.
+        found = (number[:, None] > sets[:, -1]).nonzero()
+        sets = torch.cat([sets.index_select(0, found[:, 1]), found[:, :1]], 1)
+    return sets
 
 
 def combine_blocks(blocks: Sequence[Block], sizes: Sequence[int], device: torch.device) -> Tensor:
@@ -122,13 +117,6 @@ def candidate_limits(
     while count(limit + 1) <= most:
         limit += 1
     return [min(limit, slots[block.stream]) for block in blocks]
-
-
-def _binomial(size: int, members: int) -> int:
-    total = 1
-    for step in range(members):
-        total = total * (size - step)
-    return total // math.factorial(members)
 
 
 def _code(objects: Tensor, count: int) -> Tensor:

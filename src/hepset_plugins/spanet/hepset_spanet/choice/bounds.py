@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
 from hepset_spanet.choice.candidates import (
@@ -14,7 +15,7 @@ from hepset_spanet.choice.candidates import (
     LOWEST,
     Candidates,
     incidence,
-    objects_of,
+    occupancy,
 )
 
 __all__ = ["Limits", "Top", "find_top"]
@@ -68,15 +69,12 @@ def find_top(
         cells = cells.gather(1, order)
     scores = value.gather(1, cells)
     allowed = scores > LOWEST
-    slot = torch.arange(objects, device=value.device)
-    known = torch.where(allowed, cells, 0)
-    used = (objects_of(each, known)[..., None] == slot).any(2) & allowed[..., None]
-    nothing = torch.zeros_like(used[:, :1])
+    used = occupancy(each, torch.where(allowed, cells, 0), allowed, objects)
     return Top(
         torch.cat([scores.double(), none], 1),
         torch.cat([found.double(), none], 1),
         torch.cat([cells, torch.full_like(cells[:, :1], -1)], 1),
-        torch.cat([used, nothing], 1).float(),
+        functional.pad(used, (0, 0, 0, 1)),
         found[:, -1:].double() if cut else None,
     )
 

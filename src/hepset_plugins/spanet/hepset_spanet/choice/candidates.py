@@ -18,6 +18,7 @@ __all__ = [
     "dense_candidates",
     "incidence",
     "objects_of",
+    "occupancy",
     "rows_of",
     "touches",
     "usable",
@@ -92,6 +93,18 @@ def incidence(each: Candidates, objects: int) -> Tensor:
     """Return 1 where a tuple holds an object, (C, T) float32, of tuples that all events share."""
     slot = torch.arange(objects, device=each.objects.device)
     return (each.objects[..., None] == slot).any(-2).float()
+
+
+def occupancy(each: Candidates, cells: Tensor, there: Tensor, objects: int) -> Tensor:
+    """Return 1 where a tuple (B, M) holds an object, (B, M, T) float32; 0 for those not `there`."""
+    if each.objects.dim() == 2:
+        # A row of a small table per tuple: all events have the same tuples.
+        known = cells.clamp(max=each.objects.shape[0] - 1).flatten()
+        found = incidence(each, objects).index_select(0, known)
+        return torch.unflatten(found, 0, cells.shape) * there[..., None]
+    slot = torch.arange(objects, device=cells.device)
+    held = (objects_of(each, cells)[..., None] == slot).any(2)
+    return (held & there[..., None]).float()
 
 
 def rows_of(each: Candidates, rows: Tensor) -> Candidates:

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from hepset_spanet.choice.bounds import find_top
 from hepset_spanet.choice.candidates import LOWEST, Candidates, incidence
 
 __all__ = ["find_prices", "priced"]
@@ -24,6 +25,8 @@ _COLD: Final = 0.2
 """First and last temperature, in units of the scores: of log-probabilities."""
 _STEP: Final = 0.6
 """Change of a price, in units of the temperature, where an object is wanted e times."""
+_LISTED: Final = 256
+"""Tuples of a particle that look for their objects; any prices are right, if not as good."""
 _UNWANTED: Final = 1e-3
 """Demand that counts as none."""
 
@@ -62,7 +65,7 @@ def find_prices(
     prices = groups[0].scores.new_zeros((groups[0].scores.shape[0], objects))
     share: Tensor | None = None
     if scarce:
-        exists = [group.spread((group.scores > LOWEST).float()) for group in groups]
+        exists = [_presence(candidates[n], values[n], objects) for n in starts]
         count = (torch.stack(exists).sum(0) > 0.5).sum(1, keepdim=True)
         wanted = sum(each.objects.shape[-1] for each in candidates)
         share = (count / wanted).clamp(max=1.0)
@@ -81,37 +84,29 @@ def find_prices(
 
 
 class _Wishes:
-    """What one kind of particle would like to have."""
+    """What one kind of particle would like to have: one of its best tuples, or none."""
 
     def __init__(self, each: Candidates, value: Tensor, none: Tensor, objects: int) -> None:
-        self.slots = objects
-        self.scores = torch.cat([value.float(), none.float()], 1)
-        self.held: Tensor | None = None
-        self.objects = each.objects
-        if each.objects.dim() == 2:
-            held = incidence(each, objects)
-            self.held = torch.cat([held, torch.zeros_like(held[:1])])
-        else:
-            nothing = torch.full_like(each.objects[:, :1], objects)
-            self.objects = torch.cat([each.objects, nothing], 1)
+        top = find_top(each, value, value, none, objects, _LISTED)
+        self.scores, self.held = top.values.float(), top.occupied
 
     def weights(self, prices: Tensor, temperature: float) -> Tensor:
-        """Return the probabilities (B, C + 1) of tuples at prices (B, T)."""
-        if self.held is not None:
-            cost = prices @ self.held.transpose(0, 1)
-        else:
-            padded = torch.cat([prices, torch.zeros_like(prices[:, :1])], 1)
-            cost = padded.gather(1, self.objects.flatten(1)).reshape(self.objects.shape).sum(-1)
+        """Return the probabilities (B, K + 1) of tuples at prices (B, T)."""
+        cost = (self.held @ prices[:, :, None])[..., 0]
         return torch.softmax((self.scores - cost) / temperature, 1)
 
     def spread(self, weight: Tensor) -> Tensor:
-        """Return the sum (B, T) by object of the tuples' weights (B, C + 1)."""
-        if self.held is not None:
-            return weight @ self.held
-        shape = self.objects.shape
-        flat = weight[..., None].expand(shape).flatten(1)
-        total = weight.new_zeros((shape[0], self.slots + 1))
-        return total.scatter_add(1, self.objects.flatten(1), flat)[:, : self.slots]
+        """Return the sum (B, T) by object of the tuples' weights (B, K + 1)."""
+        return (weight[:, None] @ self.held)[:, 0]
+
+
+def _presence(each: Candidates, value: Tensor, objects: int) -> Tensor:
+    """Return in how many tuples each object is, (B, T)."""
+    there = (value > LOWEST).float()
+    if each.objects.dim() == 2:
+        return there @ incidence(each, objects)
+    flat = there[..., None].expand(each.objects.shape).flatten(1)
+    return there.new_zeros((len(there), objects)).scatter_add(1, each.objects.flatten(1), flat)
 
 
 def priced(value: Tensor, each: Candidates, prices: Tensor, objects: int) -> Tensor:
