@@ -84,8 +84,9 @@ class Acceptances:
         level = np.float32(np.percentile(self.rows, percentile)) if len(self.rows) else 0.0
         if not level > 0:
             raise ConfigurationError(
-                f"train.sampling: {percentile:g} % of the training events have the probability "
-                "0; lower threshold, or select fewer events before"
+                f"train.sampling: of the training events sorted by their probabilities, the one at "
+                f"{percentile:g} % has 0, so that base_weight cannot be scaled by it; lower "
+                "threshold, or select fewer events before"
             )
         return np.float32(level)
 

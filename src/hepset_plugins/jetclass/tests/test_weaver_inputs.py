@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hepset.batch import EventBatch, concatenate
 from hepset.run import Run
@@ -243,6 +246,48 @@ def test_everything_is_what_weaver_gives(
             np.testing.assert_array_equal(found[name], values, err_msg=name)
         if values.ndim > 1:
             assert found[name].dtype == np.float32
+
+
+def chosen(part: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Some events of a file, in any order."""
+    events = rows_of(part)
+    found: dict[str, Any] = {}
+    for name, values in part.items():
+        column = [events[row][name] for row in rows]
+        if isinstance(values, tuple):
+            lengths = np.array([len(value) for value in column])
+            found[name] = lengths, np.concatenate([values[1][:0], *column])
+        else:
+            found[name] = np.array(column, values.dtype)
+    return found
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_a_jet_does_not_depend_on_what_stands_beside_it(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    part = arrays(14, 5, signal=True) | {"npv": np.ones(14, np.int32), "evt": np.arange(14)}
+    rows = data.draw(st.permutations(range(14)), "rows")
+    cuts = sorted({0, 14, *data.draw(st.sets(st.integers(1, 13), max_size=3), "cuts")})
+    folder = tmp_path_factory.mktemp("jets")
+
+    def inputs(file: Path, chunk: int) -> list[tuple[int, dict[str, np.ndarray]]]:
+        batches = weaver_batches(document(), [file], reader="parquet", chunk_size=chunk)
+        found = weaver_inputs(document(), concatenate(list(batches)))
+        keys = [int(number) for number in found["evt"]]
+        return [(key, {n: v[i] for n, v in found.items()}) for i, key in enumerate(keys)]
+
+    alone = dict(inputs(write(folder / "all" / "HToBB.parquet", part), 1))
+    seen = 0
+    for start, stop in itertools.pairwise(cuts):
+        file = folder / str(start) / "HToBB.parquet"
+        write(file, chosen(part, rows[start:stop]))
+        for key, jet in inputs(file, data.draw(st.integers(1, 14), "chunk")):
+            seen += 1
+            for name, values in jet.items():
+                np.testing.assert_array_equal(values, alone[key][name], err_msg=name)
+    assert seen == len(alone) > 5
 
 
 def test_the_model_sees_the_same(files: list[Path], tmp_path: Path) -> None:
