@@ -152,6 +152,7 @@ def test_the_scale_is_set_once() -> None:
 def test_onnx_gives_the_same(tmp_path: Path) -> None:
     p4, mask = _momenta()
     bias = PairBias(heads=2).eval()
+    bias.fit(*_momenta(20))
     path = tmp_path / "pairs.onnx"
     dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     torch.onnx.export(
