@@ -110,6 +110,43 @@ def test_buckets_and_padding_change_nothing(buckets: int, pair_bias: bool) -> No
     close(found, expected)
 
 
+@pytest.mark.parametrize("feed_forward", ["gelu", "swiglu"])
+def test_rows_of_real_objects_give_what_padded_tensors_give(
+    monkeypatch: pytest.MonkeyPatch, feed_forward: str
+) -> None:
+    """Without pairs a CPU computes real objects only: outputs and gradients stay the same."""
+    x = inputs(batch=30)
+    extra, condition = torch.randn(30, 2, WIDTH), torch.randn(30, WIDTH)
+    found = []
+    for buckets in (4, 0):
+        torch.manual_seed(0)
+        model = TransformerBackbone(
+            TransformerConfig(
+                width=WIDTH,
+                depth=2,
+                attention_heads=4,
+                buckets=buckets,
+                feed_forward=feed_forward,
+                layer_scale=0.3,
+            )
+        )
+        model.build(InputLayout(streams=LAYOUT.streams, globals=LAYOUT.globals))
+        if buckets:
+            monkeypatch.setattr(model.encoder, "forward", None)
+        else:
+            monkeypatch.setattr(model.encoder, "within", None)
+        tokens = extra.clone().requires_grad_()
+        encoded = model(x, condition=condition, extra_tokens=tokens)
+        assert encoded.extra is not None
+        parts = [encoded.event, encoded.extra, *encoded.objects.values()]
+        sum((part**3).sum() for part in parts).backward()
+        found.append((parts, [tokens.grad, *(p.grad for p in model.parameters())]))
+        assert (encoded.objects["jets"][~x.masks["jets"]] == 0).all()
+    for packed, padded in zip(*found, strict=True):
+        for here, there in zip(packed, padded, strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-4, atol=2e-4)
+
+
 def test_an_empty_event_is_finite_and_disturbs_nobody() -> None:
     model, x = backbone(pair_bias=True), inputs()
     everything = model(x)

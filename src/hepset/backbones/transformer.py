@@ -14,6 +14,7 @@ from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputL
 from hepset.nn.attention import TransformerEncoder
 from hepset.nn.buckets import run_in_buckets
 from hepset.nn.mlp import MLP
+from hepset.nn.packed import MOST_KEYS, Packing, can_pack
 from hepset.nn.pairs import PairBias
 
 __all__ = ["TransformerBackbone", "TransformerConfig"]
@@ -44,7 +45,8 @@ class TransformerConfig(BackboneConfig):
     one layer at 18 objects, more at 100."""
     buckets: NonNegativeInt = 4
     """Sub-batches of events of similar length, which saves computing padding; 1 = trim the batch
-    at its longest event, 0 = compute all padding. The outputs do not depend on it."""
+    at its longest event, 0 = compute all padding. On a CPU and without pairs, any but 0 computes
+    real objects only. The outputs do not depend on it."""
 
 
 class TransformerBackbone(Backbone):
@@ -119,6 +121,8 @@ class TransformerBackbone(Backbone):
     ) -> Encoded:
         """Encode events; see `Backbone.encode`."""
         tokens, present = self._tokens(x, extra_tokens)
+        if self._packs(x, tokens, present):
+            return self._encode_rows(x, tokens, present, condition, extra_tokens)
         count = tokens.shape[1]
         objects, mask = self._objects(x, tokens)
         if condition is not None:
@@ -159,6 +163,69 @@ class TransformerBackbone(Backbone):
             objects=self._by_stream(x, encoded),
             masks=x.masks,
             event=encoded_tokens[:, 0],
+            p4=x.p4,
+            extra=extra,
+        )
+
+    def _packs(self, x: Inputs, tokens: Tensor, present: Tensor) -> bool:
+        """Tell whether only real objects are computed, without padding: on a CPU."""
+        plain = self.config.buckets > 0 and self.pair_bias is None and not self.pair_networks
+        if not plain or not can_pack(tokens) or not tokens.numel():
+            return False
+        masks = [present, *(x.masks[name] for name in self.stream_names)]
+        return int(torch.cat(masks, 1).sum(1).max()) <= MOST_KEYS
+
+    def _encode_rows(
+        self,
+        x: Inputs,
+        tokens: Tensor,
+        present: Tensor,
+        condition: Tensor | None,
+        extra_tokens: Tensor | None,
+    ) -> Encoded:
+        """Encode what is real as one list of rows: tokens first, then stream by stream."""
+        masks = [present, *(x.masks[name] for name in self.stream_names)]
+        mask = torch.cat(masks, 1)
+        parts, places, numbers, events, before = [], [], [], [], 0
+        for source, own in zip((None, *self.stream_names), masks, strict=True):
+            slots = own.shape[1]
+            place = own.flatten().nonzero()[:, 0]
+            event = torch.div(place, max(slots, 1), rounding_mode="floor")
+            if source is None:
+                part = tokens.flatten(0, 1).index_select(0, place)
+            else:
+                part = x.streams[source].flatten(0, 1).index_select(0, place)
+                part = self.embeddings[_key(source)](part)
+            if condition is not None:
+                part = part + condition.index_select(0, event)
+            parts.append(part)
+            places.append(place)
+            events.append(event)
+            numbers.append(event * (mask.shape[1] - slots) + before + place)
+            before += slots
+        number, length = torch.cat(numbers), mask.sum(1).index_select(0, torch.cat(events))
+        # Events of one length beside each other, as the attention takes them.
+        order = torch.argsort(length * mask.numel() + number)
+        packing = Packing.of(mask, number.index_select(0, order))
+        rows = self.encoder.within(torch.cat(parts).index_select(0, order), packing)
+        rows = rows.index_select(0, torch.argsort(order))
+        back = [
+            torch.unflatten(
+                part.new_zeros((own.numel(), part.shape[1])).index_copy(0, place, part),
+                0,
+                own.shape,
+            )
+            for part, place, own in zip(
+                rows.split([len(place) for place in places]), places, masks, strict=True
+            )
+        ]
+        extra = None
+        if extra_tokens is not None:
+            extra = back[0][:, tokens.shape[1] - extra_tokens.shape[1] :]
+        return Encoded(
+            objects=dict(zip(self.stream_names, back[1:], strict=True)),
+            masks=x.masks,
+            event=back[0][:, 0],
             p4=x.p4,
             extra=extra,
         )

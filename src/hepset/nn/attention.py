@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from hepset.errors import ConfigurationError
 from hepset.nn.exporting import is_exporting
+from hepset.nn.packed import Packing, packed_attention
 
 __all__ = [
     "AttentionPool",
@@ -106,6 +107,23 @@ class MultiHeadAttention(nn.Module):
             # The exporter replaces the attention by one whose output lies differently in memory.
             merged = merged.clone(memory_format=torch.contiguous_format)
         out: Tensor = self.out(merged.flatten(2))
+        return out
+
+    def within(self, rows: Tensor, packing: Packing) -> Tensor:
+        """Let real objects look at those of their own event.
+
+        Args:
+            rows: Real objects only, shape ``(row, width)``.
+            packing: Which rows belong to one event.
+
+        Returns:
+            Shape ``(row, width)``.
+        """
+        weight = torch.cat([self.query.weight, self.key_value.weight])
+        bias = torch.cat([self.query.bias, self.key_value.bias])
+        projected = functional.linear(rows, weight, bias)
+        dropout = self.dropout if self.training else 0.0
+        out: Tensor = self.out(packed_attention(projected[None], packing, self.heads, dropout)[0])
         return out
 
     def _split(self, x: Tensor) -> Tensor:
@@ -211,10 +229,27 @@ class EncoderLayer(nn.Module):
             Shape of `x`; exactly 0 where the token is padded.
         """
         normed = self.attention_norm(x)
-        x = x + self.dropout(self.attention_scale(self.attention(normed, normed, mask, bias)))
-        branch = self.feed_forward(self.feed_forward_norm(x))
-        x = x + self.dropout(self.feed_forward_scale(branch))
+        x = self._add(x, self.attention(normed, normed, mask, bias))
         return torch.where(mask[..., None], x, 0.0)
+
+    def within(self, rows: Tensor, packing: Packing) -> Tensor:
+        """Update real objects only.
+
+        Args:
+            rows: Shape ``(row, width)``.
+            packing: Which rows belong to one event.
+
+        Returns:
+            Shape of `rows`.
+        """
+        return self._add(rows, self.attention.within(self.attention_norm(rows), packing))
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the attention's branch, and then that of the feed-forward network."""
+        x = x + self.dropout(self.attention_scale(attended))
+        branch = self.feed_forward(self.feed_forward_norm(x))
+        out: Tensor = x + self.dropout(self.feed_forward_scale(branch))
+        return out
 
 
 class EncodedTokens(NamedTuple):
@@ -306,6 +341,22 @@ class TransformerEncoder(nn.Module):
             x = self.norm(x)
         x = torch.where(mask[..., None], x, 0.0)
         return EncodedTokens(x[:, count:], x[:, :count])
+
+    def within(self, rows: Tensor, packing: Packing) -> Tensor:
+        """Encode real objects only, extra tokens among them, without any bias.
+
+        Args:
+            rows: Shape ``(row, width)``.
+            packing: Which rows belong to one event.
+
+        Returns:
+            Shape of `rows`.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            rows = layer.within(rows, packing)
+        out: Tensor = self.norm(rows)
+        return out
 
 
 class AttentionPool(nn.Module):

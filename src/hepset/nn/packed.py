@@ -1,9 +1,8 @@
 """Compute on real objects only: all of a batch as one list of rows, without padding.
 
 What acts on each object alone (linear layers, norms, activations) costs as much as there are real
-objects. Only inside the attention the rows are brought back into a table of events, as wide as the
-longest of them. There, torch's softmax and fused attention are several times slower for fewer than
-16 keys than for 16, so that the table of the keys is filled up to a multiple of 16.
+objects. Only inside the attention the rows of an event are brought together, and events of one
+length are treated as one table, so that nothing is padded there either.
 
 The results are those of padded tensors, to rounding. This is for CPUs; a GPU is better served by
 padded tensors and fused attention.
@@ -12,7 +11,6 @@ padded tensors and fused attention.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -20,7 +18,6 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
 
@@ -29,10 +26,8 @@ __all__ = ["MOST_KEYS", "Packing", "can_pack", "packed_attention"]
 MOST_KEYS = 64
 """Objects of an event above which the weights of the attention take too much memory."""
 _VECTOR = 16
-"""Numbers that the softmax takes at a time."""
-_NEVER = -1e30
-"""Added to the score of what is not there."""
-_CACHED = 2048
+"""Numbers that torch's softmax takes at a time; of fewer it is several times slower."""
+_CACHED = 4096
 """Vectors of one head that are treated at a time."""
 
 
@@ -63,7 +58,7 @@ class Packing:
     places: Tensor
     table: Tensor
     lengths: Tensor
-    _by_head: dict[int, _ByHead] = field(default_factory=dict)
+    _by_head: dict[tuple[int, int], _ByHead] = field(default_factory=dict)
 
     @classmethod
     def of(cls, mask: Tensor, rows: Tensor | None = None) -> Self:
@@ -96,70 +91,54 @@ class Packing:
         full = empty.index_copy(1, self.rows, x)
         return torch.unflatten(full, 1, (self.batch, self.slots))
 
-    def by_head(self, heads: int) -> _ByHead:
+    def by_head(self, heads: int, copies: int = 1) -> _ByHead:
         """Return where the vectors of each head go, worked out once."""
-        if heads not in self._by_head:
-            self._by_head[heads] = self._vectors(heads)
-        return self._by_head[heads]
+        key = heads, copies
+        if key not in self._by_head:
+            self._by_head[key] = self._vectors(heads, copies)
+        return self._by_head[key]
 
-    def _vectors(self, heads: int) -> _ByHead:
+    def _vectors(self, heads: int, copies: int) -> _ByHead:
+        count = len(self.rows)
+        copy = torch.arange(copies)[:, None, None, None] * count
         head = torch.arange(heads)[:, None]
+        third = torch.arange(3)[:, None] * heads
         table = self.table.view(self.batch, 1, self.width)
-        order = torch.argsort(self.lengths, stable=True)
         parts = []
-        back = torch.zeros(self.batch, self.width, heads, dtype=torch.int64)
-        of_key = torch.zeros_like(back)
-        queries = keys = 0
-        for events, width in _similar(order, self.lengths.index_select(0, order), heads):
-            filled = -(-width // _VECTOR) * _VECTOR
-            row = table.index_select(0, events)[:, :, :width]
-            key = ((functional.pad(row, (0, filled - width)) * 3 + 1) * heads + head).flatten()
-            length = self.lengths.index_select(0, events)
-            there = torch.arange(filled) < length[:, None]
-            bias = torch.where(there, 0.0, _NEVER)[:, None].repeat_interleave(heads, 0)
-            real = there[:, None, :width].expand(-1, heads, -1).reshape(-1, 1).float()
-            spans = [
-                slice(begin, begin + len(events) * heads * n)
-                for begin, n in ((queries, width), (keys, filled))
-            ]
-            for target, begin, n in ((back, queries, width), (of_key, keys, filled)):
-                number = torch.arange(len(events) * heads).view(-1, 1, heads) * n
-                target[events, :width] = begin + number + torch.arange(width)[:, None]
-            parts.append(
-                _Part(
-                    width,
-                    (row * 3 * heads + head).flatten(),
-                    key,
-                    key + heads,
-                    (row * heads + head).flatten(),
-                    real,
-                    bias,
-                    spans[0],
-                    spans[1],
-                )
-            )
-            queries, keys = spans[0].stop, spans[1].stop
-        own_back, own_key = (
-            each.flatten(0, 1).index_select(0, self.places) for each in (back, of_key)
-        )
-        inverse = torch.stack([own_back, queries + own_key, queries + keys + own_key], 1)
-        return _ByHead(parts, own_back.flatten(), inverse.flatten(), queries, keys)
+        back = torch.zeros(copies * count * heads, dtype=torch.int64)
+        inverse = torch.zeros(3 * len(back), dtype=torch.int64)
+        start = 0
+        for events, length in _alike(self.lengths, copies * heads):
+            row = copy + table.index_select(0, events)[None, :, :, :length]
+            own = (row * heads + head).flatten()
+            projected = ((row * 3 * heads + head).flatten() + third).flatten()
+            stop = start + len(own)
+            back[own] = torch.arange(start, stop)
+            inverse[projected] = torch.arange(3 * start, 3 * stop)
+            parts.append(_Part(length, projected, own, slice(start, stop)))
+            start = stop
+        return _ByHead(parts, back, inverse)
 
 
-def _similar(order: Tensor, lengths: Tensor, heads: int) -> Iterator[tuple[Tensor, int]]:
-    """Split events, in the order of their lengths, into parts that fit into the cache.
+def _alike(lengths: Tensor, vectors: int) -> Iterator[tuple[Tensor, int]]:
+    """Split events into parts of one length that fit into the cache.
+
+    Args:
+        lengths: Objects of each event; events without any are left out.
+        vectors: Vectors of an object.
 
     Returns:
-        Events, and the length of the longest.
+        Events, and their length.
     """
-    ordered = lengths.tolist()
+    order = torch.argsort(lengths, stable=True)
+    values, counts = torch.unique_consecutive(lengths.index_select(0, order), return_counts=True)
     start = 0
-    while start < len(ordered):
-        filled = -(-max(ordered[start], 1) // _VECTOR) * _VECTOR
-        stop = start + max(_CACHED // (heads * filled), 1)
-        stop = min(stop, bisect_right(ordered, filled))
-        yield order[start:stop], max(ordered[stop - 1], 1)
-        start = stop
+    for length, count in zip(values.tolist(), counts.tolist(), strict=True):
+        events = order[start : start + count]
+        start += count
+        if length:
+            for part in events.split(max(_CACHED // (vectors * length), 1)):
+                yield part, length
 
 
 class _Take(torch.autograd.Function):
@@ -203,9 +182,10 @@ def packed_attention(
 class _Attention(torch.autograd.Function):
     """Attention with a gradient by hand.
 
-    Vectors of one head are gathered from the rows into (event, head, place), and back: every copy
-    is one gather, and nothing has to be added up. Some events are treated at a time, so that all
-    that is intermediate stays in the cache; it is gathered again for the gradient.
+    Vectors of one head are gathered from the rows into (copy, event, head, place), and back: every
+    copy is one gather, and nothing has to be added up. Events of one length are treated together,
+    so that nothing is padded, some of them at a time, so that all that is intermediate stays in the
+    cache; it is gathered again for the gradient.
     """
 
     @staticmethod
@@ -218,25 +198,23 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         copies, rows, width = projected.shape
         depth = width // (3 * heads)
-        where = packing.by_head(heads)
-        vectors = projected.reshape(copies, rows * 3 * heads, depth)
-        mixed = vectors.new_empty(copies, where.queries, depth)
+        where = packing.by_head(heads, copies)
+        vectors = projected.reshape(-1, depth)
+        mixed = vectors.new_empty(copies * rows * heads, depth)
         all_weights, kept = [], []
         scale = 1 / math.sqrt(depth)
-        for copy in range(copies):
-            for part in where.parts:
-                query, key, value = part.gather(vectors[copy])
-                scores = torch.baddbmm(part.bias, query, key.transpose(1, 2), alpha=scale)
-                weights = dropped = torch.softmax(scores, -1)
-                if dropout > 0:
-                    keep = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout)
-                    kept.append(keep)
-                    dropped = weights * keep
-                torch.bmm(dropped, value, out=mixed[copy, part.span].view(query.shape))
-                all_weights.append(weights)
+        for part in where.parts:
+            query, key, value = part.gather(vectors)
+            weights = dropped = _softmax(torch.bmm(query, key.transpose(1, 2)), scale)
+            if dropout > 0:
+                keep = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout)
+                kept.append(keep)
+                dropped = weights * keep
+            torch.bmm(dropped, value, out=mixed[part.span].view(query.shape))
+            all_weights.append(weights)
         ctx.where, ctx.heads, ctx.scale = where, heads, scale
         ctx.save_for_backward(vectors, *all_weights, *kept)
-        return mixed.index_select(1, where.back).view(copies, rows, heads * depth)
+        return mixed.index_select(0, where.back).view(copies, rows, heads * depth)
 
     @staticmethod
     @once_differentiable
@@ -245,65 +223,66 @@ class _Attention(torch.autograd.Function):
         vectors, *saved = ctx.saved_tensors
         copies, rows, width = gradient.shape
         depth = vectors.shape[-1]
-        count = copies * len(where.parts)
-        given_rows = gradient.reshape(copies, rows * heads, depth)
-        queries, keys = where.queries, where.keys
-        found = gradient.new_empty(copies, queries + 2 * keys, depth)
-        for number in range(count):
-            copy, part = number // len(where.parts), where.parts[number % len(where.parts)]
+        given_vectors = gradient.reshape(copies * rows * heads, depth)
+        found = torch.empty_like(vectors)
+        for number, part in enumerate(where.parts):
             weights = dropped = saved[number]
-            query, key, value = part.gather(vectors[copy])
-            given = given_rows[copy].index_select(0, part.gradient)
-            # Places without a row have no gradient.
-            given = given.mul_(part.real).view(query.shape)
+            query, key, value = part.gather(vectors)
+            given = given_vectors.index_select(0, part.own).view(query.shape)
             d_weights = torch.bmm(given, value.transpose(1, 2))
-            if len(saved) > count:
-                d_weights, dropped = (
-                    d_weights.mul_(saved[count + number]),
-                    (weights * saved[count + number]),
-                )
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_scores.mul_(ctx.scale)
-            own = found[copy]
-            first = slice(queries + part.key_span.start, queries + part.key_span.stop)
-            second = slice(first.start + keys, first.stop + keys)
-            torch.bmm(d_scores, key, out=own[part.span].view(query.shape))
-            torch.bmm(d_scores.transpose(1, 2), query, out=own[first].view(key.shape))
-            torch.bmm(dropped.transpose(1, 2), given, out=own[second].view(key.shape))
-        projected = found.index_select(1, where.inverse).view(copies, rows, 3 * width)
+            if len(saved) > len(where.parts):
+                keep = saved[len(where.parts) + number]
+                d_weights, dropped = d_weights.mul_(keep), weights * keep
+            d_scores = _softmax_backward(d_weights, weights).mul_(ctx.scale)
+            d_query, d_key, d_value = part.thirds(found)
+            torch.bmm(d_scores, key, out=d_query)
+            torch.bmm(d_scores.transpose(1, 2), query, out=d_key)
+            torch.bmm(dropped.transpose(1, 2), given, out=d_value)
+        projected = found.index_select(0, where.inverse).view(copies, rows, 3 * width)
         return projected, None, None, None
 
 
-class _Part(NamedTuple):
-    """Some events, and which vectors go there; vectors are counted by row, part and head."""
+def _softmax(scores: Tensor, scale: float) -> Tensor:
+    """Softmax of `scale` times the scores, (..., keys); the scores are overwritten."""
+    keys = scores.shape[-1]
+    if keys >= _VECTOR:
+        return torch.softmax(scores.mul_(scale), -1)
+    weights = scores.sub_(scores.amax(-1, keepdim=True)).mul_(scale).exp_()
+    return weights.div_(weights @ weights.new_ones(keys, 1))
 
-    width: int
-    """Places of an event."""
-    query: Tensor
-    """Vector at each (event, head, place)."""
-    key: Tensor
-    """Key at each (event, head, key)."""
-    value: Tensor
-    """Value at each (event, head, key)."""
-    gradient: Tensor
-    """Vector of the result at each (event, head, place)."""
-    real: Tensor
-    """1 where there is a row at (event, head, place), else 0."""
-    bias: Tensor
-    """Added to the scores, (event and head, 1, keys)."""
+
+def _softmax_backward(gradient: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the scores, given that of the weights, which is overwritten."""
+    keys = weights.shape[-1]
+    if keys >= _VECTOR:
+        return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+    gradient.mul_(weights)
+    return gradient.addcmul_(weights, gradient @ weights.new_ones(keys, 1), value=-1)
+
+
+class _Part(NamedTuple):
+    """Some events of one length, and which vectors go there; counted by copy, row and head."""
+
+    length: int
+    """Objects of an event."""
+    projected: Tensor
+    """Projected vector at each (query, key or value; copy, event, head, place)."""
+    own: Tensor
+    """Vector of the result at each (copy, event, head, place)."""
     span: slice
-    """Where its (event, head, place) are among those of all events."""
-    key_span: slice
-    """Where its (event, head, key) are."""
+    """Where these are among those of all parts."""
 
     def gather(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values by event and head."""
-        depth, keys = vectors.shape[-1], self.bias.shape[-1]
-        return (
-            vectors.index_select(0, self.query).view(-1, self.width, depth),
-            vectors.index_select(0, self.key).view(-1, keys, depth),
-            vectors.index_select(0, self.value).view(-1, keys, depth),
-        )
+        return self._split(vectors.index_select(0, self.projected))
+
+    def thirds(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where queries, keys and values are among those of all parts."""
+        return self._split(vectors[3 * self.span.start : 3 * self.span.stop])
+
+    def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = vectors.view(3, -1, self.length, vectors.shape[-1]).unbind(0)
+        return query, key, value
 
 
 class _ByHead(NamedTuple):
@@ -311,10 +290,6 @@ class _ByHead(NamedTuple):
 
     parts: list[_Part]
     back: Tensor
-    """(event, head, place) of each vector of the result."""
+    """Place of each vector of the result among those of all parts."""
     inverse: Tensor
-    """Place of each projected vector among all queries, then all keys, then all values."""
-    queries: int
-    """Number of (event, head, place)."""
-    keys: int
-    """Number of (event, head, key)."""
+    """Place of each projected vector among those of all parts."""
