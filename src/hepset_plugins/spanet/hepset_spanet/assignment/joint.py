@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
+from hepset_spanet.assignment.sums import log_sum_exp, only
 from hepset_spanet.assignment.topology import ProcessPlan
 from hepset_spanet.choice.candidates import occupancy
 from hepset_spanet.selection import FORBIDDEN, Candidates
@@ -87,8 +88,7 @@ class Joint:
             if number == 0:
                 total, used = value, occupied
                 continue
-            free = (used @ occupied.transpose(1, 2)) < 0.5
-            total = torch.where(free, total[:, :, None] + value[:, None, :], FORBIDDEN).flatten(1)
+            total = _together(total, value, used, occupied).flatten(1)
             if number < len(candidates) - 1:
                 used = (used[:, :, None, :] + occupied[:, None, :, :]).flatten(1, 2)
         self.total = total
@@ -106,8 +106,7 @@ class Joint:
             (B,), at most 0; below −1e11 where no combination fits.
         """
         agrees = _any_order(self._orders(allowed))
-        chosen = torch.where(agrees, self.total, FORBIDDEN)
-        difference = torch.logsumexp(chosen, 1) - self._everything
+        difference = log_sum_exp(only(self.total, agrees)) - self._everything
         return difference.clamp(max=0.0)
 
     def probability(self, allowed: Sequence[Tensor]) -> Tensor:
@@ -151,7 +150,20 @@ class Joint:
 
     @cached_property
     def _everything(self) -> Tensor:
-        return torch.logsumexp(self.total, 1)
+        return log_sum_exp(self.total)
+
+
+def _together(total: Tensor, value: Tensor, used: Tensor, occupied: Tensor) -> Tensor:
+    """Sum of scores (B, n) and (B, m), hugely negative where they share an object, (B, n, m).
+
+    The objects that each occupies are given as ones, (B, n, T) and (B, m, T).
+    """
+    both = total[:, :, None] + value[:, None, :]
+    shared = used @ occupied.transpose(1, 2)
+    if is_exporting():
+        return torch.where(shared < 0.5, both, FORBIDDEN)
+    # A selection by a condition that changes often takes a CPU ten times longer than a sum.
+    return torch.add(both, shared, alpha=FORBIDDEN)
 
 
 def _any_order(orders: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
+from hepset_spanet.assignment.sums import log_sum_exp, only
 from hepset_spanet.assignment.topology import Kind, ProcessPlan
 from hepset_spanet.selection import FORBIDDEN
 
@@ -98,8 +98,7 @@ def negative_log_likelihood(scores: Tensor, agrees: Tensor, gamma: float) -> Ten
     Returns:
         (B, Q).
     """
-    chosen = torch.where(agrees[:, None, :], scores, FORBIDDEN)
-    logarithm = torch.logsumexp(chosen, -1) - torch.logsumexp(scores, -1)
+    logarithm = log_sum_exp(only(scores, agrees[:, None, :])) - log_sum_exp(scores)
     return focal(logarithm.clamp(min=FORBIDDEN, max=0.0), gamma)
 
 
@@ -184,6 +183,8 @@ def best_permutation(total: Tensor, plan: ProcessPlan) -> Tensor:
         order = torch.tensor(plan.elements, device=total.device)
         sums = _under_each(total.detach(), order)
         return order[sums.argmin(1)]
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  takes long to import
+
     costs = total.detach().double().cpu().numpy()
     found = np.tile(np.arange(count), (batch, 1))
     for orbit in plan.orbits:

@@ -149,7 +149,8 @@ class TupleScorer(nn.Module):
         ]
         added, multiplied = parts[0]
         for more, factor in parts[1:]:
-            added, multiplied = added + more, multiplied * factor
+            # In place, here and below: what is as long as the tuples are takes longest to make.
+            added, multiplied = added.add_(more), multiplied * factor
         if self.mass_network is not None and moving is not None:
             added = self._with_masses(added, self.mass_network.weight, moving, where)
         inside = self.inner(added[:, None, :] + self.start)
@@ -189,7 +190,7 @@ class TupleScorer(nn.Module):
                 if number not in given:
                     start = number * columns
                     given[number] = features @ weight[:, start : start + columns].t()
-                added = added + given[number].index_select(0, place)
+                added.add_(given[number].index_select(0, place))
         if self.takes_whole:
             members = [
                 x.flatten(0, 1).index_select(0, index)
@@ -198,7 +199,7 @@ class TupleScorer(nn.Module):
             summed = torch.stack([member[:, :4] for member in members]).sum(0)
             known = torch.stack([member[:, 7:] for member in members]).amin(0)
             whole = torch.cat([self._basis(_mass(summed)), self._log(pt_of(summed))[:, None]], -1)
-            added = added + (whole * known) @ weight[:, len(self.pairs) * columns :].t()
+            added.add_((whole * known) @ weight[:, len(self.pairs) * columns :].t())
         return added
 
     def _pair(self, first: Tensor, second: Tensor) -> Tensor:

@@ -241,6 +241,7 @@ class InputEmbedding(nn.Module):
     def _real(self, given: list[Source], mask: Tensor) -> Embedded:
         """Embed real positions only: first those that can be assigned, input by input."""
         total, start, before = mask.shape[1], 0, 0
+        lengths = mask.sum(1)
         slots = sum(
             source.mask.shape[1]
             for source, can in zip(given, self.reconstructable, strict=True)
@@ -255,6 +256,9 @@ class InputEmbedding(nn.Module):
             length = source.mask.shape[1]
             real = source.mask.flatten().nonzero()[:, 0]
             event = torch.div(real, max(length, 1), rounding_mode="floor")
+            # Events of one length beside each other, as the attention takes them.
+            order = torch.argsort(lengths.index_select(0, event), stable=True)
+            real, event = real.index_select(0, order), event.index_select(0, order)
             place = real - event * length
             (first if can else last).append((layer(source, real), event * total + start + place))
             if can:
