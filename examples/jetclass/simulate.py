@@ -22,13 +22,13 @@ CLASSES = ("X_bb", "X_cc", "X_gg", "X_YY_qqqq", "QCD")
 
 def simulate(jets: str, *, folder: Path, events: int, seed: int) -> str:
     """Generate the jets of one class, and write them; return what was done."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{jets}.root"
     if path.exists():
         return f"{path}: is there already"
-    # Two jets of a QCD collision are taken, and more than half of the others pass.
-    reader = hepset.open_reader(
-        "pythia-jets", jets=jets, events=events // 2 if jets == "QCD" else events, seed=seed
-    )
+    # Of QCD half of the jets have a mass, and a cut that one in a hundred passes needs many.
+    collisions = 2 * events if jets == "QCD" else events
+    reader = hepset.open_reader("pythia-jets", jets=jets, events=collisions, seed=seed)
     event = reader.event_info()
     names = tuple(event.targets["label"].classes or ())
     count = 0
@@ -44,12 +44,11 @@ def main() -> None:
     """Simulate all classes, as many at a time as there are processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--events", type=int, default=6000, help="collisions per class")
+    parser.add_argument("--events", type=int, default=6000, help="collisions per class, QCD twice")
     parser.add_argument("--classes", nargs="+", default=CLASSES, choices=CLASSES)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     work = partial(simulate, folder=options.folder, events=options.events, seed=options.seed)
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for line in pool.map(work, options.classes):
