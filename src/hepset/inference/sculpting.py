@@ -42,6 +42,7 @@ KOLMOGOROV_SPREAD: Final = 0.2603
 FEWEST: Final = 5
 """Background entries that have to pass, for a distance to be given."""
 BINS: Final = 25
+FEWEST_BINS: Final = 8
 
 
 class Sculpting(NamedTuple):
@@ -259,9 +260,11 @@ def _at_random(cut: _Cut, prefix: str, column: str) -> Metric:
 @styled
 def _draw(cut: _Cut, column: Quantity, window: tuple[float, float]) -> Figure:
     figure, axes = new_figure(column.label, "Share per bin width")
-    edges = bin_edges([cut.signal, cut.background], BINS)
+    # Few entries are told from nothing in wide bins only.
+    bins = max(FEWEST_BINS, min(BINS, int(2 * math.sqrt(cut.passed.sum()))))
+    edges = bin_edges([cut.signal, cut.background], bins)
     if 0 <= edges[0] < 0.2 * edges[-1]:
-        edges = np.linspace(0, edges[-1], BINS + 1)
+        edges = np.linspace(0, edges[-1], bins + 1)
     after = None if cut.weight is None else cut.weight[cut.passed]
     kept = None if cut.signal_weight is None else cut.signal_weight[cut.signal_passed]
     axes.axvspan(*window, color="0.5", alpha=0.12, linewidth=0)
