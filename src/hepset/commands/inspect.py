@@ -76,6 +76,13 @@ def _directory(place: Path, console: Console) -> None:
         show_dataset(open_dataset(place), console)
         return
     if not (place / "config.yaml").is_file():
+        # An imported network has no training, only its checkpoint.
+        checkpoint = place / "checkpoints" / "best.ckpt"
+        if checkpoint.is_file():
+            from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+
+            _model(load_checkpoint(checkpoint), console)
+            return
         raise ConfigurationError(
             f"{place}: neither a data set (no dataset.json) nor a run (no config.yaml)"
         )

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 import hepset
+from hepset.cli import main
 from hepset.errors import ConfigurationError
 from hepset.inputs import input_arrays
 from hepset_jetclass.part.backbone import PartBackbone
@@ -179,6 +180,9 @@ def test_the_command_writes_a_run_that_loads_and_is_inspected(tmp_path: Path) ->
     np.testing.assert_allclose(
         model.predict(jets())["label/probabilities"], predicted(old_names(state())), atol=1e-6
     )
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "run")])
+    assert shown.exit_code == 0, shown.output
+    assert "label" in shown.output
     with pytest.raises(ConfigurationError, match="there is a checkpoint already"):
         import_weaver(tmp_path / "net_state.pt", EVENT, tmp_path / "run")
 
