@@ -321,7 +321,7 @@ def test_the_command_prints_spanets_table(tmp_path: Path, write_file: WriteFile)
     arguments = [str(tmp_path / "run"), data, "-l", "3", "-o", str(tmp_path / "table.json")]
     done = CliRunner().invoke(spanet_test, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "event_purity" in done.output
+    assert "event purity" in done.output
     assert "2t" in done.output
     assert "40 of 40 events" in done.output
     table = json.loads((tmp_path / "table.json").read_text())[""]
