@@ -15,7 +15,8 @@ from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, TrainingError
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
-from hepset.training import checkpoints, fit
+from hepset.training import checkpoints
+from hepset.training.fit import fit
 from hepset.training.module import TrainingModule
 
 

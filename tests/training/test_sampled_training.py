@@ -7,7 +7,8 @@ import torch
 
 from hepset.dataset import Dataset
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
-from hepset.training import checkpoints, fit
+from hepset.training import checkpoints
+from hepset.training.fit import fit
 from hepset.training.module import TrainingModule
 
 

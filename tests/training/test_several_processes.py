@@ -23,7 +23,7 @@ from lightning.pytorch import Callback
 
 from hepset.dataset import open_dataset
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
-from hepset.training import fit
+from hepset.training.fit import fit
 
 fit_module = sys.modules["hepset.training.fit"]  # the function has the module's name
 

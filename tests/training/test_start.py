@@ -14,8 +14,7 @@ from hepset.errors import ConfigurationError
 from hepset.model import build_model
 from hepset.run import Run
 from hepset.schema.config import ModelConfig, StartFrom, TrainConfig, TrainExecution
-from hepset.training import fit
-from hepset.training.fit import training_key
+from hepset.training.fit import fit, training_key
 from hepset.training.schedule import create_optimizer, learning_rate_factor
 from hepset.training.start import start_from
 

@@ -11,7 +11,7 @@ from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError
 from hepset.model import build_model
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
-from hepset.training import fit
+from hepset.training.fit import fit
 
 STAGES = ({"name": "warm", "epochs": 1}, {"name": "both", "epochs": 2})
 
