@@ -241,7 +241,7 @@ def run(options: Options) -> Iterator[Report]:
     try:
         for name in FILES:
             files = prepare(name, options.folder)
-            memory = {batch: peaks(name, files, batch, spanet) for batch in BATCHES}
+            memory = {batch: peaks(name, files, batch, spanet, python) for batch in BATCHES}
             for batch in BATCHES:
                 yield compare(name, files, batch, options, spanet, memory[batch])
             yield starting(name, files, options, python)
@@ -294,14 +294,20 @@ def compare(
     return report
 
 
-def peaks(name: str, files: Prepared, batch: int, spanet: Spanet) -> dict[str, float]:
+def peaks(name: str, files: Prepared, batch: int, spanet: Spanet, python: str) -> dict[str, float]:
     """Return the memory that building and some steps add to processes that have imported all."""
     spanet.ask("network", **files.request(batch))
     module = "benchmarks.bench_spanet_training"
     imported = (str(files.saved), str(files.options), str(files.event), MEMORY_STEPS)
     default = (str(files.shards), DEPTHS[name], batch, MEMORY_STEPS)
+    # A process that has held a network before has memory at hand, which would count for nothing.
+    fresh = Spanet(python)
+    try:
+        theirs = fresh.ask("step_peak", times=MEMORY_STEPS, **files.request(batch))["added"]
+    finally:
+        fresh.close()
     return {
-        THEIRS: spanet.ask("step_peak", times=MEMORY_STEPS, **files.request(batch))["added"],
+        THEIRS: theirs,
         OURS: peak_memory(f"{module}:imported_steps", *imported).added,
         DEFAULT: peak_memory(f"{module}:default_steps", *default).added,
     }
