@@ -179,4 +179,4 @@ def _scatter_objects(parts: Sequence[Tensor], plan: _Plan, mask: Tensor) -> Tens
     real = torch.cat([part.flatten() for part in plan.masks])
     kept = torch.where(real.reshape(-1, *[1] * (kept.dim() - 1)), kept, 0.0)
     empty = kept.new_zeros((mask.numel(), *kept.shape[1:]))
-    return torch.unflatten(empty.index_copy(0, plan.flat, kept), 0, mask.shape)
+    return torch.unflatten(empty.index_copy_(0, plan.flat, kept), 0, mask.shape)

@@ -40,6 +40,8 @@ def test_attention_by_head_is_torchs_attention_with_all_its_gradients(tokens: in
         attended = function(x, bias, projections, 0.0)
         inputs = [x, bias, projections.weight, projections.offset]
         found.append([attended, *torch.autograd.grad(attended.sin().sum(), inputs)])
+    with torch.no_grad():
+        torch.testing.assert_close(attend_by_head(x, bias, projections, 0.0), found[0][0])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 

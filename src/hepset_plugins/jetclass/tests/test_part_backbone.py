@@ -255,8 +255,9 @@ def test_buckets_change_no_gradient() -> None:
         encoded = backbone.encode(x)
         (encoded.event.sin().sum() + encoded.objects["pf"].cos().sum()).backward()
         gradients.append([p.grad for p in backbone.parameters()])
+    # Offsets before a normalisation by the batch have a gradient of rounding errors only.
     for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_trimming_takes_random_particles_off_the_longest_jets() -> None:

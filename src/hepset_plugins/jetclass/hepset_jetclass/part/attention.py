@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,15 +75,9 @@ def attend_by_head(x: Tensor, bias: Tensor, around: Projections, dropped: float)
         around: The projections.
         dropped: Probability of dropout of the weights.
     """
-    jets, tokens, width = x.shape
-    _, heads, size = around.offset.shape
-    rows = x.flatten(0, 1).expand(heads, -1, -1)
-    weight = around.weight.permute(1, 3, 0, 2).reshape(heads, width, 3 * size)
-    packed = torch.bmm(rows, weight)
-    q, k, v = packed.split(size, -1)
-    q, v = q + around.offset[0, :, None], v + around.offset[2, :, None]
-    # The offset of the keys shifts all logits of a query alike, which a softmax does not see.
-    q, k, v = (torch.unflatten(part, 1, (jets, tokens)).flatten(0, 1) for part in (q, k, v))
+    jets, tokens, _ = x.shape
+    heads = around.offset.shape[1]
+    q, k, v = _by_head(x, around)
     if tokens < FEWEST_KEYS:
         missing = FEWEST_KEYS - tokens
         k, v = (functional.pad(part, (0, 0, 0, missing)) for part in (k, v))
@@ -92,6 +87,22 @@ def attend_by_head(x: Tensor, bias: Tensor, around: Projections, dropped: float)
     weights = dropout(torch.softmax(logits, -1), dropped, training=dropped > 0)
     attended = torch.unflatten(torch.bmm(weights, v), 0, (heads, jets))
     return attended.permute(1, 2, 0, 3).flatten(2)
+
+
+def _by_head(x: Tensor, around: Projections) -> Sequence[Tensor]:
+    """Queries, keys and values, each ``(head · jet, token, size)``."""
+    jets, tokens, width = x.shape
+    _, heads, size = around.offset.shape
+    if torch.is_grad_enabled():
+        packed = functional.linear(x, around.weight.flatten(0, 2), around.offset.flatten())
+        parts = torch.unflatten(packed, -1, around.offset.shape).permute(2, 3, 0, 1, 4)
+        return parts.flatten(1, 2).unbind()
+    weight = around.weight.permute(1, 3, 0, 2).reshape(heads, width, 3 * size)
+    packed = torch.bmm(x.flatten(0, 1).expand(heads, -1, -1), weight)
+    q, k, v = packed.split(size, -1)
+    # The offset of the keys shifts all logits of a query alike, which a softmax does not see.
+    q, v = q + around.offset[0, :, None], v + around.offset[2, :, None]
+    return [torch.unflatten(part, 1, (jets, tokens)).flatten(0, 1) for part in (q, k, v)]
 
 
 def read_tokens(

@@ -172,7 +172,7 @@ class PartBackbone(Backbone):
         slots = mask.flatten().nonzero()[:, 0]
         real = self.embed.normalise(features.flatten(0, 1).index_select(0, slots))
         empty = real.new_zeros((mask.numel(), real.shape[1]))
-        return torch.unflatten(empty.index_copy(0, slots, real), 0, mask.shape)
+        return torch.unflatten(empty.index_copy_(0, slots, real), 0, mask.shape)
 
     def _pair_values(self, p4: Tensor | None, mask: Tensor) -> tuple[Tensor | None, Tensor]:
         """Numbers of all real pairs for `square_bias`, and where those of each jet start."""
