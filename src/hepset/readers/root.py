@@ -208,10 +208,9 @@ class RootFile(ColumnarFile):
         limits = {"entry_start": start, "entry_stop": stop}
         found: dict[str, Data] = {}
         try:
-            for name in names if self._baskets is not None else ():
-                data = self._baskets.read(name, start, stop)
-                if data is not None:
-                    found[name] = data
+            if self._baskets is not None:
+                whole = ((name, self._baskets.read(name, start, stop)) for name in names)
+                found = {name: data for name, data in whole if data is not None}
             others = [name for name in names if name not in found]
             if self._is_ttree and others:
                 arrays = self._tree.arrays(others, library="ak", how=dict, **limits)
