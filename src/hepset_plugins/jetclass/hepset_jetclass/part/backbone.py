@@ -27,6 +27,8 @@ __all__ = ["PartBackbone"]
 
 PARTICLES_IN_CACHE = 512
 """Particles of a sub-batch on a CPU: their hidden layers of 512 take half of a usual cache."""
+PARTICLES_LEARNT = 1536
+"""The same in training, where each sub-batch adds to the gradients of all weights."""
 OTHER_BUCKETS = 4
 """Sub-batches on other devices, which want few large operations."""
 
@@ -148,13 +150,14 @@ class PartBackbone(Backbone):
                 return self._blocks(mask, normed, bias, token, shift, extra, around)
 
             fixed = self.config.buckets
+            several = PARTICLES_LEARNT if self.training else PARTICLES_IN_CACHE
             objects, *others = run_in_buckets(
                 run,
                 mask,
                 (normed,),
                 events=(start, token, shift, extra),
                 buckets=OTHER_BUCKETS if fixed is None else fixed,
-                slots=PARTICLES_IN_CACHE if fixed is None and mask.is_cpu else None,
+                slots=several if fixed is None and mask.is_cpu else None,
             )
         event, encoded_extra = others
         return Encoded(

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 __all__ = ["embed_in_training"]
 
-CHUNK = 2048
+CHUNK = 8192
 """Pairs at a time."""
 
 
