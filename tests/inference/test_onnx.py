@@ -15,7 +15,7 @@ from torch import Tensor
 from hepset.batch import EventBatch, FlatStream
 from hepset.errors import ConfigurationError, ContractError, ExportError, UnknownComponentError
 from hepset.inference import OnnxModel, export_onnx, load_model
-from hepset.inference.onnx import HepsetLayout, _compare, _same_decisions
+from hepset.inference.onnx import HepsetLayout, _compare, _proved, _same_decisions
 from hepset.model import Model
 from hepset.plugins import hookimpl, registry
 
@@ -227,9 +227,33 @@ def test_numbers_are_compared_where_decisions_agree() -> None:
     chance = np.full(2000, 0.5, np.float32)
     changed = chance.copy()
     changed[7] = 0.2
+    all_proved = np.ones(2000, bool)
     agree = _same_decisions([chosen, chance], [other, changed], 2000)
     assert list(np.flatnonzero(~agree)) == [7]
-    assert _compare("tops/probability", chance, changed, 2000, {}, agree).difference == 0
+    assert (
+        _compare("tops/probability", chance, changed, 2000, {}, agree, all_proved).difference == 0
+    )
     changed[8] = 0.2
     with pytest.raises(ExportError, match="differs from torch in 1 of 2000"):
-        _compare("tops/probability", chance, changed, 2000, {}, agree)
+        _compare("tops/probability", chance, changed, 2000, {}, agree, all_proved)
+
+
+def test_decisions_that_the_graph_cannot_prove_are_not_compared() -> None:
+    """Torch searches on where the graph gives up, and the graph says which events these are."""
+    names = ["tops/t1", "tops/certified"]
+    wanted = [np.zeros((100, 3), np.int64), np.ones(100, bool)]
+    found = [wanted[0].copy(), wanted[1].copy()]
+    found[0][:40] = 5
+    everything = np.ones(100, bool)
+    with pytest.raises(ExportError, match="the decision differs in 40 events"):
+        _compare(names[0], wanted[0], found[0], 100, {}, everything, _proved(names, found, 100))
+    found[1][:40] = False
+    proved = _proved(names, found, 100)
+    checks = [
+        _compare(name, ours, theirs, 100, {}, everything, proved)
+        for name, ours, theirs in zip(names, wanted, found, strict=True)
+    ]
+    assert [(check.decisions, check.unproved) for check in checks] == [(0, 40), (0, 40)]
+    # The other way round the graph claims what torch could not prove.
+    with pytest.raises(ExportError, match="the decision differs in 40 events"):
+        _compare(names[1], found[1], wanted[1], 100, {}, everything, everything)
