@@ -19,7 +19,8 @@ from hepset.kinematics import (
 )
 from hepset.nn.transforms import FeatureTransform
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo, Role
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Role
 from hepset.schema.statistics import Statistics
 
 __all__ = ["InputTransform", "four_momentum", "momentum_columns"]
@@ -153,7 +154,7 @@ def four_momentum(values: ArrayT, roles: Mapping[Role, int], mask: ArrayT) -> Ar
 
     Args:
         values: Physical features, shape ``(event, object, feature)``.
-        roles: Column of each role of one of `hepset.schema.event.P4_SYSTEMS`.
+        roles: Column of each role of one of `hepset.schema.feature.P4_SYSTEMS`.
         mask: True where the object is real, shape ``(event, object)``.
 
     Returns:

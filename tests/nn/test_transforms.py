@@ -14,7 +14,8 @@ from torch import Tensor
 from hepset.errors import ConfigurationError
 from hepset.nn.transforms import FeatureTransform, TargetTransform
 from hepset.schema.contract import compile_contract
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature
 from hepset.schema.statistics import ColumnStatistics, Statistics, TensorStatistics
 
 FEATURES = {

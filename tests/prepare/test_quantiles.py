@@ -19,7 +19,8 @@ from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.prepare.quantiles import Quantiles, added, values_before
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature
 
 COLUMN = ("jets", "pt")
 

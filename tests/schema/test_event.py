@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from hepset.errors import ConfigurationError, EventInfoError
-from hepset.schema.event import EventInfo, Feature, guess_role, transform_domain
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature, guess_role, transform_domain
 
 TTBAR: dict[str, Any] = {
     "format": "hepset-event/1",

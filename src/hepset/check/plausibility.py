@@ -9,7 +9,7 @@ import numpy as np
 from hepset.batch import Array, PaddedStream, StreamData
 from hepset.check.findings import Findings, View
 from hepset.check.indices import Pointers, points_at_padding
-from hepset.schema.event import Feature, Role, guess_role
+from hepset.schema.feature import Feature, Role, guess_role
 from hepset.schema.tensors import TensorSpec
 
 _ENOUGH_EVENTS = 5

@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from hepset.dataset.columns import Column, Jagged, part
 from hepset.dataset.counts import CountsCollector
 from hepset.schema.contract import Contract
-from hepset.schema.event import (
-    AffineStep,
-    ClipStep,
-    Feature,
-    TransformParts,
-    transform_parts,
-)
+from hepset.schema.feature import AffineStep, ClipStep, Feature, TransformParts, transform_parts
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,

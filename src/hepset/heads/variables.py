@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation
 from hepset.kinematics import mass_of
-from hepset.schema.event import GlobalInput, Role, Stream
+from hepset.schema.event import GlobalInput, Stream
+from hepset.schema.feature import Role
 from hepset.schema.tensors import TensorSpec
 from hepset.transforms import four_momentum, momentum_columns
 

@@ -9,7 +9,8 @@ import numpy as np
 from hepset.batch import Array
 from hepset.kinematics import wrap_phi
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo, Feature, Role
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature, Role
 from hepset.schema.statistics import ColumnStatistics, Statistics
 
 __all__ = ["random_inputs"]

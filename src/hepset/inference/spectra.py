@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from hepset.batch import Array
 from hepset.figures import COLOURS, histogram, styled
 from hepset.interfaces.head import Evaluation
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature
 from hepset.schema.units import axis_label
 
 __all__ = ["Compatibility", "Spectrum", "class_labels", "compare", "draw_spectra", "spectra"]

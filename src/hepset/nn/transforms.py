@@ -16,13 +16,7 @@ from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
 from hepset.schema.contract import Contract
-from hepset.schema.event import (
-    Affine,
-    AffineStep,
-    ClipStep,
-    Feature,
-    transform_parts,
-)
+from hepset.schema.feature import Affine, AffineStep, ClipStep, Feature, transform_parts
 from hepset.schema.statistics import Statistics, TensorStatistics
 
 __all__ = ["FeatureTransform", "TargetTransform"]

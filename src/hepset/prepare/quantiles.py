@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hepset.errors import DatasetError
 from hepset.schema.contract import Contract
-from hepset.schema.event import Affine, AffineStep, ClipStep, TransformStep
+from hepset.schema.feature import Affine, AffineStep, ClipStep, TransformStep
 
 __all__ = ["Column", "Counts", "Quantiles", "automatic_columns", "values_before"]
 

@@ -50,7 +50,7 @@ from hepset.prepare.slots import conform
 from hepset.prepare.split import shard_bounds
 from hepset.schema.base import Model
 from hepset.schema.contract import Contract
-from hepset.schema.event import TransformStep
+from hepset.schema.feature import TransformStep
 from hepset.schema.report import Report
 from hepset.schema.statistics import Statistics
 

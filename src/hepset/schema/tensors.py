@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hepset.schema.base import Model
-from hepset.schema.event import Feature
+from hepset.schema.feature import Feature
 
 TensorKind = Literal[
     "stream", "mask", "pairs", "global", "target", "index", "weight", "process", "prediction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hepset.schema.event import Feature, guess_role
+from hepset.schema.feature import Feature, guess_role
 
 __all__ = ["axis_label", "unit_of"]
 

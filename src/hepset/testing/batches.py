@@ -16,14 +16,8 @@ from hepset.batch import EventBatch, FlatStream, make_ids
 from hepset.dataset.counts import CountsCollector
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
-from hepset.schema.event import (
-    AffineStep,
-    ClipStep,
-    EventInfo,
-    Feature,
-    Role,
-    guess_role,
-)
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import AffineStep, ClipStep, Feature, Role, guess_role
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,

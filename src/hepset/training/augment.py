@@ -19,7 +19,8 @@ from torch import Tensor
 from hepset.errors import ConfigurationError
 from hepset.schema.config import AugmentConfig
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo, GlobalInput, Role, Stream, guess_role
+from hepset.schema.event import EventInfo, GlobalInput, Stream
+from hepset.schema.feature import Role, guess_role
 
 __all__ = ["Augmentation"]
 

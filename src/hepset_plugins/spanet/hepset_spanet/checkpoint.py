@@ -21,7 +21,8 @@ from hepset.inference.save import save_run
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig, RunConfig
 from hepset.schema.contract import compile_contract
-from hepset.schema.event import EventInfo, Feature
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import Feature
 from hepset.schema.statistics import Statistics
 from hepset_spanet.assignment.dense import as_spanet
 from hepset_spanet.event_file import parse_event_file

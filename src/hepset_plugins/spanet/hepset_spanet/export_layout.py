@@ -21,7 +21,7 @@ from hepset.inference.layouts import ExportLayout
 from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
-from hepset.schema.event import transform_parts
+from hepset.schema.feature import transform_parts
 from hepset_spanet.assignment.dense import as_spanet, dense_log_probability
 from hepset_spanet.backbone import SpanetEncoded
 from hepset_spanet.head import AssignmentHead

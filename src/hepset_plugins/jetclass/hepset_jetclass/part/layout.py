@@ -14,7 +14,7 @@ from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError, ExportError
 from hepset.inference.layouts import ExportLayout
 from hepset.interfaces import ComponentConfig
-from hepset.schema.event import AffineStep, ClipStep, Feature, Role
+from hepset.schema.feature import AffineStep, ClipStep, Feature, Role
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver
 
 if TYPE_CHECKING:

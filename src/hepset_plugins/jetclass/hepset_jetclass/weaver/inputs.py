@@ -21,7 +21,8 @@ from hepset.interfaces import parse_options
 from hepset.plugins import registry
 from hepset.prepare import input_event
 from hepset.prepare.select import derive_and_select, possible
-from hepset.schema.event import AffineStep, ClipStep, EventInfo, Feature
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import AffineStep, ClipStep, Feature
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver
 from hepset_jetclass.weaver.translation import LABEL, Block, Translation, blocks_of, translate
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hepset.errors import EventInfoError
-from hepset.schema.event import P4_SYSTEMS, EventInfo, Role
+from hepset.schema.event import EventInfo
+from hepset.schema.feature import P4_SYSTEMS, Role
 from hepset_jetclass.labels import NAMES
 from hepset_jetclass.weaver.expressions import RESERVED, Translator
 from hepset_jetclass.weaver.grammar import InputGroup, VariableScale, WeaverConfig
