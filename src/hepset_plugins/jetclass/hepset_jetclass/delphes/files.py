@@ -294,7 +294,8 @@ class DelphesJets(ColumnarFile):
             return
         if len(lacking) == len(leaves):
             known = self._branches()
-            hint = did_you_mean(branch, known) or f"; it has {', '.join(known)}"
+            found = f"it has {', '.join(known)}" if known else "it has no branches as Delphes writes"
+            hint = did_you_mean(branch, known) or f"; {found}"
             raise ReadError(f"{self.path}: no branch {branch!r}{hint}")
         raise ReadError(f"{self.path}: {branch} lacks {', '.join(lacking)}")
 
