@@ -294,7 +294,7 @@ class DelphesJets(ColumnarFile):
             return
         if len(lacking) == len(leaves):
             known = self._branches()
-            found = f"it has {', '.join(known)}" if known else "it has no branches as Delphes writes"
+            found = f"it has {', '.join(known)}" if known else "Delphes wrote none of it"
             hint = did_you_mean(branch, known) or f"; {found}"
             raise ReadError(f"{self.path}: no branch {branch!r}{hint}")
         raise ReadError(f"{self.path}: {branch} lacks {', '.join(lacking)}")
