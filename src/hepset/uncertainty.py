@@ -85,10 +85,12 @@ def effective_number(size: int, weight: Array | None = None, groups: Array | Non
     Args:
         size: Number of entries.
         weight: Physical weights, shape ``(size,)``: (Σw)² / Σw².
-        groups: Event of each entry, shape ``(size,)``: an event counts once.
+        groups: Event of each entry, shape ``(size,)``: an event counts once, with the weight of its
+            first entry.
     """
     if groups is not None:
-        return float(len(np.unique(groups)))
+        events, first = np.unique(groups, return_index=True)
+        size, weight = len(events), None if weight is None else weight[first]
     if weight is None:
         return float(size)
     squares = float(np.square(weight).sum())

@@ -70,3 +70,9 @@ def test_the_threshold_keeps_at_least_the_share() -> None:
     assert threshold_at(SCORE, background, 0.01) == 0.75
     assert threshold_at(SCORE, background, 2 / 6) == 0.5
     assert threshold_at(SCORE, background, 0.5, np.r_[np.zeros(9), 1.0]) == 0.05
+
+
+def test_scores_that_are_no_numbers_reject_nothing() -> None:
+    found = rejection(np.array([0.9, math.nan, 0.2, 0.1]), entries([1, 1, 0, 0]), 0.3)
+    assert math.isnan(found.value)
+    assert not found.bound

@@ -196,7 +196,8 @@ def test_a_run_has_it_in_metrics_and_report(classifier: Model, dataset: Dataset)
         "s at 20 % mistag: distance of met.pt to all background",
         "s at 20 % mistag: share of background in the signal's window of met.pt",
     ]
-    assert {d.name for d in result.drawings} - {d.name for d in plain.drawings} == {"sculpting-s"}
+    drawn = {d.name for d in result.drawings} - {d.name for d in plain.drawings}
+    assert drawn == {"sculpting-s-met.pt-0.2"}
     assert [d.name for d in judgement.displays] == ["display-jets"]
     # A class is a score too: of two classes the same one.
     of_class = SculptingConfig(score="label/signal", against="met.pt", mistag=0.2)

@@ -192,6 +192,17 @@ def test_options_train(feed_forward: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
 
 
+def test_what_is_compiled_still_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of exported graphs drops nothing, so a compiled training may not take it."""
+    encoder = TransformerEncoder(8, 1, 2, dropout=0.9).train()
+    x, mask = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    first, second = encoder(x, mask).objects, encoder(x, mask).objects
+    assert not torch.allclose(first, second)
+    encoder.eval()
+    assert torch.equal(encoder(x, mask).objects, encoder(x, mask).objects)
+
+
 def test_layer_scale_of_zero_is_the_identity() -> None:
     layer = EncoderLayer(WIDTH, HEADS, layer_scale=0.0)
     x, mask = _events(4, 6)

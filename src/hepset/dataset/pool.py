@@ -82,7 +82,7 @@ class EventPool:
             lacks = name not in present
             if lacks and spec.required and spec.kind in _INPUTS:
                 raise DatasetError(f"the events lack the input {spec.describe()}")
-            if lacks and name in self._present:
+            if lacks is (name in self._present):
                 raise DatasetError(f"some events have {spec.describe()} and others lack it")
         for name, spec in streams.items():
             owned = [

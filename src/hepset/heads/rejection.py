@@ -23,7 +23,8 @@ def rejection(
     """Return one over the background's efficiency where `share` of the signal passes.
 
     The error is the binomial one of the background at a fixed threshold. Where no background
-    passes the value is a lower bound at 95 % confidence; NaN where a class is absent.
+    passes the value is a lower bound at 95 % confidence; NaN where a class is absent or a score is
+    no number.
 
     Args:
         score: Shape ``(entry,)``.
@@ -35,7 +36,7 @@ def rejection(
     percent = f"{100 * share:g} %"
     name = f"{prefix}background rejection at {percent} signal efficiency"
     signal = entries.truth == 1
-    if signal.all() or not signal.any():
+    if signal.all() or not signal.any() or np.isnan(score).any():
         return Metric(name, math.nan, math.nan, of=of)
     threshold = threshold_at(score, signal, share, entries.weight)
     background = entries.only(~signal)

@@ -106,7 +106,7 @@ def display(asked: DisplayConfig, evaluation: Evaluation) -> list[Drawing]:
     sized = f"The area of a marker grows with {objects.size_label}. " if objects.size_label else ""
     return [
         Drawing(
-            f"display-{asked.stream}",
+            "-".join(["display", asked.stream, *filter(None, (asked.x, asked.y))]),
             f"Displays of {asked.stream}",
             f"The first judged events of each class, not chosen by what they look like. {sized}"
             f"At most {200 * OUTSIDE:g} % of the objects lie outside the frames; those beyond the "

@@ -336,9 +336,9 @@ def _finish(
             sizes = {name: int(arrays[name].shape[1]) for name in model.contract.slots}
             wanted, found = _both(graph, session, layout, arrays, names)
             proved = _proved(names, found, events)
-            agree = proved & _same_decisions(wanted, found, events)
+            agree = _same_decisions(names, wanted, found, events)
             checks += [
-                _compare(name, a, b, events, sizes, agree, proved)
+                _compare(name, a, b, events, sizes, agree[_head(name)], proved[_head(name)])
                 for name, a, b in zip(names, wanted, found, strict=True)
             ]
             shapes.append(({"event": events, **sizes}, wanted))
@@ -405,21 +405,32 @@ def _both(
     return wanted, [np.asarray(array) for array in found]
 
 
-def _proved(names: Sequence[str], found: Sequence[Array], events: int) -> Array:
-    """Tell of which events the graph does not say itself that it could not prove its decision."""
-    proved = np.ones(events, bool)
+def _head(output: str) -> str:
+    """Return the head whose output it is."""
+    return output.partition("/")[0]
+
+
+def _is_certificate(output: str) -> bool:
+    return output.rsplit("/", 1)[-1] == CERTIFIED
+
+
+def _proved(names: Sequence[str], found: Sequence[Array], events: int) -> dict[str, Array]:
+    """Tell per head for which events the graph does not say that it could not prove a decision."""
+    proved = {_head(name): np.ones(events, bool) for name in names}
     for name, array in zip(names, found, strict=True):
-        if name.rsplit("/", 1)[-1] == CERTIFIED and array.shape == (events,):
-            proved &= array.astype(bool)
+        if _is_certificate(name) and array.shape == (events,):
+            proved[_head(name)] &= array.astype(bool)
     return proved
 
 
-def _same_decisions(wanted: Sequence[Array], found: Sequence[Array], events: int) -> Array:
-    """Tell in which events all decisions are those of torch: elsewhere numbers are of others."""
-    agree = np.ones(events, bool)
-    for ours, theirs in zip(wanted, found, strict=True):
-        if ours.dtype.kind in "biu" and ours.shape == theirs.shape:
-            agree &= (ours == theirs).reshape(events, -1).all(axis=1)
+def _same_decisions(
+    names: Sequence[str], wanted: Sequence[Array], found: Sequence[Array], events: int
+) -> dict[str, Array]:
+    """Tell per head where all decisions are those of torch: elsewhere numbers are of others."""
+    agree = {_head(name): np.ones(events, bool) for name in names}
+    for name, ours, theirs in zip(names, wanted, found, strict=True):
+        if ours.dtype.kind in "biu" and ours.shape == theirs.shape and not _is_certificate(name):
+            agree[_head(name)] &= (ours == theirs).reshape(events, -1).all(axis=1)
     return agree
 
 

@@ -450,6 +450,8 @@ def _firsts(items: Iterable[tuple[str, str]]) -> Iterator[tuple[bool, tuple[str,
 def _shift(part: Shift) -> Markup:
     """A shift with its sign; marked where it is worse by more than twice its error."""
     value, error = part.shift
+    if not math.isfinite(value):
+        return Markup("–")
     text = with_error(value, error, part.nominal.unit)
     text = text if text.startswith("−") or not value else f"+{text}"
     worse = quality(part.varied) < quality(part.nominal)

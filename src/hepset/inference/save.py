@@ -36,12 +36,14 @@ def save_run(
     path = Path(output) / BEST_CHECKPOINT
     if path.exists():
         raise ConfigurationError(f"{path}: there is a checkpoint already; choose another directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
-    write_checkpoint({"model": model.record(), "state_dict": weights}, path)
+    text = None
     if config is not None:
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if text is not None:
         (Path(output) / "config.yaml").write_text(text, encoding="utf-8")
+    write_checkpoint({"model": model.record(), "state_dict": weights}, path)
     return path
 
 

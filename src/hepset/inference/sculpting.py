@@ -142,7 +142,7 @@ def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Scu
     number = int(np.count_nonzero(cut.passed))
     found.drawings.append(
         Drawing(
-            f"sculpting-{name}",
+            f"sculpting-{name}-{column.name}-{asked.mistag:g}".replace("/", "-"),
             f"{column.name} of background at {100 * asked.mistag:g} % mistag of {name}",
             f"Background before (filled) and after (points, {number} of {len(cut.passed)}) the "
             "cut, and signal after it (line), each of unit area. The grey band has the central "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError
-from hepset.nn.exporting import is_exporting
+from hepset.nn.exporting import is_exporting, is_written
 from hepset.nn.packed import Packing, packed_attention
 
 __all__ = [
@@ -330,7 +330,7 @@ class TransformerEncoder(nn.Module):
             x = torch.cat([tokens, x], 1)
             mask = torch.cat([tokens_mask, mask], 1)
             bias = None if bias is None else functional.pad(bias, (count, 0, count, 0))
-        if is_exporting():
+        if is_written():
             from hepset.nn.exported import encode_rows  # noqa: PLC0415  it needs these layers
 
             x = encode_rows(self, x, mask, bias)

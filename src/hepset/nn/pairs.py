@@ -27,6 +27,7 @@ _RAPIDITY_FLOOR = 1e-20
 _UNFITTED = 10.0
 _LEAST_SPREAD = 0.1
 _MOST_SPREADS = 5.0
+_FEWEST_PAIRS = 32
 
 
 def pair_features(p4: Tensor, mask: Tensor, features: Sequence[str] = PAIR_FEATURES) -> Tensor:
@@ -151,7 +152,7 @@ class PairBias(nn.Module):
         """Standardise with the pairs of different objects of these events, unless that is done.
 
         A first batch is enough: what follows learns from any scale of order one. Nothing happens
-        where it has no pairs.
+        where it has few pairs; a later one will do.
 
         Args:
             p4: ``(px, py, pz, E)``, shape ``(batch, object, 4)``.
@@ -161,9 +162,9 @@ class PairBias(nn.Module):
             return
         if bool((self.spread == _UNFITTED).all()):
             pairs = mask[:, :, None] & mask[:, None, :]
-            pairs = pairs & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+            pairs = pairs.triu(1)
             values = pair_features(p4, mask, self.features).movedim(1, -1)[pairs]
-            if not len(values):
+            if len(values) < _FEWEST_PAIRS:
                 return
             # Half the distance of the 16 % and 84 % quantiles, in spite of parallel momenta.
             ordered = values.float().sort(0).values

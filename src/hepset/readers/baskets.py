@@ -4,9 +4,10 @@ uproot finds the tree, its branches and what they hold. The baskets, which are m
 decompressed into one block, and the values taken out of it in one go, without the headers that a
 ``std::vector`` has in front of each entry. Branches of one length share the places of their values.
 
-What has another form is left to uproot: other types, lists counted by another branch, baskets
-inside the tree, other compressions. A basket is ROOT's ``TBasket``: a key, then compressed blocks
-with headers of nine bytes; uncompressed, the values and, for lists, the place of each entry.
+What has another form is left to uproot: other types, lists without the place of each entry in the
+basket, baskets inside the tree, other compressions. A basket is ROOT's ``TBasket``: a key, then
+compressed blocks with headers of nine bytes; uncompressed, the values and, for lists, the place of
+each entry.
 """
 
 from __future__ import annotations
@@ -70,6 +71,14 @@ class _Places:
     index: Array
 
 
+def _read_at(file: int, size: int, place: int) -> bytes:
+    """Read from a place, if possible without a position that threads or processes share."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, place)
+    os.lseek(file, place, os.SEEK_SET)
+    return os.read(file, size)
+
+
 class Baskets:
     """The branches of one TTree of a local file.
 
@@ -88,6 +97,7 @@ class Baskets:
     def close(self) -> None:
         """Close the file."""
         self._closer()
+        self._file = -1
         self._places.clear()
 
     def read(self, name: str, start: int, stop: int) -> Data | None:
@@ -113,8 +123,7 @@ class Baskets:
         try:
             for number in range(first, last):
                 begin, end = int(edges[number]), int(edges[number + 1])
-                os.lseek(self._file, int(seeks[number]), os.SEEK_SET)
-                raw = os.read(self._file, int(sizes[number]))
+                raw = _read_at(self._file, int(sizes[number]), int(seeks[number]))
                 whole = self._values(raw, form, end - begin)
                 found.append(part(whole, max(start - begin, 0), min(stop, end) - begin))
         except _OtherForm:

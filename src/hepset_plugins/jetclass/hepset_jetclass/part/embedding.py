@@ -78,7 +78,8 @@ class PairEmbedding(nn.Module):
         """
         if self.training:
             features = _features(coordinates, first, second)
-            if features.is_cpu and len(features) > 1:
+            learning = all(norm.training for norm in (self.first_norm, *self._norms()))
+            if learning and features.is_cpu and len(features) > 1:
                 return embed_in_training(
                     features, self.first_norm, self._layers(), last_activation=self.last_activation
                 ).t()
@@ -106,8 +107,11 @@ class PairEmbedding(nn.Module):
 
     def _layers(self) -> list[tuple[nn.Conv1d, nn.BatchNorm1d]]:
         convolutions = [layer for layer in self.embed if isinstance(layer, nn.Conv1d)]
-        norms = [layer for layer in self.embed if isinstance(layer, nn.BatchNorm1d)]
-        return list(zip(convolutions, norms[1:], strict=True))
+        return list(zip(convolutions, self._norms(), strict=True))
+
+    def _norms(self) -> list[nn.BatchNorm1d]:
+        """The normalisations behind the convolutions."""
+        return [layer for layer in self.embed if isinstance(layer, nn.BatchNorm1d)][1:]
 
     def _normalised(self, x: Tensor) -> Tensor:
         x, layers = normalise(self.first_norm, x), self._layers()

@@ -64,7 +64,7 @@ def _keep(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, rows: int) -> No
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.num_batches_tracked += 1
-    share = norm.momentum or 1 / int(norm.num_batches_tracked)
+    share = norm.momentum if norm.momentum is not None else 1 / int(norm.num_batches_tracked)
     norm.running_mean.lerp_(mean, share)
     norm.running_var.lerp_(variance * (rows / (rows - 1)), share)
 

@@ -19,7 +19,7 @@ CPU ten times longer than others, and so do products with numbers below 1e-38.""
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """Return ln Σ exp(x) over the last axis; terms below 1e-26 of the largest do not count."""
+    """Return ln Σ exp(x) of finite x over the last axis; terms below 1e-26 of the largest are 0."""
     if is_exporting():
         return torch.logsumexp(x, -1)
     found: Tensor = _LogSumExp.apply(x)  # type: ignore[no-untyped-call]
