@@ -19,6 +19,7 @@ from hepset.plugins import registry
 if TYPE_CHECKING:
     from hepset.inference.predict import Predictor
 
+UNKNOWN_TRAINING = "the data set of the training is not at hand: nothing says which events it used"
 _BOOKKEEPING = {"files", "sample", "max_events"}
 """Options of a reader that belong to the training files, not to others."""
 
@@ -74,10 +75,7 @@ def predict(
         highlight=False,
     )
     if counts.trained_on is None:
-        console.print(
-            "the data set of the training is not at hand: nothing says which events it used",
-            highlight=False,
-        )
+        console.print(UNKNOWN_TRAINING, highlight=False)
     elif counts.trained_on:
         console.print(
             f"{counts.trained_on} events were trained on (column trained_on): leave them out of "

@@ -12,7 +12,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
+    from hepset.uncertainty import Estimate
     from hepset_spanet.purity_table import Table
+
+_WIDE = 1000
+"""Columns of the terminal for the tables: wider ones than it shows are not broken into pieces."""
 
 
 @click.command(short_help="Make a run directory from one of SPANet.")
@@ -99,7 +103,11 @@ def spanet_test(
     The tables are those of python -m spanet.test: event and particle purities by number of objects,
     for events with so many (1t, 2t) or any (*t) of the particles.
     """
-    from hepset.commands.predict import find_origin, open_files  # noqa: PLC0415
+    from hepset.commands.predict import (  # noqa: PLC0415
+        UNKNOWN_TRAINING,
+        find_origin,
+        open_files,
+    )
     from hepset.inference import load_model, predict_files  # noqa: PLC0415  imports torch
     from hepset_spanet.purity_table import PurityTableWriter  # noqa: PLC0415
 
@@ -109,13 +117,15 @@ def spanet_test(
     writer = PurityTableWriter(trained.event, lines=lines, head=head)
     target = Path() if output is None else Path(output)
     counts = predict_files(trained, source, target, writer=writer, dataset=origin.dataset)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=_WIDE)
     for process, table in writer.tables.items():
         for category in _categories(table):
             title = f"{process}: {category}" if process else category
             console.print(_as_rich(title, category, table))
     console.print(f"{counts.selected} of {counts.events} events", highlight=False)
-    if counts.trained_on:
+    if counts.trained_on is None:
+        console.print(UNKNOWN_TRAINING, highlight=False)
+    elif counts.trained_on:
         console.print(f"the model was trained on {counts.trained_on} of them", highlight=False)
 
 
@@ -131,11 +141,19 @@ def _as_rich(title: str, category: str, table: Table) -> RichTable:
     start = f"{category}/"
     shares = ["event_jet_proportion", f"{start}event_proportion", f"{start}event_purity"]
     others = [n for n in table["Full"] if n.startswith(start) and n not in shares]
-    found = RichTable("objects", title=title, title_justify="left")
+    found = RichTable(title=title, title_justify="left")
+    found.add_column("objects", no_wrap=True)
     for name in (*shares, *others):
         heading = name.removeprefix(start).removeprefix("event_jet_").replace("_", " ")
-        found.add_column("share of events" if heading == "proportion" else heading, justify="right")
+        heading = "share of events" if heading == "proportion" else heading
+        found.add_column(heading, justify="right", no_wrap=True)
     for label, cells in table.items():
-        values = [cells[name] for name in (*shares, *others)]
-        found.add_row(label, *("" if math.isnan(v) else f"{v:.3f} ± {e:.3f}" for v, e in values))
+        found.add_row(label, *(_as_text(cells[name]) for name in (*shares, *others)))
     return found
+
+
+def _as_text(estimate: Estimate) -> str:
+    value, error = estimate
+    if math.isnan(value):
+        return ""
+    return f"{value:.3f}" if math.isnan(error) else f"{value:.3f} ± {error:.3f}"

@@ -24,7 +24,8 @@ from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
 from hepset.inference.predictions import SELECTED
 from hepset.interfaces.writer import Writer, WriterConfig
-from hepset.schema.contract import Contract
+from hepset.prepare.slots import conform
+from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.symmetry import PermutationGroup
 from hepset.uncertainty import Estimate, efficiency, weighted_mean
@@ -91,7 +92,9 @@ def purity_table(
     ``<category>/event_proportion``, the share of the row's events; ``<category>/event_purity``, the
     share of these in which all particles that are there were found; and
     ``<category>/<cluster>_purity``, the share of the particles that were found. Further
-    ``event_jet_proportion``, the row's share of all events. NaN where there are none.
+    ``event_jet_proportion``, the row's share of all events. Values are NaN where there are no
+    events; errors also where nothing tells them: among weighted events, or several particles per
+    event, of which all or none were found.
 
     Args:
         predicted: Particle → indices (event, product), −1 = none.
@@ -151,8 +154,10 @@ def count_objects(batch: EventBatch, streams: Sequence[str], blocks: Sequence[st
 class PurityTableWriter(Writer):
     """Collects predicted events with their truth, and writes the tables as JSON.
 
-    The document is process → row → name → ``[value, error]``, null where there is no event; the
-    name of an only process is empty. Events that were not selected do not count.
+    The document is process → row → name → ``[value, error]``; the name of an only process is empty.
+    Both are null where there is no event, the error also where nothing tells it (`purity_table`).
+    Events that were not selected do not count. Objects are ordered and cut as the model saw them:
+    a particle that lost a product counts as missing, and objects beyond the slots are not counted.
 
     Args:
         event: What an event is.
@@ -168,11 +173,23 @@ class PurityTableWriter(Writer):
         self.event, self.lines, self.head = event, lines, head
         self.tables: dict[str, Table] = {}
         self._target: Path | None = None
+        self._contract = Contract()
         self._parts: list[dict[str, Array]] = []
 
     def open(self, target: Path, contract: Contract) -> None:
-        """Start anew; an empty `target` (``Path()``) writes no file."""
-        del contract
+        """Start anew; an empty `target` (``Path()``) writes no file.
+
+        Args:
+            target: File to write.
+            contract: Gives the slots of the model's streams. Without any, or where one may have
+                any number, objects and truth stay as they are.
+        """
+        self._contract = Contract()
+        slots = contract.slots.values()
+        if slots and None not in slots:
+            # An ONNX file knows its inputs only, but the truth has to follow the objects.
+            truth = [each.tensor for each in self.event.assignments()]
+            self._contract = contract.inputs().merge(compile_contract(self.event).keep(truth))
         self._target, self._parts, self.tables = target, [], {}
 
     def write(self, batch: EventBatch) -> None:
@@ -181,6 +198,7 @@ class PurityTableWriter(Writer):
         Raises:
             ConfigurationError: If no head has assigned, or the events have no true assignment.
         """
+        batch, _ = conform(batch, self.event, self._contract)
         selected = batch.get(SELECTED)
         if selected is not None and not selected.all():
             predictions = {name: array[selected] for name, array in batch.predictions.items()}

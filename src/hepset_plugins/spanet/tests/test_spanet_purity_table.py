@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ConfigurationError
 from hepset.inference.predictions import SELECTED
-from hepset.schema.contract import Contract
+from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.symmetry import PermutationGroup
-from hepset_spanet.commands import spanet_test
+from hepset.uncertainty import Estimate
+from hepset_spanet.commands import _as_text, spanet_test
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
 from hepset_spanet.options import SpanetOptions
@@ -253,6 +254,60 @@ def test_events_come_batch_by_batch_and_those_cut_away_do_not_count(
     assert document[""]["Full"]["0t/t_purity"] == [None, None]
 
 
+@pytest.mark.parametrize("only_inputs", [False, True])
+@pytest.mark.parametrize(("order", "slots"), [("-pt", 6), ("-pt", 3), (None, 3), (None, None)])
+def test_truth_is_judged_in_the_order_and_slots_of_the_model(
+    tops: EventInfo, order: str | None, slots: int | None, *, only_inputs: bool
+) -> None:
+    rng = np.random.default_rng(7)
+    places = np.stack([rng.permutation(6) for _ in range(50)])
+    truth = {"t1": places[:, :3], "t2": places[:, 3:]}
+    jets = tops.streams["Jets"].model_copy(update={"order": order})
+    event = tops.model_copy(update={"streams": {"Jets": jets}})
+    contract = compile_contract(event)
+    if slots is None:
+        slots = 6  # any number: as many as the file has
+    else:
+        contract = contract.resolve(slots={"Jets": slots})
+    if only_inputs:
+        contract = contract.inputs()
+    pt = np.stack([rng.permutation(6) for _ in range(50)]).astype(np.float32)
+    rank = np.argsort(np.argsort(-pt, axis=1), axis=1) if order else np.tile(np.arange(6), (50, 1))
+    moved = {name: np.take_along_axis(rank, each, 1) for name, each in truth.items()}
+    whole = {n: np.all(each < slots, axis=1, keepdims=True) for n, each in moved.items()}
+    perfect = {f"a/{n}": np.where(whole[n], each, -1) for n, each in moved.items()}
+    mask = np.ones((50, 6), bool)
+    batch = EventBatch(
+        make_ids(0, range(50)),
+        {"Jets": PaddedStream({"pt": pt}, mask)},
+        {
+            "Met": np.ones((50, 1), np.float32),
+            **{f"target/assignment/{name}": each for name, each in truth.items()},
+        },
+        sources=("events.h5",),
+        predictions=perfect,
+    )
+    writer = PurityTableWriter(event, lines=1)
+    writer.open(Path(), contract)
+    writer.write(batch)
+    writer.close()
+    full = writer.tables[""]["Full"]
+    there = np.hstack([whole["t1"], whole["t2"]]).sum(axis=1)
+    assert there.sum() > 0
+    assert next(iter(writer.tables[""])) == f"== {slots + 1}"
+    for number in range(3):
+        share = (there == number).mean()
+        assert full[f"{number}t/event_proportion"].value == pytest.approx(share)
+        assert not share or full[f"{number}t/event_purity"].value == 1
+    assert full["*t/t_purity"].value == 1
+
+
+def test_an_unknown_error_is_not_printed() -> None:
+    assert _as_text(Estimate(1.0, math.nan)) == "1.000"
+    assert _as_text(Estimate(0.5, 0.25)) == "0.500 ± 0.250"
+    assert _as_text(Estimate(math.nan, math.nan)) == ""
+
+
 def test_what_cannot_be_judged_is_said(tops: EventInfo) -> None:
     mask = np.arange(9) < OBJECTS[:, None]
     right = {f"a/{n}": np.asarray(v) for n, v in PREDICTED.items()}
@@ -322,6 +377,10 @@ def test_the_command_prints_spanets_table(tmp_path: Path, write_file: WriteFile)
     done = CliRunner().invoke(spanet_test, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "event purity" in done.output
+    heading = next(line for line in done.output.splitlines() if "objects" in line)
+    assert all(name in heading for name in ("share of events", "event purity", "t purity"))
+    assert "nan" not in done.output
+    assert "the data set of the training is not at hand" in done.output
     assert "2t" in done.output
     assert "40 of 40 events" in done.output
     table = json.loads((tmp_path / "table.json").read_text())[""]
