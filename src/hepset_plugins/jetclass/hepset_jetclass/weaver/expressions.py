@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,7 +38,7 @@ _PLAIN: Final = {
         *("minimum", "maximum", "where", "clip", "isnan", "isfinite", "ones_like", "zeros_like"),
         *("sign", "log2"),
     )
-} | {"absolute": "abs", "fabs": "abs", "rint": "round", "fmin": "minimum", "fmax": "maximum"}
+} | {"absolute": "abs", "fabs": "abs", "rint": "round"}
 """Functions that act element by element: numpy's (awkward's, math's) name → hepset's."""
 _REDUCTIONS: Final = {
     **{name: name for name in ("sum", "mean", "min", "max", "any", "all")},
@@ -65,7 +65,8 @@ _WRITTEN_OUT: Final[Mapping[str, tuple[str, ...]]] = {
     "rad2deg": ("x * (180 / pi)", "x"),
     "degrees": ("x * (180 / pi)", "x"),
     "logical_xor": ("x != y", "x", "y"),
-    "bitwise_xor": ("x != y", "x", "y"),
+    "fmin": ("where(isnan(x), y, where(isnan(y), x, minimum(x, y)))", "x", "y"),
+    "fmax": ("where(isnan(x), y, where(isnan(y), x, maximum(x, y)))", "x", "y"),
     "full_like": ("ones_like(x) * y", "x", "y"),
     "fill_none": ("where(isnan(x), y, x)", "x", "y"),
 }
@@ -79,14 +80,14 @@ _SPREADS: Final[Mapping[str, str]] = {
 _CHOSEN: Final[Mapping[str, str]] = {
     "sum": "sum(where(c, x, 0))",
     "mean": "sum(where(c, x, 0)) / count(c)",
-    "max": "where(any(c), max(where(c, x, -inf)), nan)",
-    "min": "where(any(c), min(where(c, x, inf)), nan)",
+    "max": "where(any(c), max(where(c, x, -inf)), none)",
+    "min": "where(any(c), min(where(c, x, inf)), none)",
     "number": "count(c)",
     "count": "count(c & x)",
     "any": "any(c & x)",
     "all": "all(~c | x)",
 }
-"""Reductions of the objects x for which c is true, ``f(x[c])``."""
+"""Reductions of the objects x for which c is true, ``f(x[c])``; ``none`` is that of no object."""
 _ACROSS: Final[Mapping[str, str]] = {
     "sum": "x + y",
     "mean": "x + y",
@@ -104,6 +105,8 @@ _COMPARISONS: Final[Mapping[str, ast.cmpop]] = {
     "equal": ast.Eq(),
     "not_equal": ast.NotEq(),
 }
+_OF_NOTHING: Final = {"max": "-inf", "min": "inf"}
+"""What a reduction of no object gives with ``mask_identity=False``."""
 _NEGATIONS: Final = frozenset({"logical_not", "invert", "bitwise_not"})
 _OPERATORS: Final[Mapping[str, ast.operator]] = {
     "add": ast.Add(),
@@ -117,16 +120,20 @@ _OPERATORS: Final[Mapping[str, ast.operator]] = {
     "power": ast.Pow(),
     "float_power": ast.Pow(),
     "pow": ast.Pow(),
-    "logical_and": ast.BitAnd(),
     "bitwise_and": ast.BitAnd(),
-    "logical_or": ast.BitOr(),
     "bitwise_or": ast.BitOr(),
+    "bitwise_xor": ast.BitXor(),
+}
+_LOGICAL: Final[Mapping[str, ast.operator]] = {
+    "logical_and": ast.BitAnd(),
+    "logical_or": ast.BitOr(),
 }
 _TRUE_OR_FALSE: Final = frozenset(
-    {"isnan", "isfinite", "isinf", "isin", "any", "all", "logical_xor", "bitwise_xor"}
+    {"isnan", "isfinite", "isinf", "isin", "any", "all", "logical_xor"}
+    | {"bitwise_and", "bitwise_or", "bitwise_xor"}
     | _COMPARISONS.keys()
+    | _LOGICAL.keys()
     | _NEGATIONS
-    | {name for name, sign in _OPERATORS.items() if isinstance(sign, ast.BitAnd | ast.BitOr)}
 )
 """Functions whose result is true or false."""
 _AS_THEY_ARE: Final = frozenset({"to_numpy", "asarray", "array", "Array", "to_packed"})
@@ -253,11 +260,11 @@ class _Expression:
                 raise self.error(node, "a text or None has no place in an expression")
             case ast.Name(id=name):
                 return self.name(node, name)
+            case ast.UnaryOp(op=ast.Invert(), operand=operand):
+                return self.inverted(node, operand)
             case ast.UnaryOp(op=op, operand=operand):
                 return ast.UnaryOp(op, self.visit(operand))
             case ast.BinOp(left=left, op=op, right=right):
-                if isinstance(op, ast.BitXor):
-                    return ast.Compare(self.visit(left), [ast.NotEq()], [self.visit(right)])
                 if isinstance(op, ast.LShift | ast.RShift | ast.MatMult):
                     raise self.error(node, "hepset's expressions do not have this operator")
                 return self.operation(node, left, op, right)
@@ -284,14 +291,45 @@ class _Expression:
         self, node: ast.expr, left: ast.expr, op: ast.operator, right: ast.expr
     ) -> ast.expr:
         """Write an operator between two values; true + true is true, as numpy has it."""
-        if isinstance(op, ast.BitAnd | ast.BitOr):
-            for side in (left, right):
-                if isinstance(side, ast.Constant) and not isinstance(side.value, bool):
-                    raise self.error(node, "the bits of numbers have no translation")
-            return ast.BinOp(self.condition(left), op, self.condition(right))
+        if isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor):
+            if self.is_number(left) or self.is_number(right):
+                raise self.error(node, "the bits of numbers have no translation")
+            if not isinstance(op, ast.BitXor):
+                return ast.BinOp(self.condition(left), op, self.condition(right))
+            if not (self.is_condition(left) and self.is_condition(right)):
+                raise self.error(
+                    node,
+                    "the bits of numbers have no translation; of what is true or false, write "
+                    "np.logical_xor(a, b)",
+                )
+            return ast.Compare(self.visit(left), [ast.NotEq()], [self.visit(right)])
         if isinstance(op, ast.Add) and self.is_condition(left) and self.is_condition(right):
             op = ast.BitOr()
         return ast.BinOp(self.visit(left), op, self.visit(right))
+
+    def inverted(self, node: ast.expr, operand: ast.expr) -> ast.expr:
+        """Write ``~x`` of what is true or false; of a column, hepset's expressions look at it."""
+        signed = isinstance(operand, ast.UnaryOp) and not isinstance(operand.op, ast.Invert)
+        calculated = signed or isinstance(operand, ast.BinOp) or self.is_number(operand)
+        if calculated and not self.is_condition(operand):
+            raise self.error(node, "the bits of numbers have no translation")
+        return ast.UnaryOp(ast.Invert(), self.visit(operand))
+
+    def is_number(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
+        """Whether an expression is made of numbers alone, without a column."""
+        match node:
+            case ast.Constant(value=value):
+                return not isinstance(value, bool)
+            case ast.UnaryOp(operand=operand):
+                return self.is_number(operand, seen)
+            case ast.BinOp(left=left, right=right):
+                return self.is_number(left, seen) and self.is_number(right, seen)
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=[value]):
+                return name not in _TRUTH | _TRUE_OR_FALSE and self.is_number(value, seen)
+            case ast.Name(id=name) if name in self.owner.new_variables and name not in seen:
+                key, text = f"new_variables.{name}", self.owner.new_variables[name]
+                return self.is_number(self.owner.parse(text, key), seen | {name})
+        return False
 
     def condition(self, node: ast.expr) -> ast.expr:
         """Write something that is true or false; of a number, whether it is not 0."""
@@ -311,6 +349,8 @@ class _Expression:
                 kept = isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor)
                 both = self.is_condition(left, seen) and self.is_condition(right, seen)
                 return kept or (isinstance(op, ast.Add) and both)
+            case ast.Call(func=ast.Attribute(attr="add") | ast.Name(id="add"), args=[left, right]):
+                return self.is_condition(left, seen) and self.is_condition(right, seen)
             case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
                 return name in _TRUE_OR_FALSE
             case ast.Subscript(value=value):
@@ -423,7 +463,11 @@ class _Expression:
                 node, f"the function {name}() has no translation{did_you_mean(name, _KNOWN)}"
             )
         positional = self.positional(node, name, options)
-        if isinstance(_OPERATORS.get(name), ast.BitAnd | ast.BitOr):
+        if name in _OPERATORS and len(positional) == 2:
+            return self.operation(node, positional[0], _OPERATORS[name], positional[1])
+        if name in {"invert", "bitwise_not"} and len(positional) == 1:
+            return self.inverted(node, positional[0])
+        if name in _LOGICAL or name in {"logical_not", "logical_xor"}:
             arguments = [self.condition(argument) for argument in positional]
         elif name == "where" and positional:
             arguments = [self.condition(positional[0]), *map(self.visit, positional[1:])]
@@ -433,11 +477,11 @@ class _Expression:
             return _call(_PLAIN.get(name, "clip"), arguments)
         if name in {"round", "around"} and len(arguments) == 1:
             return _call("round", arguments)
-        if name in _OPERATORS and len(arguments) == 2:
-            return ast.BinOp(arguments[0], _OPERATORS[name], arguments[1])
+        if name in _LOGICAL and len(arguments) == 2:
+            return ast.BinOp(arguments[0], _LOGICAL[name], arguments[1])
         if name in _COMPARISONS and len(arguments) == 2:
             return ast.Compare(arguments[0], [_COMPARISONS[name]], [arguments[1]])
-        if name in _NEGATIONS and len(arguments) == 1:
+        if name == "logical_not" and len(arguments) == 1:
             return ast.UnaryOp(ast.Invert(), arguments[0])
         if name in _WRITTEN_OUT and len(arguments) == len(_WRITTEN_OUT[name]) - 1:
             text, *names = _WRITTEN_OUT[name]
@@ -543,13 +587,15 @@ class _Expression:
         reduced, index = _of_chosen(arguments[0])
         if index is not None and word in _CHOSEN:
             parts = {"x": self.value_for(word, reduced), "c": self.condition(index)}
+            nothing = "nan" if masked else _OF_NOTHING.get(word, "nan")
+            parts["none"] = ast.parse(nothing, mode="eval").body
             return _written(_CHOSEN[word], parts)
         value = self.value_for(word, arguments[0])
         if name in _SPREADS:
             return _written(_SPREADS[name], {"x": value})
         found = _call(word, [value])
-        if word in {"max", "min"} and not masked:
-            text = f"where(number(x) > 0, found, {'-inf' if word == 'max' else 'inf'})"
+        if word in _OF_NOTHING and not masked:
+            text = f"where(number(x) > 0, found, {_OF_NOTHING[word]})"
             return _written(text, {"x": value, "found": found})
         return found
 
@@ -659,9 +705,8 @@ def _of_chosen(node: ast.expr) -> tuple[ast.expr, ast.expr | None]:
     """Take one condition out of an expression: ``x[c] + y[c]`` is that of ``x + y`` where c."""
     indices = [
         part.slice
-        for part in ast.walk(node)
-        if isinstance(part, ast.Subscript)
-        and not isinstance(part.slice, ast.Constant | ast.Slice | ast.Tuple)
+        for part in _per_object(node)
+        if isinstance(part, ast.Subscript) and not isinstance(part.slice, ast.Constant | ast.Slice)
     ]
     if len({ast.unparse(index) for index in indices}) != 1:
         return node, None
@@ -669,12 +714,36 @@ def _of_chosen(node: ast.expr) -> tuple[ast.expr, ast.expr | None]:
     return whole, indices[0]
 
 
+def _per_event(node: ast.AST) -> bool:
+    """Whether this gives one value per event: conditions inside it are its own."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
+            return name in _REDUCTIONS or name in _SPREADS or name in _CHOSEN
+        case ast.Subscript(slice=ast.Tuple()):
+            return True
+    return False
+
+
+def _per_object(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk through an expression, but not into what gives one value per event."""
+    if not _per_event(node):
+        yield node
+        for part in ast.iter_child_nodes(node):
+            yield from _per_object(part)
+
+
 class _Whole(ast.NodeTransformer):
     def __init__(self, index: str) -> None:
         self.index = index
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Leave alone what gives one value per event."""
+        return node if _per_event(node) else self.generic_visit(node)
+
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         """Leave a condition out."""
+        if _per_event(node):
+            return node
         return node.value if ast.unparse(node.slice) == self.index else self.generic_visit(node)
 
 
@@ -704,7 +773,8 @@ def _written(text: str, parts: Mapping[str, ast.expr]) -> ast.expr:
 
 
 _KNOWN: Final = frozenset(
-    {*_PLAIN, *_REDUCTIONS, *_SPREADS, *_OPERATORS, *_COMPARISONS, *_NEGATIONS, *_WRITTEN_OUT}
+    {*_PLAIN, *_REDUCTIONS, *_SPREADS, *_OPERATORS, *_LOGICAL, *_COMPARISONS, *_NEGATIONS}
+    | {*_WRITTEN_OUT}
     | {"_clip", "_pad", "_repeat_pad", "round", "around", "isin", "nan_to_num"}
     | (_SINGLE | _WHOLE | _TRUTH | _JUDGED | _AS_THEY_ARE | _VECTORS.keys())
 )
