@@ -160,6 +160,7 @@ def check_export(
     Raises:
         AssertionError: If the module cannot be exported or the graph gives something else.
     """
+    import onnx  # noqa: PLC0415  only where graphs are made
     import onnxruntime  # noqa: PLC0415  only where graphs are run
 
     dims: dict[str, Any] = {}
@@ -194,6 +195,16 @@ def check_export(
                     f"{what} cannot be exported to ONNX with any number of events and objects: "
                     f"{type(problem).__name__}: {str(problem)[:1500]}"
                 ) from problem
+        adds = any(
+            node.op_type == "ScatterND" and attribute.name == "reduction" and attribute.s != b"none"
+            for node in onnx.load(path).graph.node
+            for attribute in node.attribute
+        )
+        require(
+            not adds,
+            f"{what}: the graph adds by ScatterND; ONNX Runtime does that from several threads at "
+            "once and loses some. Sum over an axis instead of index_add where it is exported",
+        )
         known = {node.name for node in session.get_inputs()}
         for values in (example, *others):
             feed = {name: v.numpy() for (name, _), v in zip(inputs, values, strict=True)}

@@ -464,7 +464,7 @@ class AssignmentHead(Head):
         share = torch.softmax(full, 1) * exists[..., None]
         weights = share.reshape(batch * tuples, queries).index_select(0, flat)
         content = weights[..., None] * inside
-        pooled = content.new_zeros((batch, *content.shape[1:])).index_add(0, rows, content)
+        pooled = _sum_of_events(content, flat, rows, (batch, tuples))
         seen = torch.cat([event[:, None].expand(-1, queries, -1), pooled.to(event.dtype)], -1)
         logit: Tensor = self.detectors[number](seen)[..., 0].float()
         return full.transpose(1, 2), logit
@@ -496,6 +496,23 @@ def _with_momentum(event: EventInfo, topology: Topology) -> tuple[str, ...]:
     return tuple(
         name for name in topology.streams if name in wanted and event.streams[name].momentum
     )
+
+
+def _sum_of_events(content: Tensor, flat: Tensor, rows: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sum tuples over events, (B, ...).
+
+    Args:
+        content: One row per tuple that exists, (R, ...).
+        flat: Number of each among all (event, tuple), (R,).
+        rows: Event of each, (R,).
+        shape: Number of events and of tuples.
+    """
+    if is_exporting():
+        # ONNX Runtime's ScatterND adds from several threads at once, and loses some of it.
+        table = content.new_zeros((shape[0] * shape[1], *content.shape[1:]))
+        found: Tensor = table.index_copy(0, flat, content).unflatten(0, shape).sum(1)
+        return found
+    return content.new_zeros((shape[0], *content.shape[1:])).index_add(0, rows, content)
 
 
 def _has_momentum(stream: str | None, momenta: Sequence[str]) -> bool:
