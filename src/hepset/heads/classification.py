@@ -367,6 +367,25 @@ class ClassificationHead(Head):
             What it is, and its values at the evaluation's entries with the sign that makes them a
             score of the signal; None where there is nothing to choose from.
         """
+        side = f"score {against.name}" if isinstance(against, Score) else f"class {against}"
+        choice = evaluation.once(
+            f"best variable of {self.name} for {side}",
+            lambda: self._choose_variable(evaluation, against),
+        )
+        if choice is None:
+            return None
+        best, sign = choice
+        variable = self._variables(evaluation)[best]
+        entries = entries_with_label(evaluation, self.config.target)
+        label = variable.name if sign > 0 else f"minus {variable.name}"
+        if evaluation.train is None:
+            label += " (chosen on these events)"
+        return label, sign * _with_lowest(entries.of(variable.values))
+
+    def _choose_variable(
+        self, evaluation: Evaluation, against: int | Score
+    ) -> tuple[int, float] | None:
+        """Return the number of the best variable, and the sign that makes it a score."""
         chosen_on = evaluation.train if evaluation.train is not None else evaluation
         chosen_on = first_events(chosen_on, _FIT_EVENTS)
         known = entries_with_label(chosen_on, self.config.target)
@@ -382,14 +401,7 @@ class ClassificationHead(Head):
             area = auc_value(values, positive, known.weight)
             if not math.isnan(area) and abs(area - 0.5) > distance:
                 best, sign, distance = position, (1.0 if area >= 0.5 else -1.0), abs(area - 0.5)
-        if best is None:
-            return None
-        variable = self._variables(evaluation)[best]
-        entries = entries_with_label(evaluation, self.config.target)
-        label = variable.name if sign > 0 else f"minus {variable.name}"
-        if evaluation.train is None:
-            label += " (chosen on these events)"
-        return label, sign * _with_lowest(entries.of(variable.values))
+        return None if best is None else (best, sign)
 
     def _variables(self, evaluation: Evaluation) -> list[Variable]:
         stream = self.stream

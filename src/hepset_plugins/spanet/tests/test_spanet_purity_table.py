@@ -53,14 +53,19 @@ def arrays(tuples: Mapping[str, Any]) -> dict[str, Array]:
     return {name: np.asarray(values) for name, values in tuples.items()}
 
 
-def test_the_table_by_pencil() -> None:
-    table = purity_table(
+def table_of_tops(weight: Array | None = None) -> dict[str, dict[str, Estimate]]:
+    return purity_table(
         arrays(PREDICTED),
         arrays(TRUTH),
         OBJECTS,
         event_group=TOPS,
         product_groups={"t1": PRODUCTS, "t2": PRODUCTS},
+        weight=weight,
     )
+
+
+def test_the_table_by_pencil() -> None:
+    table = table_of_tops()
     assert list(table) == ["== 6", "== 7", ">= 8", "Full"]
     full = {name: estimate.value for name, estimate in table["Full"].items()}
     assert full["event_jet_proportion"] == 1
@@ -81,14 +86,7 @@ def test_the_table_by_pencil() -> None:
 
 
 def test_weights_are_physical() -> None:
-    table = purity_table(
-        arrays(PREDICTED),
-        arrays(TRUTH),
-        OBJECTS,
-        event_group=TOPS,
-        product_groups={"t1": PRODUCTS, "t2": PRODUCTS},
-        weight=np.array([2.0, 1.0, 1.0, -1.0, 5.0, 1.0]),
-    )
+    table = table_of_tops(np.array([2.0, 1.0, 1.0, -1.0, 5.0, 1.0]))
     assert table["Full"]["*t/event_purity"].value == pytest.approx(4 / 4)
     assert table["Full"]["*t/t_purity"].value == pytest.approx(
         (4 + 2 + 1 - 1) / (4 + 2 + 1 - 2 + 2)
