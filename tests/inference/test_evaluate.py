@@ -148,17 +148,9 @@ def _the_summary_shows_a_number_beside_its_baseline(
     run, content = evaluated
     StageRecords(run).finished("evaluate", {})
 
-    class Finished:
-        metrics = content
-        output = run
-        dataset_path = run / "dataset"
-
-        class config:
-            name = "[toys]"
-
     console = Console(width=140, record=True, quiet=False, file=None, force_terminal=False)
     with console.capture() as captured:
-        print_summary(Finished(), console)  # type: ignore[arg-type]
+        print_summary(console, "[toys]", run, run / "dataset", content)
     text = captured.get()
     assert "[toys]: 90 events of the split 'test'" in text
     assert "accuracy" in text
@@ -166,7 +158,7 @@ def _the_summary_shows_a_number_beside_its_baseline(
     assert "report.html" in text
     StageRecords(run).started("train")
     with console.capture() as captured:
-        print_summary(Finished(), console)  # type: ignore[arg-type]
+        print_summary(console, "[toys]", run, run / "dataset", content)
     assert "accuracy" not in captured.get()
     assert "report" not in captured.get()
 

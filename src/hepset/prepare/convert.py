@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -23,25 +23,31 @@ from hepset.dataset.columns import FEW_REAL, MANY_SLOTS, ColumnLayout
 from hepset.dataset.manifest import (
     MANIFEST,
     WORK,
-    CutCount,
-    CutflowStep,
     Manifest,
-    SampleRecord,
     SkippedSource,
-    SourceRecord,
     SplitRecord,
     SplitRule,
-    Truncation,
 )
 from hepset.dataset.shards import atomic_file, remove_temporary
 from hepset.errors import ConfigurationError, DatasetError
 from hepset.interfaces import Engine, Reader
 from hepset.prepare.engines import LocalEngine
-from hepset.prepare.exact import rounded
+from hepset.prepare.outcome import (
+    class_prior,
+    cutflow_of,
+    label_extremes,
+    merged_report,
+    nothing_left,
+    resolve_classes,
+    resolved_event,
+    sample_records,
+    source_records,
+    truncations,
+    warn_of_unused_splits,
+)
 from hepset.prepare.plan import Plan, make_plan
 from hepset.prepare.quantiles import Counts, Quantiles, added, automatic_columns
 from hepset.prepare.rows import common_layouts
-from hepset.prepare.select import Tally
 from hepset.prepare.tasks import (
     ChunkResult,
     Context,
@@ -59,9 +65,7 @@ from hepset.prepare.tasks import (
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
-from hepset.schema.report import Report, Violation
 from hepset.schema.statistics import Statistics
-from hepset.schema.tensors import Labels
 
 logger = logging.getLogger(__name__)
 
@@ -253,19 +257,21 @@ class _Conversion:
             counted=frozenset(),
         )
         results, failed = self._read(context)
-        report = self._report(results)
+        report = merged_report(self.plan, results)
         if self.plan.config.check == "strict" and not report.ok:
             shutil.rmtree(self.work, ignore_errors=True)
             report.raise_if_bad()
         for violation in report.violations:
             if violation.severity != "note":
                 logger.warning("%s", violation)
-        cutflow = self._cutflow(results)
-        self._refuse_nothing(results, cutflow)
-        self._warn_of_unused_splits(results)
-        contract, names = self._resolve_classes(results)
+        cutflow = cutflow_of(self.plan, results)
+        if not any(result.file for result in results):
+            shutil.rmtree(self.work, ignore_errors=True)
+            raise nothing_left(self.plan, cutflow)
+        warn_of_unused_splits(self.plan, results)
+        contract, names = resolve_classes(self.plan, results)
         found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]
-        extremes = _extremes(results)
+        extremes = label_extremes(results)
         layouts = common_layouts(contract, found, extremes)
         splits = self.plan.splitter().names
         counted = frozenset({"train"} if "train" in splits else splits)
@@ -283,10 +289,10 @@ class _Conversion:
             plan=self.plan.key,
             seed=self.plan.seed,
             contract=contract,
-            event=_resolved_event(self.plan.event, contract, names),
+            event=resolved_event(self.plan.event, contract, names),
             columns=tuple(layouts.values()),
             class_names=names,
-            prior=_prior(statistics),
+            prior=class_prior(statistics),
             splits={
                 name: SplitRecord(
                     rows=sum(r.rows.get(name, 0) for r in results),
@@ -303,10 +309,10 @@ class _Conversion:
                     if any(r.hashed == kind for r in results if r.file)
                 ),
             ),
-            sources=self._sources(results),
-            samples=self._samples(results),
+            sources=source_records(self.plan, results),
+            samples=sample_records(self.plan, results),
             cutflow=cutflow,
-            truncated=_truncated(results),
+            truncated=truncations(results),
             skipped=(*self.plan.skipped, *failed),
             report=report,
             statistics=statistics,
@@ -439,119 +445,6 @@ class _Conversion:
         # A source is used whole or not at all: what was read before the error depends on chunks.
         return [result for result in results if result.source not in errors], failed
 
-    def _report(self, results: Iterable[ChunkResult]) -> Report:
-        """Merge the reports so that they say the same for any chunk size."""
-        merged = Report.collect(result.report for result in results)
-        order: dict[str, int] = {}
-        for spec in self.plan.contract.tensors.values():
-            for label in (spec.name, *(f"{spec.name}.{name}" for name in spec.columns)):
-                order.setdefault(label, len(order))
-
-        def place(violation: Violation) -> tuple[int, str, str, str]:
-            position = order.get(violation.tensor, len(order))
-            return position, violation.tensor, violation.rule, violation.expected
-
-        kept = []
-        for violation in sorted(merged.violations, key=place):
-            if violation.rule == "slots" and violation.severity != "error":
-                continue  # Counted exactly in `truncated`.
-            if violation.rule == "mask-empty" and violation.events < 0.99 * merged.events:
-                continue  # A stream may be empty in one chunk.
-            update: dict[str, Any] = {"of_events": merged.events}
-            if violation.rule == "unit":
-                update["found"] = re.sub(
-                    r"a median of \S+, which", "values whose median", violation.found
-                )
-            kept.append(violation.model_copy(update=update))
-        return Report(violations=tuple(kept), events=merged.events)
-
-    def _tallies(self, results: Iterable[ChunkResult]) -> list[list[Tally]]:
-        """Sample → step → what is left."""
-        steps = 1 + len(self.plan.config.select)
-        sums = [[Tally()] * steps for _ in self.plan.readers]
-        for result in results:
-            sample = self.plan.sources[result.source].sample
-            for step, record in enumerate(result.tallies):
-                sums[sample][step] = sums[sample][step] + record.tally
-        return sums
-
-    def _cutflow(self, results: Iterable[ChunkResult]) -> tuple[CutflowStep, ...]:
-        sums = self._tallies(results)
-        cuts = [("all events", ""), *self.plan.config.select.items()]
-        return tuple(
-            CutflowStep(
-                name=name,
-                expression=expression,
-                samples=tuple(
-                    CutCount(
-                        events=steps[index].events,
-                        sum_of_weights=rounded(steps[index].weights),
-                        sum_of_squares=rounded(steps[index].squares),
-                    )
-                    for steps in sums
-                ),
-            )
-            for index, (name, expression) in enumerate(cuts)
-        )
-
-    def _refuse_nothing(self, results: list[ChunkResult], cutflow: Sequence[CutflowStep]) -> None:
-        if any(result.file for result in results):
-            return
-        shutil.rmtree(self.work, ignore_errors=True)
-        read = cutflow[0].total.events
-        if not read:
-            names = ", ".join(self.plan.paths[:3])
-            raise DatasetError(f"there are no events in {names or 'the sources'}")
-        lines = "\n".join(
-            f"  {step.total.events:>10}  {step.name}"
-            + (f": {step.expression}" if step.expression else "")
-            for step in cutflow
-        )
-        raise DatasetError(
-            f"none of {read} events passes prepare.select; events left after each cut:\n{lines}"
-        )
-
-    def _warn_of_unused_splits(self, results: Sequence[ChunkResult]) -> None:
-        """Warn where event numbers are no numbers of events: all the same, for example."""
-        events = sum(sum(result.rows.values()) for result in results)
-        config = self.plan.config.split
-        fractions = {name: getattr(config, name, None) for name in self.plan.splitter().names}
-        for name, fraction in fractions.items():
-            rows = sum(result.rows.get(name, 0) for result in results)
-            wanted = events * fraction if isinstance(fraction, float) else 0.0
-            # 20 is out of reach of chance: exp(−20) for an empty split.
-            if not rows and wanted > 20:
-                logger.warning(
-                    "the split %r is empty although %.0f events were expected; extra/run and "
-                    "extra/event do not tell events apart: set prepare.split.key: entry",
-                    name,
-                    wanted,
-                )
-
-    def _resolve_classes(
-        self, results: Iterable[ChunkResult]
-    ) -> tuple[Contract, dict[str, tuple[str, ...]]]:
-        """Take the number of classes from the labels where the event does not state it."""
-        extremes = _extremes(results)
-        contract = self.plan.contract
-        names: dict[str, tuple[str, ...]] = {}
-        counts: dict[str, int] = {}
-        for spec in contract.tensors.values():
-            rule = next((rule for rule in spec.rules if isinstance(rule, Labels)), None)
-            if rule is None or spec.name not in extremes:
-                continue
-            classes = rule.classes
-            if classes is None:
-                classes = counts[spec.name] = max(2, extremes[spec.name][1] + 1)
-            target = self.plan.event.targets.get(spec.name.removeprefix("target/"))
-            if spec.kind == "process":
-                names[spec.name] = tuple(self.plan.event.process_names)
-            elif target is not None and target.classes:
-                names[spec.name] = target.classes
-            else:
-                names[spec.name] = tuple(str(index) for index in range(classes))
-        return contract.resolve(classes=counts), names
-
     def _shards(
         self, results: Sequence[ChunkResult], layouts: Mapping[str, ColumnLayout]
     ) -> list[tuple[str, int, int]]:
@@ -591,116 +484,3 @@ class _Conversion:
             done += result.shard.rows
             self.progress(Progress("write", done, total))
         return {items[index]: found[index] for index in range(len(items))}
-
-    def _sources(self, results: Iterable[ChunkResult]) -> tuple[SourceRecord, ...]:
-        rows: dict[int, dict[str, int]] = {}
-        for result in results:
-            counts = rows.setdefault(result.source, {})
-            for split, count in result.rows.items():
-                counts[split] = counts.get(split, 0) + count
-        order = self.plan.splitter().names
-        return tuple(
-            source.model_copy(
-                update={
-                    "rows": {
-                        name: rows[index][name] for name in order if name in rows.get(index, {})
-                    }
-                }
-            )
-            for index, source in enumerate(self.plan.sources)
-        )
-
-    def _samples(self, results: Sequence[ChunkResult]) -> tuple[SampleRecord, ...]:
-        tallies = self._tallies(results)
-        records = []
-        for reader, steps in zip(self.plan.readers, tallies, strict=True):
-            sample = reader.config.sample
-            total = sample.sum_of_weights
-            if total == "auto":
-                total = rounded(steps[0].weights)
-            records.append(
-                SampleRecord(
-                    label=sample.label,
-                    reader=type(reader).__name__,
-                    cross_section=sample.cross_section,
-                    unit=sample.unit,
-                    k_factor=sample.k_factor,
-                    sum_of_weights=total,
-                    events=steps[0].events,
-                    selected=steps[-1].events,
-                    provenance=dict(reader.provenance()),
-                )
-            )
-        return tuple(records)
-
-
-def _extremes(results: Iterable[ChunkResult]) -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
-    for result in results:
-        for name, (low, high) in result.labels.items():
-            known = found.get(name, (low, high))
-            found[name] = (min(known[0], low), max(known[1], high))
-    return found
-
-
-def _truncated(results: Iterable[ChunkResult]) -> dict[str, Truncation]:
-    found: dict[str, Truncation] = {}
-    for result in results:
-        for name, part in result.truncated.items():
-            known = found.get(name, Truncation(events=0, objects=0, longest=0, targets=0))
-            found[name] = Truncation(
-                events=known.events + part.events,
-                objects=known.objects + part.objects,
-                longest=max(known.longest, part.longest),
-                targets=known.targets + part.targets,
-            )
-    for name, part in found.items():
-        if part.events:
-            logger.info(
-                "%s: %d objects of %d events did not fit the slots (longest event: %d); "
-                "%d targets became missing",
-                name,
-                part.objects,
-                part.events,
-                part.longest,
-                part.targets,
-            )
-    return found
-
-
-def _prior(statistics: Statistics) -> dict[str, tuple[float, ...]]:
-    found: dict[str, tuple[float, ...]] = {}
-    for name, labels in statistics.labels.items():
-        total = sum(labels.events)
-        if total:
-            found[name] = tuple(count / total for count in labels.events)
-    return found
-
-
-def _resolved_event(
-    event: EventInfo, contract: Contract, names: Mapping[str, tuple[str, ...]]
-) -> EventInfo:
-    """Fill slots, scales and class names into the description of an event."""
-    slots = contract.slots
-    streams = {
-        name: stream.model_copy(
-            update={
-                "slots": slots.get(name) or stream.slots,
-                "features": dict(contract[name].features),
-                "pairs": dict(contract[f"{name}.pairs"].features) if stream.pairs else {},
-            }
-        )
-        for name, stream in event.streams.items()
-    }
-    globals_ = {
-        name: block.model_copy(update={"features": dict(contract[name].features)})
-        for name, block in event.globals.items()
-    }
-    targets = {
-        name: target.model_copy(update={"classes": names[f"target/{name}"]})
-        if target.kind == "classification" and f"target/{name}" in names
-        else target
-        for name, target in event.targets.items()
-    }
-    changed = {"streams": streams, "globals": globals_, "targets": targets}
-    return event.model_copy(update=changed)

@@ -399,7 +399,7 @@ class Run:
         """Print where the results are and the numbers worth seeing."""
         from hepset.run.summary import print_summary  # noqa: PLC0415
 
-        print_summary(self, console)
+        print_summary(console, self.config.name, self.output, self.dataset_path, self.metrics)
 
     def _repr_html_(self) -> str:
         """Return the state of the stages and the metrics for a notebook."""

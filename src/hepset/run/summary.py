@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -15,27 +16,30 @@ from hepset.run.stages import StageRecords
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hepset.run.run import Run
-
 __all__ = ["print_summary"]
 
 
-def print_summary(run: Run, console: Console) -> None:
+def print_summary(
+    console: Console, name: str, output: Path, dataset: Path, metrics: Mapping[str, Any]
+) -> None:
     """Print up to three numbers, each beside its baseline, and where the results are.
 
     What an earlier training has left behind is not shown.
 
     Args:
-        run: A run, finished or not.
         console: Where to.
+        name: Of the run.
+        output: Directory of the run, finished or not.
+        dataset: Directory of its dataset.
+        metrics: Content of its ``metrics.json``; empty where there is none.
     """
-    done = StageRecords(run.output)
-    if done.has("evaluate") and run.metrics.get("heads"):
-        console.print(_table(run.config.name, run.metrics))
+    done = StageRecords(output)
+    if done.has("evaluate") and metrics.get("heads"):
+        console.print(_table(name, metrics))
     places = [
-        ("dataset", run.dataset_path, (run.dataset_path / "dataset.json").exists()),
-        ("report", run.output / "report.html", done.has("evaluate")),
-        ("model", run.output / "model.onnx", done.has("export")),
+        ("dataset", dataset, (dataset / "dataset.json").exists()),
+        ("report", output / "report.html", done.has("evaluate")),
+        ("model", output / "model.onnx", done.has("export")),
     ]
     for what, path, there in places:
         if there:
