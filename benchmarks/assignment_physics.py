@@ -218,7 +218,7 @@ def judge(found: dict[str, Array], sample: Sample, rows: torch.Tensor) -> dict[s
 
     true = [sample.tensors[name][rows].numpy() for name in names]
     there = np.stack([(index >= 0).all(1) for index in true], 1)
-    guess = [key(found[name.rpartition("/")[2]]) for name in names]
+    guess = [key(found[name.removeprefix("target/assignment/")]) for name in names]
     same = np.stack(
         [np.stack([(g == key(t)).all(1) for t in true], 1) for g in guess], 1
     )  # event, guess, truth
