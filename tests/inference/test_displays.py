@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from hepset.errors import ConfigurationError
 from hepset.inference.displays import display
 from hepset.inference.evaluate import require_drawings
+from hepset.inference.quantities import KeptColumn
 from hepset.interfaces.head import Evaluation
 from hepset.schema.config import DisplayConfig, EvaluateConfig
 from hepset.schema.contract import compile_contract
@@ -102,6 +103,13 @@ def test_coordinates_may_be_named_and_events_without_objects_are_empty_panels() 
     assert sorted(shown[:, 2])[:2] == [9.0, 9.0]
 
 
+KEPT = {
+    "extra/d0": KeptColumn("parts", True, "float32"),
+    "extra/file": KeptColumn(None, False, "<U4"),
+    "extra/pdf": KeptColumn(None, False, "float32"),
+}
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -110,12 +118,15 @@ def test_coordinates_may_be_named_and_events_without_objects_are_empty_panels() 
         ({"stream": "parts", "kinds": {"A": "a"}}, r"displays.0.kinds.A: .*no feature 'a'"),
         ({"stream": "points", "x": "x"}, "no four-momentum; say which"),
         ({"stream": "parts", "values": ["jet.m"]}, "no column 'jet.m'"),
-        ({"stream": "parts", "values": ["parts.pt"]}, "no single value per event"),
+        ({"stream": "parts", "values": ["parts.pt"]}, "'parts.pt' has no single value per event"),
+        ({"stream": "parts", "values": ["extra.d0"]}, "'extra.d0' .*one per object of 'parts'"),
+        ({"stream": "parts", "values": ["extra.file"]}, "'extra.file' has dtype <U4 and is no col"),
+        ({"stream": "parts", "values": ["extra.pdf"]}, "'extra.pdf' has dtype float32 and is no"),
     ],
 )
 def test_what_is_not_there_is_refused(asked: dict[str, Any], message: str) -> None:
     config = EvaluateConfig.model_validate({"displays": asked})
     with pytest.raises(ConfigurationError, match=message):
-        require_drawings(config, EVENT, {}, [])
+        require_drawings(config, EVENT, {}, KEPT)
     fine = EvaluateConfig.model_validate({"displays": {"stream": "points", "x": "x", "y": "y"}})
-    require_drawings(fine, EVENT, {}, [])
+    require_drawings(fine, EVENT, {}, KEPT)

@@ -16,7 +16,7 @@ from scipy import stats
 
 from hepset.batch import EventBatch
 from hepset.dataset import Dataset
-from hepset.errors import ContractError, DatasetError
+from hepset.errors import ConfigurationError, ContractError, DatasetError
 from hepset.inference import evaluate_run
 from hepset.inference.evaluate import choose_split, judge
 from hepset.inference.headline import compare_metric, headline, metric_of
@@ -187,7 +187,7 @@ def test_a_split_without_events_is_replaced_by_val(
     dataset = write_dataset(event, {"train": rows, "val": rows, "test": nothing})
     assert choose_split(dataset, "test") == "val"
     assert choose_split(dataset, "train") == "train"
-    with pytest.raises(DatasetError, match="is 'tset', there are"):
+    with pytest.raises(ConfigurationError, match="no split 'tset'; did you mean 'test'"):
         choose_split(dataset, "tset")
     with caplog.at_level(logging.WARNING):
         content = evaluate_run(

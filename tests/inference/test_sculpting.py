@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hepset.dataset import Dataset
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, HepsetError
 from hepset.inference.evaluate import judge, require_drawings
+from hepset.inference.quantities import KeptColumn
 from hepset.inference.sculpting import KOLMOGOROV_MEAN, KOLMOGOROV_SPREAD, sculpting
 from hepset.interfaces.head import Evaluation, Separation
 from hepset.model import Model, build_model
@@ -144,9 +145,6 @@ def test_objects_are_judged_by_columns_of_their_own(event: EventInfo) -> None:
     assert metrics["distance of jets.pt to all background"].value == pytest.approx(0.5, abs=0.01)
     # A column of the event is the same for all its objects.
     assert sculpting(ASKED, head, evaluation).metrics[1].value == 0
-    per_event: Any = Given(np.arange(300.0), np.arange(300) % 2 == 0, np.ones(300, bool))
-    with pytest.raises(ConfigurationError, match="one value per object"):
-        sculpting(asked, per_event, evaluation)
 
 
 def test_one_kind_alone_says_nothing(event: EventInfo) -> None:
@@ -213,6 +211,10 @@ def test_a_run_has_it_in_metrics_and_report(classifier: Model, dataset: Dataset)
         ({"score": "label/t", "against": "met.pt"}, r"no score 't'.*it has s, background, signal"),
         ({"score": "label/s", "against": "met.pz"}, r"no column 'met.pz'; did you mean 'met.pt'"),
         ({"score": "label/s", "against": "extra.m"}, r"prepare.derive, as extra"),
+        (
+            {"score": "label/s", "against": "jets.pt"},
+            r"one value per object of 'jets', but .*event",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_before_training(
@@ -240,7 +242,73 @@ def test_what_is_not_there_is_refused_before_training(
 def test_heads_without_scores_say_so(event: EventInfo) -> None:
     asked = EvaluateConfig.model_validate({"sculpting": {"score": "t/s", "against": "met.pt"}})
     with pytest.raises(ConfigurationError, match="the head 't' has no score 's'; it has none"):
-        require_drawings(asked, event, {"t": {"name": "toy"}}, [])
+        require_drawings(asked, event, {"t": {"name": "toy"}}, {})
+
+
+@pytest.mark.parametrize(
+    ("target", "against", "message"),
+    [
+        ("signal", "extra.d0", "one value per object of 'jets', but the score 'h/b' one per event"),
+        ("signal", "extra.file", "'extra.file' has dtype <U4 and is no column of single numbers"),
+        ("signal", "extra.pdf", "'extra.pdf' has dtype float32 and is no column of single"),
+        ("flavour", "muons.pt", "of 'muons', but .* one per object of 'jets'; .*event or of jets"),
+        ("flavour", "extra.d0", None),
+        ("flavour", "jets.pt", None),
+        ("flavour", "extra.ht", None),
+    ],
+)
+def test_columns_and_scores_belong_to_the_same(
+    target: str, against: str, message: str | None
+) -> None:
+    event = EventInfo.parse(
+        {
+            "streams": {name: {"slots": 2, "features": {"pt": {}}} for name in ("jets", "muons")},
+            "targets": {
+                "signal": {"kind": "classification", "classes": ["a", "b"]},
+                "flavour": {"kind": "classification", "classes": ["a", "b"], "stream": "jets"},
+            },
+        },
+        "event",
+    )
+    kept = {
+        "extra/d0": KeptColumn("jets", True, "float32"),
+        "extra/ht": KeptColumn(None, True, "float32"),
+        "extra/file": KeptColumn(None, False, "<U4"),
+        "extra/pdf": KeptColumn(None, False, "float32"),
+    }
+    asked = EvaluateConfig.model_validate({"sculpting": {"score": "h/b", "against": against}})
+    heads = {"h": {"name": "classification", "target": target}}
+    if message is None:
+        require_drawings(asked, event, heads, kept)
+        return
+    with pytest.raises(ConfigurationError, match=f"evaluate.sculpting.0.against: .*{message}"):
+        require_drawings(asked, event, heads, kept)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"evaluate": {"split": "tset"}}, "evaluate.split: there is no split 'tset'; did you mean"),
+        ({"export": {"layout": "hepst"}}, "'hepst'; did you mean 'hepset'"),
+        ({"export": {"layout": {"name": "hepset", "a": 1}}}, "export.layout hepset.*a"),
+        ({"export": {"layout": {"a": 1}}}, "'name' says which layout"),
+    ],
+)
+def test_later_stages_are_looked_at_before_training(
+    part: dict[str, Any],
+    message: str,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = {"label": CLASSIFICATION}
+    document = {"dataset": str(dataset.path), "model": {"heads": heads}, "output": str(tmp_path)}
+    run = Run.from_yaml({**document, **part})
+    monkeypatch.delattr(Run, "train")
+    with pytest.raises(HepsetError, match=message):
+        run.run()
+    with pytest.raises(HepsetError, match=message):
+        check_run(run)
 
 
 def test_what_is_found_of_the_events_is_computed_once(event: EventInfo) -> None:

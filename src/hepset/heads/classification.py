@@ -327,10 +327,10 @@ class ClassificationHead(Head):
             draw.calibration(scores, names, entries, probabilities, about, balanced=balanced),
         ]
 
-    def separations(self, event: EventInfo) -> list[str]:
+    def separations(self, event: EventInfo) -> dict[str, str | None]:
         """Name the scores, then the classes: the probability of one is a score against the rest."""
-        classes = event.targets[self.config.target].classes or ()
-        return [*self.config.scores, *(name for name in classes if name not in self.config.scores)]
+        target = event.targets[self.config.target]
+        return dict.fromkeys([*self.config.scores, *(target.classes or ())], target.stream)
 
     def separation(self, evaluation: Evaluation, name: str) -> Separation:
         """Return a score, or the probability of a class, with the best single variable beside it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from hepset.batch import Array
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.figures import COLOURS, styled
 from hepset.inference.numbers import number
-from hepset.inference.quantities import quantity, require_quantity
+from hepset.inference.quantities import KeptColumn, quantity, require_quantity
 from hepset.inference.spectra import class_labels
 from hepset.interfaces.head import Drawing, Evaluation
 from hepset.kinematics import eta_of, phi_of, pt_of
@@ -59,7 +59,7 @@ class _Objects(NamedTuple):
 
 
 def require_display(
-    asked: DisplayConfig, event: EventInfo, extras: Collection[str], where: str
+    asked: DisplayConfig, event: EventInfo, extras: Mapping[str, KeptColumn], where: str
 ) -> None:
     """Refuse a display of what is not there.
 
@@ -87,9 +87,12 @@ def require_display(
             "the coordinates 'x' and 'y'"
         )
     for name in asked.values:
-        require_quantity(name, event, extras, f"{where}.values")
-        if name.partition(".")[0] in event.streams:
-            raise ConfigurationError(f"{where}.values: {name!r} has no single value per event")
+        stream_of = require_quantity(name, event, extras, f"{where}.values")
+        if stream_of is not None:
+            raise ConfigurationError(
+                f"{where}.values: {name!r} has no single value per event, but one per object of "
+                f"{stream_of!r}; keep one with prepare.derive, such as extra.<name>: max(…)"
+            )
 
 
 def display(asked: DisplayConfig, evaluation: Evaluation) -> list[Drawing]:

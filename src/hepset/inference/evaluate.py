@@ -17,10 +17,11 @@ import numpy as np
 from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset
 from hepset.dataset.shards import atomic_file
-from hepset.errors import DatasetError, did_you_mean
+from hepset.errors import ConfigurationError, DatasetError, did_you_mean
 from hepset.inference.judgement import HeadResult, Judgement, effective_events
 from hepset.inference.load import load_checkpoint
 from hepset.inference.predict import predict_split
+from hepset.inference.quantities import KeptColumn, kept_in_dataset
 from hepset.inference.variations import Shift, metrics_in_parts, shifts, vary
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.schema.config import EvaluateConfig
@@ -36,6 +37,7 @@ __all__ = [
     "metrics_document",
     "open_variations",
     "require_drawings",
+    "require_split",
     "write_metrics",
 ]
 
@@ -111,18 +113,32 @@ def choose_split(dataset: Dataset, wanted: str) -> str:
     """Return the split to judge: the wanted one, or ``val`` where no event fell into that.
 
     Raises:
-        DatasetError: If neither has events, or there never was a split of this name.
+        ConfigurationError: If there never was a split of this name.
+        DatasetError: If neither has events.
     """
     known = dataset.splits
     planned = dataset.manifest.split_rule.config.names
+    require_split(wanted, [*planned, *known])
     for name in (wanted, "val") if wanted in planned else (wanted,):
         if name in known and len(known[name]):
             return name
     sizes = ", ".join(f"{name} ({len(split)} events)" for name, split in known.items())
     raise DatasetError(
         f"{dataset.path}: no events to judge: evaluate.split is {wanted!r}, there are {sizes}"
-        f"{did_you_mean(wanted, known)}"
     )
+
+
+def require_split(wanted: str, names: Collection[str]) -> None:
+    """Refuse to judge a split that will not be there.
+
+    Raises:
+        ConfigurationError: If it is none of these names.
+    """
+    if wanted not in names:
+        raise ConfigurationError(
+            f"evaluate.split: there is no split {wanted!r}{did_you_mean(wanted, names)}; there are "
+            f"{', '.join(dict.fromkeys(names))}"
+        )
 
 
 def judge(
@@ -157,7 +173,7 @@ def judge(
         )
         return _gather(parts)
 
-    require_drawings(config, dataset.event, model.config.heads, dataset.layouts)
+    require_drawings(config, dataset.event, model.config.heads, kept_in_dataset(dataset.layouts))
     variations = open_variations(dataset, config)
     main = judged(to=path)
     overlay = None
@@ -228,7 +244,7 @@ def require_drawings(
     config: EvaluateConfig,
     event: EventInfo,
     heads: Mapping[str, Mapping[str, Any]],
-    extras: Collection[str],
+    extras: Mapping[str, KeptColumn],
 ) -> None:
     """Refuse `evaluate.sculpting` and `evaluate.displays` of what is not there.
 
@@ -236,10 +252,11 @@ def require_drawings(
         config: What is asked for.
         event: What an event is, derived features included.
         heads: ``model.heads``.
-        extras: Names of the extra tensors.
+        extras: What the extra tensors hold.
 
     Raises:
-        ConfigurationError: If a head, a score, a stream or a column does not exist.
+        ConfigurationError: If a head, a score, a stream or a column does not exist, or the column
+            has not one number per event or object where one is needed.
     """
     from hepset.inference.displays import require_display  # noqa: PLC0415  imports matplotlib
     from hepset.inference.sculpting import require_sculpting  # noqa: PLC0415  imports matplotlib

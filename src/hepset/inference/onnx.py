@@ -26,7 +26,7 @@ from hepset.inference.examples import random_inputs
 from hepset.inference.layouts import ExportLayout, HepsetLayout
 from hepset.inference.metadata import GraphMetadata
 from hepset.inference.runtime import open_session
-from hepset.interfaces.component import parse_options
+from hepset.interfaces.component import ComponentConfig, parse_options
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import TensorSpec
@@ -189,8 +189,15 @@ def export_onnx(
     return check
 
 
-def _layout(model: Model, layout: str | Mapping[str, Any]) -> ExportLayout:
-    """Build the layout for a model."""
+def parse_layout(
+    layout: str | Mapping[str, Any],
+) -> tuple[type[ExportLayout], ComponentConfig]:
+    """Return the class of a layout and its options.
+
+    Raises:
+        ConfigurationError: If it has no name, or an option is wrong.
+        UnknownComponentError: If there is no such layout.
+    """
     given = {"name": layout} if isinstance(layout, str) else layout
     name = given.get("name")
     if not isinstance(name, str):
@@ -199,7 +206,12 @@ def _layout(model: Model, layout: str | Mapping[str, Any]) -> ExportLayout:
             f"{', '.join(registry().names('export_layouts'))}"
         )
     cls: type[ExportLayout] = registry().load("export_layouts", name)
-    config = parse_options(cls.Config, given, f"export.layout {name}")
+    return cls, parse_options(cls.Config, given, f"export.layout {name}")
+
+
+def _layout(model: Model, layout: str | Mapping[str, Any]) -> ExportLayout:
+    """Build the layout for a model."""
+    cls, config = parse_layout(layout)
     plan = cls(model.contract.inputs(), model.event, config)
     plan.bind(model)
     return plan

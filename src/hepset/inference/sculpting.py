@@ -10,7 +10,7 @@ share of the background that passes within the central 68 % of the signal.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from hepset.batch import Array
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.figures import COLOURS, bin_edges, draw_histogram, new_figure, start_at_zero, styled
 from hepset.heads.rejection import threshold_at
-from hepset.inference.quantities import Quantity, quantity, require_quantity
+from hepset.inference.quantities import KeptColumn, Quantity, quantity, require_quantity
 from hepset.interfaces.head import Drawing, Evaluation, Head, Metric, Separation, create_head
 from hepset.schema.config import SculptingConfig
 from hepset.schema.event import EventInfo
@@ -79,7 +79,7 @@ def require_sculpting(
     asked: SculptingConfig,
     event: EventInfo,
     heads: Mapping[str, Mapping[str, object]],
-    extras: Collection[str],
+    extras: Mapping[str, KeptColumn],
     where: str,
 ) -> None:
     """Refuse a sculpting of what is not there.
@@ -88,11 +88,12 @@ def require_sculpting(
         asked: The score and the column.
         event: What an event is.
         heads: ``model.heads``.
-        extras: Names of the extra tensors.
+        extras: What the extra tensors hold.
         where: Place in the configuration, for messages.
 
     Raises:
-        ConfigurationError: If a head, its score or the column does not exist.
+        ConfigurationError: If a head, its score or the column does not exist, or they belong to
+            different objects.
     """
     head, _, score = asked.score.partition("/")
     if head not in heads:
@@ -104,9 +105,17 @@ def require_sculpting(
     if score not in known:
         raise ConfigurationError(
             f"{where}.score: the head {head!r} has no score {score!r}{did_you_mean(score, known)}; "
-            f"it has {', '.join(known[:12]) or 'none'}{', …' if len(known) > 12 else ''}"
+            f"it has {', '.join(list(known)[:12]) or 'none'}{', …' if len(known) > 12 else ''}"
         )
-    require_quantity(asked.against, event, extras, f"{where}.against")
+    of_column = require_quantity(asked.against, event, extras, f"{where}.against")
+    of_score = known[score]
+    if of_column not in {None, of_score}:
+        judged = "one per event" if of_score is None else f"one per object of {of_score!r}"
+        raise ConfigurationError(
+            f"{where}.against: {asked.against!r} has one value per object of {of_column!r}, but "
+            f"the score {asked.score!r} {judged}; take a column of "
+            f"{'the event' if of_score is None else f'the event or of {of_score}'}"
+        )
 
 
 def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Sculpting:
@@ -117,13 +126,12 @@ def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Scu
         head: The head that has the score.
         evaluation: The judged events.
 
-    Raises:
-        ConfigurationError: If the column has another shape than the score.
+    The configuration has been judged by `require_sculpting`.
     """
     name = asked.score.partition("/")[2]
     separation = head.separation(evaluation, name)
     column = quantity(evaluation, asked.against)
-    entries = _column_of_entries(column, separation, asked)
+    entries = _column_of_entries(column, separation)
     if separation.signal.all() or not separation.signal.any():
         return Sculpting([], [], [])
     cut = _cut(separation.values, separation, entries, asked.mistag, evaluation)
@@ -153,20 +161,10 @@ def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Scu
     return found
 
 
-def _column_of_entries(column: Quantity, separation: Separation, asked: SculptingConfig) -> Array:
+def _column_of_entries(column: Quantity, separation: Separation) -> Array:
     values, keep = column.values, separation.keep
-    if values.shape[:1] != keep.shape[:1] or values.ndim > keep.ndim:
-        raise ConfigurationError(
-            f"evaluate.sculpting.against: {asked.against!r} has one value per object, but the "
-            f"score {asked.score!r} one per event; take a column of the event"
-        )
     if keep.ndim == 2 and values.ndim == 1:
         values = np.broadcast_to(values[:, None], keep.shape)
-    if values.shape != keep.shape:
-        raise ConfigurationError(
-            f"evaluate.sculpting.against: {asked.against!r} belongs to other objects than the "
-            f"score {asked.score!r}"
-        )
     chosen: Array = values[keep]
     return chosen
 

@@ -285,10 +285,14 @@ class Head(nn.Module, ABC):
         del evaluation
         return []
 
-    def separations(self, event: EventInfo) -> list[str]:
-        """Name what `separation` can be asked for: scores that a cut may be set on."""
+    def separations(self, event: EventInfo) -> dict[str, str | None]:
+        """Name what `separation` can be asked for: scores that a cut may be set on.
+
+        Returns:
+            Score → stream whose objects have one; None where events have.
+        """
         del event
-        return []
+        return {}
 
     def separation(self, evaluation: Evaluation, name: str) -> Separation:
         """Return one of the numbers that tell signal from background.

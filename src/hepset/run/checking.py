@@ -78,6 +78,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     engine_of(run.config)
     if run.config.model.heads:
         _check_model(run)
+        _check_later_stages(run)
         run.need_training_split()
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
@@ -136,12 +137,26 @@ def _check_evaluation(run: Run, batch: EventBatch, event: EventInfo) -> None:
     if not len(batch) or not (asked.variations or asked.sculpting or asked.displays):
         return
     from hepset.inference.evaluate import require_drawings  # noqa: PLC0415  imports torch
+    from hepset.inference.quantities import kept_columns  # noqa: PLC0415  imports torch
     from hepset.inference.variations import vary  # noqa: PLC0415  imports torch
 
-    require_drawings(asked, event, run.config.model.heads, batch.names())
+    require_drawings(asked, event, run.config.model.heads, kept_columns(batch))
     derived = run.config.prepare.derive
     for name, expressions in run.config.evaluate.variations.items():
         vary(batch, event, expressions, derive=derived, where=f"evaluate.variations.{name}")
+
+
+def _check_later_stages(run: Run) -> None:
+    """Hold what evaluation and export are asked for against what is known without events."""
+    from hepset.inference.evaluate import require_split  # noqa: PLC0415  imports torch
+    from hepset.inference.onnx import parse_layout  # noqa: PLC0415  imports torch
+
+    if run.config.dataset is None:
+        require_split(run.config.evaluate.split, run.config.prepare.split.names)
+    else:
+        require_split(run.config.evaluate.split, run.dataset.manifest.split_rule.config.names)
+    if run.config.export.onnx:
+        parse_layout(run.config.export.layout)
 
 
 def _check_model(run: Run) -> None:
@@ -165,10 +180,14 @@ def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:
             open_variations,
             require_drawings,
         )
+        from hepset.inference.quantities import kept_in_dataset  # noqa: PLC0415  imports torch
 
         open_variations(dataset, run.config.evaluate)
         require_drawings(
-            run.config.evaluate, dataset.event, run.config.model.heads, dataset.layouts
+            run.config.evaluate,
+            dataset.event,
+            run.config.model.heads,
+            kept_in_dataset(dataset.layouts),
         )
     missing = [
         spec.name

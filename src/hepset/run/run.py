@@ -180,7 +180,7 @@ class Run:
             elif not self.config.model.heads:
                 _LOG.info("%s: nothing to do, the configuration names no head", stage)
             elif stage == "train":
-                self._check_evaluation()
+                self._check_later_stages(stop)
                 self.train(force=force)
             elif stage == "evaluate":
                 self.evaluate(force=force)
@@ -441,16 +441,24 @@ class Run:
                 f"{made or 'none'}; give train, val and test, or leave the heads out and convert"
             )
 
-    def _check_evaluation(self) -> None:
-        """Refuse what `evaluate` asks for and cannot be made, before hours of training."""
+    def _check_later_stages(self, stop: int) -> None:
+        """Refuse what evaluation and export cannot make, before hours of training."""
         from hepset.inference.evaluate import (  # noqa: PLC0415  imports torch
+            choose_split,
             open_variations,
             require_drawings,
         )
+        from hepset.inference.onnx import parse_layout  # noqa: PLC0415  imports much
+        from hepset.inference.quantities import kept_in_dataset  # noqa: PLC0415  imports numpy
 
         asked, dataset = self.config.evaluate, self.dataset
         open_variations(dataset, asked)
-        require_drawings(asked, dataset.event, self.config.model.heads, dataset.layouts)
+        kept = kept_in_dataset(dataset.layouts)
+        require_drawings(asked, dataset.event, self.config.model.heads, kept)
+        if stop >= STAGES.index("evaluate"):
+            choose_split(dataset, asked.split)
+        if self.config.export.onnx:
+            parse_layout(self.config.export.layout)
 
     def _need_heads(self, stage: str) -> None:
         if not self.config.model.heads:

@@ -183,7 +183,7 @@ def test_weights_become_sampling() -> None:
     }
     derive = found.defaults["prepare"]["derive"]
     assert derive["extra.high"] == "high"
-    assert derive["high"] == "max(pf_pt)"
+    assert derive["high"] == "nanmax(pf_pt)"
     assert describe(
         weights={"use_precomputed_weights": True, "weight_branches": ["u", "v"]}, parity=True
     ).defaults["train"]["sampling"] == {
@@ -232,7 +232,7 @@ def test_a_number_selects_where_it_is_not_zero() -> None:
     changed = {"selection": "good", "test_time_selection": "is_b"}
     variables = {"pf_mask": "ak.ones_like(pf_pt)", "pf_log": "pf_pt", "is_b": "x > 1"}
     found = describe(new_variables=variables, **changed).defaults["prepare"]
-    assert found["select"] == {"selection": "good != 0"}
+    assert found["select"] == {"selection": "~(good == 0)"}
     assert found["predict_select"] == {"test_time_selection": "is_b"}
 
 

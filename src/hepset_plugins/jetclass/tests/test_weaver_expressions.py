@@ -10,7 +10,7 @@ import awkward as ak
 import numpy as np
 import pytest
 
-from hepset.errors import EventInfoError
+from hepset.errors import EventInfoError, ExpressionError
 from hepset.prepare.expressions import Scope, compile_expression
 from hepset.prepare.select import plugin_functions
 from hepset_jetclass.weaver.expressions import Translator
@@ -23,6 +23,7 @@ FLAT = {
     "z": np.array([2.0, -1.0, 0.5, 8.0, 3.0, 1.0], np.float32),
     "e": np.array([4.0, 5.0, 6.0, 9.0, 7.0, 8.0], np.float32),
     "q": np.array([1, -1, 0, 1, 0, -1], np.int32),
+    "bits": np.array([True, False, False, True, True, False]),
 }
 ONCE = {
     "a": np.array([1.0, 2.0, 3.0, 4.0], np.float32),
@@ -62,7 +63,8 @@ def computed(text: str) -> np.ndarray:
 
 def evaluated(text: str) -> np.ndarray:
     """What Python makes of it with numpy and awkward, as weaver does it."""
-    names: dict[str, Any] = {k: ak.unflatten(v, COUNTS) for k, v in FLAT.items()} | ONCE
+    names: dict[str, Any] = {k: ak.unflatten(v, COUNTS) for k, v in FLAT.items()}
+    names |= {k: ak.Array(v) for k, v in ONCE.items()}
     names["_clip"] = lambda x, low, high: ak.unflatten(
         np.clip(ak.to_numpy(ak.flatten(x)), low, high), COUNTS
     )
@@ -108,11 +110,11 @@ def evaluated(text: str) -> np.ndarray:
         "(y > 1) + (z > 1)",
         "((a > 1) + (b > 1) + (n > 0)) * 2",
         "np.where(q, y, z)",
-        "q & (y > 0) & (q >= 0)",
+        "bits & (y > 0) & ~bits",
         "np.nan_to_num(x, nan=-3)",
         "np.nan_to_num(np.log(np.abs(q)), neginf=-5, posinf=3, copy=False)",
         "np.isinf(1 / q)",
-        "np.cbrt(y) + np.exp2(y) + np.trunc(y * 2) + np.reciprocal(e)",
+        "np.cbrt(y) + np.exp2(y) + np.trunc(y * 2) + 1 / e",
         "np.degrees(y) + np.deg2rad(y)",
         "np.greater_equal(y, 1) | np.not_equal(q, 0)",
         "np.remainder(y, 2)",
@@ -153,6 +155,24 @@ def evaluated(text: str) -> np.ndarray:
         "np.fmin(x, y)",
         "np.fmax(y, x)",
         "np.fmax(x, q)",
+        "(a > 1) * (b > 1) + (n > 0)",
+        "np.multiply(a > 1, b > 1) + (n > 0)",
+        "x != 1",
+        "np.not_equal(x, x)",
+        "np.where(x, y, z)",
+        "ak.any(x, axis=1)",
+        "ak.all(x / x, axis=1)",
+        "ak.max(x, axis=1)",
+        "ak.min(x / q, axis=1)",
+        "ak.max(x * np.nan, axis=1)",
+        "ak.max(x[q >= 0], axis=1)",
+        "ak.ptp(x, axis=1)",
+        "ak.fill_none(x, 3)",
+        "ak.fill_none(ak.firsts(x * np.nan), 3)",
+        "ak.fill_none(ak.mean(y, axis=1), -1)",
+        "ak.fill_none(ak.max(y[q > 0], axis=1) / ak.max(z, axis=1), -1)",
+        "ak.fill_none(ak.pad_none(y, 2)[:, 1], 7)",
+        "np.max(np.stack([a / (a - 1) * (a - 1), b], axis=1), axis=1)",
     ],
 )
 def test_the_same_numbers_as_python_gives(text: str) -> None:
@@ -170,20 +190,20 @@ def test_the_same_numbers_as_python_gives(text: str) -> None:
         ("_pad(x, 2, value=3)[:, 1]", "where(number(x) > 1, nth(x, 2), 3)"),
         ("ak.pad_none(x, 2)[:, 1]", "nth(x, 2)"),
         ("p.mass2 - p.mt - p.et - p.theta", None),
-        ("ak.max(x, axis=1, mask_identity=False)", "where(number(x) > 0, max(x), -inf)"),
+        ("ak.max(x, axis=1, mask_identity=False)", "where(number(x) > 0, nanmax(x), -inf)"),
         ("(x > 1) + (y > 1)", "(x > 1) | (y > 1)"),
         ("above + (y > 1)", "above | (y > 1)"),
         ("above * 1 + (y > 1)", "above * 1 + (y > 1)"),
-        ("q & (x > 1)", "(q != 0) & (x > 1)"),
-        ("np.where(q, above, ~above)", "where(q != 0, above, ~above)"),
+        ("q & (x > 1)", "q & (x > 1)"),
+        ("np.where(q, above, ~above)", "where(~(q == 0), above, ~above)"),
         ("_repeat_pad(x, 128)", "x"),
         ("x[:, 0]", "nth(x, 1)"),
         ("ak.firsts(x)", "first(x)"),
         ("np.float32(x)", "float32(x)"),
         ("ak.values_astype(x, np.int32)", "int64(x)"),
         ("ak.values_astype(x, 'float64')", "x"),
-        ("ak.values_astype(x, 'bool')", "x != 0"),
-        ("ak.values_astype(x + 1, np.bool_)", "x + 1 != 0"),
+        ("ak.values_astype(x, 'bool')", "~(x == 0)"),
+        ("ak.values_astype(x + 1, np.bool_)", "~(x + 1 == 0)"),
         ("np.full_like(x, 3)", "ones_like(x) * 3"),
         ("p.mass", "p4_mass(x, y, z, e)"),
         ("p.E - e", "e - e"),
@@ -259,13 +279,36 @@ def test_new_variables_are_named_or_written_out() -> None:
         ("~(q + 1)", "the bits of numbers"),
         ("np.invert(q + 1)", "the bits of numbers"),
         ("np.bitwise_not(-q)", "the bits of numbers"),
+        ("np.sign(q) | (x > 1)", "the bits of numbers"),
+        ("ak.max(_pad(y, 8, value=9), axis=1)", "does not reduce padding"),
+        ("ak.num(_pad(y, 8))", "does not reduce padding"),
+        ("ak.sum(padded + 1, axis=1)", "does not reduce padding"),
+        ("ak.sum(ak.pad_none(x, 8), axis=1)", "does not reduce padding"),
+        ("np.max(np.stack([a, b]), axis=1)", "needs axis=1"),
+        ("np.argmax(np.stack([a, b], axis=0), axis=1)", "needs axis=1"),
+        ("np.exp(x > 1)", "half precision"),
+        ("np.reciprocal(q)", "write 1 / x"),
+        ("ak.values_astype(q, 'uint8')", "beyond its range numbers begin anew"),
+        ("ak.max(x > 1, axis=1, mask_identity=False)", "write ak.any"),
+        ("ak.ptp(x, axis=1, mask_identity=False)", "'mask_identity' has no translation"),
         ("ak.sum(y / y[q > 0][:, 0], axis=1)", r"x\[condition\] inside a sum"),
         ("'text'", "no place in an expression"),
     ],
 )
 def test_what_has_no_translation_is_named(text: str, message: str) -> None:
     with pytest.raises(EventInfoError, match=message):
-        translate(text)
+        translate(text, padded="_pad(x, 8, value=9)")
+
+
+@pytest.mark.parametrize("text", ["q & n", "n | (a > 1)", "~q", "q & (x > 1)"])
+def test_the_bits_of_columns_are_refused_when_their_type_is_seen(text: str) -> None:
+    with pytest.raises(ExpressionError, match="has dtype int32; compare it with something"):
+        computed(text)
+
+
+def test_what_numpy_keeps_true_or_false_is_not_added_as_numbers() -> None:
+    with pytest.raises(ExpressionError, match="'&' needs true or false"):
+        computed("np.maximum(a > 1, b > 1) * (n > 0) + (n > 1)")
 
 
 def test_a_circle_of_four_momenta_is_named() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
+from hepset.nn.linear import linear
 from hepset_jetclass.part.dropout import dropout
 
 __all__ = ["Projections", "attend", "attend_by_head", "read_tokens"]
@@ -37,7 +37,7 @@ class Projections(NamedTuple):
 
     def leave(self, attended: Tensor) -> Tensor:
         """Project what was attended, ``(jet, token, width)``."""
-        return functional.linear(attended, self.out_weight, self.out_offset)
+        return linear(attended, self.out_weight, self.out_offset)
 
 
 def attend(x: Tensor, bias: Tensor, around: Projections, dropped: float) -> Tensor:
@@ -53,7 +53,7 @@ def attend(x: Tensor, bias: Tensor, around: Projections, dropped: float) -> Tens
     Returns:
         Shape ``(jet, token, width)``.
     """
-    packed = functional.linear(x, around.weight.flatten(0, 2), around.offset.flatten())
+    packed = linear(x, around.weight.flatten(0, 2), around.offset.flatten())
     q, k, v = torch.unflatten(packed, -1, around.offset.shape).permute(2, 0, 3, 1, 4)
     attended = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, dropout_p=dropped, scale=1.0
@@ -77,7 +77,9 @@ def attend_by_head(x: Tensor, bias: Tensor, around: Projections, dropped: float)
     """
     jets, tokens, _ = x.shape
     heads = around.offset.shape[1]
-    q, k, v = _by_head(x, around)
+    packed = linear(x, around.weight.flatten(0, 2), around.offset.flatten())
+    parts = torch.unflatten(packed, -1, around.offset.shape).permute(2, 3, 0, 1, 4)
+    q, k, v = parts.flatten(1, 2)
     if tokens < FEWEST_KEYS:
         missing = FEWEST_KEYS - tokens
         k, v = (functional.pad(part, (0, 0, 0, missing)) for part in (k, v))
@@ -88,22 +90,6 @@ def attend_by_head(x: Tensor, bias: Tensor, around: Projections, dropped: float)
     weights = dropout(torch.softmax(logits, -1), dropped, training=dropped > 0)
     attended = torch.unflatten(torch.bmm(weights, v), 0, (heads, jets))
     return attended.permute(1, 2, 0, 3).flatten(2)
-
-
-def _by_head(x: Tensor, around: Projections) -> Sequence[Tensor]:
-    """Queries, keys and values, each ``(head · jet, token, size)``."""
-    jets, tokens, width = x.shape
-    _, heads, size = around.offset.shape
-    if torch.is_grad_enabled():
-        packed = functional.linear(x, around.weight.flatten(0, 2), around.offset.flatten())
-        parts = torch.unflatten(packed, -1, around.offset.shape).permute(2, 3, 0, 1, 4)
-        return parts.flatten(1, 2).unbind()
-    weight = around.weight.permute(1, 3, 0, 2).reshape(heads, width, 3 * size)
-    packed = torch.bmm(x.flatten(0, 1).expand(heads, -1, -1), weight)
-    q, k, v = packed.split(size, -1)
-    # The offset of the keys shifts all logits of a query alike, which a softmax does not see.
-    q, v = q + around.offset[0, :, None], v + around.offset[2, :, None]
-    return [torch.unflatten(part, 1, (jets, tokens)).flatten(0, 1) for part in (q, k, v)]
 
 
 def read_tokens(

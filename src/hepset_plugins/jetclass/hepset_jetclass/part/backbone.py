@@ -25,10 +25,8 @@ from hepset_jetclass.part.trimming import kept_at_random
 
 __all__ = ["PartBackbone"]
 
-PARTICLES_IN_CACHE = 512
-"""Particles of a sub-batch on a CPU: their hidden layers of 512 take half of a usual cache."""
-PARTICLES_LEARNT = 1536
-"""The same in training, where each sub-batch adds to the gradients of all weights."""
+PARTICLES = 1536
+"""Particles of a sub-batch on a CPU: few enough for its caches, enough for large products."""
 OTHER_BUCKETS = 4
 """Sub-batches on other devices, which want few large operations."""
 
@@ -150,14 +148,13 @@ class PartBackbone(Backbone):
                 return self._blocks(mask, normed, bias, token, shift, extra, around)
 
             fixed = self.config.buckets
-            several = PARTICLES_LEARNT if self.training else PARTICLES_IN_CACHE
             objects, *others = run_in_buckets(
                 run,
                 mask,
                 (normed,),
                 events=(start, token, shift, extra),
                 buckets=OTHER_BUCKETS if fixed is None else fixed,
-                slots=several if fixed is None and mask.is_cpu else None,
+                slots=PARTICLES if fixed is None and mask.is_cpu else None,
             )
         event, encoded_extra = others
         return Encoded(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
+from hepset.nn.linear import linear
 from hepset_jetclass.part.attention import Projections, attend, attend_by_head, read_tokens
 from hepset_jetclass.part.dropout import dropout
 from hepset_jetclass.part.options import HeadLayout
@@ -102,8 +102,9 @@ class Block(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self._drop(self.post_attn_norm(attended))
-        h = self._drop(functional.gelu(self.fc1(self.pre_fc_norm(x))))
-        h = self._drop(self.fc2(self.post_fc_norm(h)))
+        h = linear(self.pre_fc_norm(x), self.fc1.weight, self.fc1.bias, gelu=True)
+        h = self.post_fc_norm(self._drop(h))
+        h = self._drop(linear(h, self.fc2.weight, self.fc2.bias))
         return torch.addcmul(h, x, self.w_resid)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hepset.nn.linear import linear
 from hepset.nn.pairs import PAIR_FEATURES, features_between
 from hepset_jetclass.part.normalisation import folded_linear, normalise, pointwise
 from hepset_jetclass.part.pair_training import embed_in_training
 
 __all__ = ["PairEmbedding", "ParticleEmbedding"]
 
-FEATURES_CHUNK = 16384
-CHUNK = 2048
-"""Pairs whose features are computed, and that are embedded, at a time: they stay in the cache."""
+CHUNK = 8192
+"""Pairs that are embedded at a time: they stay in the cache."""
 
 
 class ParticleEmbedding(nn.Module):
@@ -42,8 +42,11 @@ class ParticleEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed normalised features, ``(..., feature)`` to ``(..., width)``."""
-        embedded: Tensor = self.embed(x)
-        return embedded
+        layers = list(self.embed)
+        for norm, dense in zip(layers[::3], layers[1::3], strict=True):
+            assert isinstance(dense, nn.Linear)
+            x = linear(norm(x), dense.weight, dense.bias, gelu=True)
+        return x
 
 
 class PairEmbedding(nn.Module):
@@ -88,10 +91,10 @@ class PairEmbedding(nn.Module):
             return self.of_features(_features(coordinates, first, second)).t()
         layers = self._folded()
         values = coordinates.new_empty(len(layers[-1][1]), len(first))
-        members = zip(first.split(FEATURES_CHUNK), second.split(FEATURES_CHUNK), strict=True)
-        parts = (part for pair in members for part in _features(coordinates, *pair).split(CHUNK))
-        for part, place in zip(parts, values.split(CHUNK, 1), strict=True):
-            place.copy_(self._pointwise(layers, part).t())
+        parts = zip(first.split(CHUNK), second.split(CHUNK), values.split(CHUNK, 1), strict=True)
+        for one, other, place in parts:
+            features = _features(coordinates, one, other)
+            place.copy_(self._pointwise(layers, features).t())
         return values
 
     def of_features(self, features: Tensor) -> Tensor:
@@ -115,23 +118,22 @@ class PairEmbedding(nn.Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         x, layers = normalise(self.first_norm, x), self._layers()
-        for number, (linear, norm) in enumerate(layers):
-            x = normalise(norm, pointwise(linear, x))
+        for number, (convolution, norm) in enumerate(layers):
+            x = normalise(norm, pointwise(convolution, x))
             if self.last_activation or number < len(layers) - 1:
                 x = functional.gelu(x)
         return x
 
     def _folded(self) -> list[tuple[Tensor, Tensor]]:
         return [
-            folded_linear(linear, None if number else self.first_norm, norm)
-            for number, (linear, norm) in enumerate(self._layers())
+            folded_linear(convolution, None if number else self.first_norm, norm)
+            for number, (convolution, norm) in enumerate(self._layers())
         ]
 
     def _pointwise(self, layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         for number, (weight, bias) in enumerate(layers):
-            x = functional.linear(x, weight, bias)
-            if self.last_activation or number < len(layers) - 1:
-                x = functional.gelu(x)
+            activated = self.last_activation or number < len(layers) - 1
+            x = linear(x, weight, bias, gelu=activated)
         return x
 
 

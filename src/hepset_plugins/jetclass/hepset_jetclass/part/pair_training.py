@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from hepset.nn.linear import linear
+
 __all__ = ["embed_in_training"]
 
 CHUNK = 8192
@@ -136,7 +138,7 @@ class _Chain(torch.autograd.Function):
             found = x.new_empty(len(x), len(weight))
             for part, place in zip(outputs[-1].split(CHUNK), found.split(CHUNK), strict=True):
                 entering = functional.gelu(norm(part)) if number else norm(part)
-                torch.mm(entering, weight.t(), out=place)
+                place.copy_(linear(entering, weight))
             outputs.append(found)
             moments.append(_moments(found))
         values = _norm(*moments[-1], epsilons[-1], factors[-1], shifts[-1])(outputs[-1])
@@ -174,7 +176,7 @@ class _Chain(torch.autograd.Function):
                 *(tensor.split(CHUNK) for tensor in (above, y, x, below)), strict=True
             ):
                 to_linear = norms[number + 1].gradient(part, upper, to_norms[-1], len(y))
-                entering, back = norms[number](source), to_linear @ weight
+                entering, back = norms[number](source), linear(to_linear, weight.t())
                 if number:
                     back = lower.copy_(torch.ops.aten.gelu_backward(back, entering))
                     entering = functional.gelu(entering)

@@ -41,9 +41,9 @@ _PLAIN: Final = {
 } | {"absolute": "abs", "fabs": "abs", "rint": "round"}
 """Functions that act element by element: numpy's (awkward's, math's) name → hepset's."""
 _REDUCTIONS: Final = {
-    **{name: name for name in ("sum", "mean", "min", "max", "any", "all")},
-    "amin": "min",
-    "amax": "max",
+    **{name: name for name in ("sum", "mean", "any", "all")},
+    **dict.fromkeys(("min", "amin"), "nanmin"),
+    **dict.fromkeys(("max", "amax"), "nanmax"),
     "num": "number",
     "count": "number",
     "firsts": "first",
@@ -54,7 +54,6 @@ _OF_CONDITIONS: Final = frozenset({"any", "all", "count"})
 """Reductions of what is true or false."""
 _WRITTEN_OUT: Final[Mapping[str, tuple[str, ...]]] = {
     "isinf": ("abs(x) == inf", "x"),
-    "reciprocal": ("1 / x", "x"),
     "square": ("x ** 2", "x"),
     "cbrt": ("sign(x) * abs(x) ** (1 / 3)", "x"),
     "exp2": ("2 ** x", "x"),
@@ -68,20 +67,19 @@ _WRITTEN_OUT: Final[Mapping[str, tuple[str, ...]]] = {
     "fmin": ("where(isnan(x), y, where(isnan(y), x, minimum(x, y)))", "x", "y"),
     "fmax": ("where(isnan(x), y, where(isnan(y), x, maximum(x, y)))", "x", "y"),
     "full_like": ("ones_like(x) * y", "x", "y"),
-    "fill_none": ("where(isnan(x), y, x)", "x", "y"),
 }
 """Functions that act element by element: what they compute, and their arguments."""
 _SPREADS: Final[Mapping[str, str]] = {
     "std": "sqrt(mean((x - mean(x)) ** 2))",
     "var": "mean((x - mean(x)) ** 2)",
-    "ptp": "max(x) - min(x)",
+    "ptp": "nanmax(x) - nanmin(x)",
 }
 """Further functions that give one value per event."""
 _CHOSEN: Final[Mapping[str, str]] = {
     "sum": "sum(where(c, x, 0))",
     "mean": "sum(where(c, x, 0)) / count(c)",
-    "max": "where(any(c), max(where(c, x, -inf)), none)",
-    "min": "where(any(c), min(where(c, x, inf)), none)",
+    "nanmax": "where(any(c), nanmax(where(c, x, -inf)), none)",
+    "nanmin": "where(any(c), nanmin(where(c, x, inf)), none)",
     "number": "count(c)",
     "count": "count(c & x)",
     "any": "any(c & x)",
@@ -91,8 +89,6 @@ _CHOSEN: Final[Mapping[str, str]] = {
 _ACROSS: Final[Mapping[str, str]] = {
     "sum": "x + y",
     "mean": "x + y",
-    "max": "maximum(x, y)",
-    "min": "minimum(x, y)",
     "any": "x | y",
     "all": "x & y",
 }
@@ -105,7 +101,7 @@ _COMPARISONS: Final[Mapping[str, ast.cmpop]] = {
     "equal": ast.Eq(),
     "not_equal": ast.NotEq(),
 }
-_OF_NOTHING: Final = {"max": "-inf", "min": "inf"}
+_OF_NOTHING: Final = {"nanmax": "-inf", "nanmin": "inf"}
 """What a reduction of no object gives with ``mask_identity=False``."""
 _NEGATIONS: Final = frozenset({"logical_not", "invert", "bitwise_not"})
 _OPERATORS: Final[Mapping[str, ast.operator]] = {
@@ -136,10 +132,24 @@ _TRUE_OR_FALSE: Final = frozenset(
     | _NEGATIONS
 )
 """Functions whose result is true or false."""
+_TRUE_OF_TRUE: Final = frozenset(
+    {"abs", "absolute", "minimum", "maximum", "square", "nan_to_num", "fill_none", "where"}
+    | {"ones_like", "zeros_like", "min", "max", "amin", "amax", "firsts", "multiply", "add"}
+    | {"to_numpy", "asarray", "array", "Array", "to_packed", "fmin", "fmax"}
+)
+"""Functions whose result is true or false where their arguments are."""
+_HALF: Final = frozenset(
+    {"sqrt", "exp", "expm1", "exp2", "log", "log1p", "log10", "log2", "sin", "cos", "tan", "sinh"}
+    | {"cosh", "tanh", "arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh", "cbrt"}
+    | {"deg2rad", "radians", "rad2deg", "degrees", "hypot", "arctan2", "floor", "ceil", "trunc"}
+    | {"rint", "fabs"}
+)
+"""Functions that numpy computes in half precision of what is true or false."""
 _AS_THEY_ARE: Final = frozenset({"to_numpy", "asarray", "array", "Array", "to_packed"})
 _JUDGED: Final = frozenset({"values_astype", "enforce_type", "_pad", "_repeat_pad"})
 _SINGLE: Final = frozenset({"float32", "float"})
-_WHOLE: Final = frozenset({"int", "int8", "int16", "int32", "int64", "uint8", "uint32"})
+_WHOLE: Final = frozenset({"int", "int32", "int64"})
+_NARROW: Final = frozenset({"int8", "int16", "uint8", "uint16", "uint32", "uint64"})
 _TRUTH: Final = frozenset({"bool", "bool_"})
 _VECTORS: Final[Mapping[str, tuple[str, ...]]] = {
     "_p4_from_pxpypze": ("px", "py", "pz", "energy"),
@@ -156,6 +166,7 @@ _PROPERTIES: Final = frozenset(
     {"px", "py", "pz", "energy", "pt", "eta", "phi", "theta", "mass", "mass2", "mt", "et"}
     | {"p", "mag", "rapidity"}
 )
+_BITS: Final = "the bits of numbers have no translation"
 _DISTANCES: Final = {"deltaR": "delta_r", "deltaphi": "delta_phi", "deltaeta": "eta"}
 _REASONS: Final[Mapping[str, str]] = {
     "len": "it is the number of events; the number of an event's objects is ak.num(x)",
@@ -180,8 +191,12 @@ _REASONS: Final[Mapping[str, str]] = {
     "prod": "hepset has no product over objects",
     "local_index": "objects have no numbers in expressions",
     "mask": "write np.where(condition, x, …), or x[condition] inside a sum, max, …",
+    "reciprocal": "of whole numbers it is 0 almost everywhere; write 1 / x",
     "argmax": "it is known of a stack of columns: np.argmax(np.stack([a, b], axis=1), axis=1)",
 }
+
+
+_ZERO: Final = ast.Constant(0)
 
 
 @dataclass
@@ -273,6 +288,8 @@ class _Expression:
             case ast.Compare(left=left, ops=ops, comparators=others):
                 if any(isinstance(op, ast.Is | ast.IsNot | ast.In | ast.NotIn) for op in ops):
                     raise self.error(node, "compare with == or !=")
+                if len(ops) == 1 and isinstance(ops[0], ast.NotEq):
+                    return _differs(self.visit(left), self.visit(others[0]))
                 return ast.Compare(self.visit(left), ops, [self.visit(other) for other in others])
             case ast.Call():
                 return self.call(node)
@@ -292,28 +309,32 @@ class _Expression:
     ) -> ast.expr:
         """Write an operator between two values; true + true is true, as numpy has it."""
         if isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor):
-            if self.is_number(left) or self.is_number(right):
-                raise self.error(node, "the bits of numbers have no translation")
-            if not isinstance(op, ast.BitXor):
-                return ast.BinOp(self.condition(left), op, self.condition(right))
-            if not (self.is_condition(left) and self.is_condition(right)):
-                raise self.error(
-                    node,
-                    "the bits of numbers have no translation; of what is true or false, write "
-                    "np.logical_xor(a, b)",
-                )
-            return ast.Compare(self.visit(left), [ast.NotEq()], [self.visit(right)])
-        if isinstance(op, ast.Add) and self.is_condition(left) and self.is_condition(right):
-            op = ast.BitOr()
+            one, other = self.truth(node, left), self.truth(node, right)
+            if isinstance(op, ast.BitXor):
+                if not (self.is_condition(left) and self.is_condition(right)):
+                    raise self.error(
+                        node, f"{_BITS}; of what is true or false, write np.logical_xor(a, b)"
+                    )
+                return ast.Compare(one, [ast.NotEq()], [other])
+            return ast.BinOp(one, op, other)
+        if self.is_condition(left) and self.is_condition(right):
+            op = {ast.Add: ast.BitOr(), ast.Mult: ast.BitAnd()}.get(type(op), op)
         return ast.BinOp(self.visit(left), op, self.visit(right))
 
+    def truth(self, node: ast.expr, operand: ast.expr) -> ast.expr:
+        """Write an operand of ``& | ~``; a column is looked at when there are values."""
+        column = operand
+        while isinstance(column, ast.Subscript):
+            column = column.value
+        if not (isinstance(column, ast.Name) or self.is_condition(operand)):
+            raise self.error(node, _BITS)
+        if self.is_number(operand):
+            raise self.error(node, _BITS)
+        return self.visit(operand)
+
     def inverted(self, node: ast.expr, operand: ast.expr) -> ast.expr:
-        """Write ``~x`` of what is true or false; of a column, hepset's expressions look at it."""
-        signed = isinstance(operand, ast.UnaryOp) and not isinstance(operand.op, ast.Invert)
-        calculated = signed or isinstance(operand, ast.BinOp) or self.is_number(operand)
-        if calculated and not self.is_condition(operand):
-            raise self.error(node, "the bits of numbers have no translation")
-        return ast.UnaryOp(ast.Invert(), self.visit(operand))
+        """Write ``~x`` of what is true or false."""
+        return ast.UnaryOp(ast.Invert(), self.truth(node, operand))
 
     def is_number(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
         """Whether an expression is made of numbers alone, without a column."""
@@ -336,23 +357,27 @@ class _Expression:
         written = self.visit(node)
         if self.is_condition(node):
             return written
-        return ast.Compare(written, [ast.NotEq()], [ast.Constant(0)])
+        return _differs(written, ast.Constant(0))
 
     def is_condition(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
         """Whether the form of an expression says that it is true or false."""
         match node:
             case ast.Compare() | ast.BoolOp() | ast.Constant(value=bool()):
                 return True
-            case ast.UnaryOp(op=op, operand=operand):
-                return isinstance(op, ast.Not | ast.Invert) and self.is_condition(operand, seen)
+            case ast.UnaryOp(op=op):
+                return isinstance(op, ast.Not | ast.Invert)
             case ast.BinOp(left=left, op=op, right=right):
                 kept = isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor)
                 both = self.is_condition(left, seen) and self.is_condition(right, seen)
-                return kept or (isinstance(op, ast.Add) and both)
-            case ast.Call(func=ast.Attribute(attr="add") | ast.Name(id="add"), args=[left, right]):
-                return self.is_condition(left, seen) and self.is_condition(right, seen)
-            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)):
-                return name in _TRUE_OR_FALSE
+                return kept or (isinstance(op, ast.Add | ast.Mult) and both)
+            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=values):
+                if name in {"values_astype", "enforce_type"}:
+                    kind = _constant(values[1]) if len(values) > 1 else self.options(node).get("to")
+                    return kind in _TRUTH
+                if name not in _TRUE_OF_TRUE:
+                    return name in _TRUE_OR_FALSE | _TRUTH
+                taken = values[name == "where" :]
+                return bool(taken) and all(self.is_condition(value, seen) for value in taken)
             case ast.Subscript(value=value):
                 return self.is_condition(value, seen)
             case ast.Name(id=name) if name in self.owner.new_variables and name not in seen:
@@ -458,6 +483,14 @@ class _Expression:
             return self.membership(node)
         if name == "nan_to_num":
             return self.finite(node, options)
+        if name == "fill_none":
+            return self.filled(node)
+        if name in _HALF and node.args and all(map(self.is_condition, node.args)):
+            raise self.error(
+                node,
+                "numpy computes this in half precision of what is true or false; write "
+                "np.float32(condition)",
+            )
         if name not in _KNOWN:
             raise self.error(
                 node, f"the function {name}() has no translation{did_you_mean(name, _KNOWN)}"
@@ -480,6 +513,8 @@ class _Expression:
         if name in _LOGICAL and len(arguments) == 2:
             return ast.BinOp(arguments[0], _LOGICAL[name], arguments[1])
         if name in _COMPARISONS and len(arguments) == 2:
+            if name == "not_equal":
+                return _differs(*arguments)
             return ast.Compare(arguments[0], [_COMPARISONS[name]], [arguments[1]])
         if name == "logical_not" and len(arguments) == 1:
             return ast.UnaryOp(ast.Invert(), arguments[0])
@@ -491,10 +526,58 @@ class _Expression:
         if name in _WHOLE and len(arguments) == 1:
             return _call("int64", arguments)
         if name in _TRUTH and len(arguments) == 1:
-            return ast.Compare(arguments[0], [ast.NotEq()], [ast.Constant(0)])
+            if self.is_condition(positional[0]):
+                return arguments[0]
+            return _differs(arguments[0], ast.Constant(0))
         if name in _JUDGED or (name in _AS_THEY_ARE and len(arguments) == 1):
             return arguments[0]
         raise self.error(node, f"{name}() does not take {len(arguments)} arguments here")
+
+    def filled(self, node: ast.Call) -> ast.expr:
+        """``ak.fill_none(x, y)``: y where an event has no such value; NaN is a value."""
+        if len(node.args) != 2 or node.keywords:
+            raise self.error(node, "write ak.fill_none(x, value)")
+        found, instead = (self.visit(argument) for argument in node.args)
+        needed = {ast.unparse(there): there for there in self.needed(node.args[0])}
+        for there in needed.values():
+            found = _call("where", [there, found, instead])
+        return found
+
+    def needed(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> Iterator[ast.expr]:
+        """Give the conditions without which awkward has None in the place of a value."""
+        match node:
+            case ast.Name(id=name) if name in self.owner.new_variables and name not in seen:
+                text = self.owner.new_variables[name]
+                inside = self.owner.parse(text, f"new_variables.{name}")
+                yield from self.needed(inside, seen | {name})
+                return
+            case ast.Call(func=ast.Attribute(attr="fill_none")):
+                return
+            case ast.Call(func=ast.Attribute(attr="firsts"), args=[value, *_]):
+                yield ast.Compare(_call("number", [self.visit(value)]), [ast.Gt()], [_ZERO])
+                return
+            case ast.Call(func=ast.Attribute(attr=name), args=[value, *_]) if (
+                _REDUCTIONS.get(name) in _OF_NOTHING and self.stacked(node) is None
+            ):
+                if _constant(self.options(node).get("mask_identity")) is False:
+                    return
+                reduced, index = _of_chosen(value)
+                if index is not None:
+                    yield _call("any", [self.condition(index)])
+                else:
+                    yield ast.Compare(_call("number", [self.visit(reduced)]), [ast.Gt()], [_ZERO])
+                return
+            case ast.Subscript(
+                value=ast.Call(func=ast.Attribute(attr="pad_none"), args=[value, *_]),
+                slice=ast.Tuple(elts=[_, ast.Constant(value=int() as number)]),
+            ):
+                count = _call("number", [self.visit(value)])
+                yield ast.Compare(count, [ast.Gt()], [ast.Constant(number)])
+                return
+        if not _per_event(node):
+            for part in ast.iter_child_nodes(node):
+                if isinstance(part, ast.expr):
+                    yield from self.needed(part, seen)
 
     def membership(self, node: ast.Call) -> ast.expr:
         """``np.isin(x, [1, 2])`` is ``x in [1, 2]``."""
@@ -552,7 +635,8 @@ class _Expression:
         if kind == "float64":
             return value
         if kind not in _SINGLE | _WHOLE | _TRUTH:
-            raise self.error(node, f"the type {kind!r} has no translation")
+            reason = "; beyond its range numbers begin anew: write int64" if kind in _NARROW else ""
+            raise self.error(node, f"the type {kind!r} has no translation{reason}")
         return ast.Call(ast.Name(kind), [value], [])
 
     def options(self, node: ast.Call) -> dict[str, ast.expr]:
@@ -577,7 +661,15 @@ class _Expression:
             raise self.error(
                 node, "over all events; with axis=1 it gives one value per event, of its objects"
             )
+        if self.pads(arguments[0]):
+            raise self.error(
+                node,
+                "hepset does not reduce padding; reduce the column itself, for example "
+                "np.maximum(ak.max(x, axis=1), 9) for a padding of 9",
+            )
         word = _REDUCTIONS.get(name, name)
+        if word in _OF_NOTHING and (stacked := self.stacked(node)) is not None:
+            return _call(f"{word}_of", [self.visit(value) for value in stacked])
         if word in _ACROSS and (stacked := self.stacked(node)) is not None:
             total = self.value_for(word, stacked[0])
             for value in stacked[1:]:
@@ -592,12 +684,31 @@ class _Expression:
             return _written(_CHOSEN[word], parts)
         value = self.value_for(word, arguments[0])
         if name in _SPREADS:
+            if name == "ptp" and not masked:
+                raise self.error(node, "the option 'mask_identity' has no translation")
             return _written(_SPREADS[name], {"x": value})
         found = _call(word, [value])
         if word in _OF_NOTHING and not masked:
+            if self.is_condition(arguments[0]):
+                raise self.error(node, "write ak.any(…) or ak.all(…) of what is true or false")
             text = f"where(number(x) > 0, found, {_OF_NOTHING[word]})"
             return _written(text, {"x": value, "found": found})
         return found
+
+    def pads(self, node: ast.expr, seen: frozenset[str] = frozenset()) -> bool:
+        """Whether padding is among the values of an expression."""
+        for part in _per_object(node):
+            match part:
+                case ast.Call(func=ast.Name(id="_pad" | "_repeat_pad")):
+                    return True
+                case ast.Call(func=ast.Attribute(attr="pad_none")):
+                    return True
+                case ast.Name(id=name) if name in self.owner.new_variables and name not in seen:
+                    text = self.owner.new_variables[name]
+                    inside = self.owner.parse(text, f"new_variables.{name}")
+                    if self.pads(inside, seen | {name}):
+                        return True
+        return False
 
     def value_for(self, reduction: str, node: ast.expr) -> ast.expr:
         """Write what a reduction takes: a number, or something true or false."""
@@ -608,17 +719,15 @@ class _Expression:
         match node.args[:1]:
             case [
                 ast.Call(
-                    func=ast.Attribute(attr="stack" | "column_stack"),
-                    args=[ast.List(elts=values) | ast.Tuple(elts=values), *_],
-                )
+                    func=ast.Attribute(attr="stack" | "column_stack" as name)
+                    | ast.Name(id="_stack" as name),
+                    args=[ast.List(elts=values) | ast.Tuple(elts=values), *others],
+                ) as stack
             ]:
-                return values
-            case [
-                ast.Call(
-                    func=ast.Name(id="_stack"),
-                    args=[ast.List(elts=values) | ast.Tuple(elts=values), *_],
-                )
-            ]:
+                axis = others[0] if others else self.options(stack).get("axis")
+                across = 1 if axis is None and name != "stack" else _constant(axis)
+                if across not in {1, -1}:
+                    raise self.error(stack, "a stack of columns needs axis=1")
                 return values
         return None
 
@@ -683,6 +792,11 @@ class _Expression:
         if name == "deltaphi":
             return _call("delta_phi", phi)
         return _call("delta_r", [eta[0], phi[0], eta[1], phi[1]])
+
+
+def _differs(left: ast.expr, right: ast.expr) -> ast.expr:
+    """``left != right`` as numpy has it: NaN differs from everything."""
+    return ast.UnaryOp(ast.Invert(), ast.Compare(left, [ast.Eq()], [right]))
 
 
 def _call(name: str, arguments: Sequence[ast.expr]) -> ast.Call:

@@ -12,7 +12,7 @@ from hepset.prepare.functions import Function
 Array = NDArray[Any]
 
 MOST_ALTERNATIVES: Final = 512
-"""Most arguments of `argmax_of`."""
+"""Most arguments of `argmax_of` and its like."""
 
 
 def _ones_like(x: Array) -> Array:
@@ -51,11 +51,39 @@ def _number(offsets: Array, x: Array) -> Array:
     return np.diff(offsets)
 
 
+def _nanmax(offsets: Array, x: Array) -> Array:
+    return _extreme(np.maximum, offsets, x, -np.inf)
+
+
+def _nanmin(offsets: Array, x: Array) -> Array:
+    return _extreme(np.minimum, offsets, x, np.inf)
+
+
+def _extreme(ufunc: np.ufunc, offsets: Array, x: Array, least: float) -> Array:
+    values = x if x.dtype.kind == "f" else x.astype(np.float64)
+    values = np.where(np.isnan(values), values.dtype.type(least), values)
+    filled = offsets[1:] > offsets[:-1]
+    found = np.full(len(filled), np.nan, values.dtype)
+    if filled.any():
+        found[filled] = ufunc.reduceat(values, offsets[:-1][filled])
+    return found
+
+
 def _argmax_of(*values: Array) -> Array:
     """Which argument is largest, from 0; the first of equal ones."""
     stacked = np.stack(np.broadcast_arrays(*values), axis=-1)
     which: Array = np.argmax(stacked, axis=-1)
     return which
+
+
+def _nanmax_of(*values: Array) -> Array:
+    found: Array = np.fmax.reduce(np.broadcast_arrays(*values), axis=0)
+    return found
+
+
+def _nanmin_of(*values: Array) -> Array:
+    found: Array = np.fmin.reduce(np.broadcast_arrays(*values), axis=0)
+    return found
 
 
 def _mass(px: Array, py: Array, pz: Array, energy: Array) -> Array:
@@ -88,11 +116,22 @@ LOG2: Final = _each(np.log2, "x")
 """``log2(x)``: logarithm to base 2."""
 NUMBER: Final = Function(_number, "reduction", ("x",))
 """``number(x)``: how many values an event has."""
+NAN_MAX: Final = Function(_nanmax, "reduction", ("x",))
+"""``nanmax(x)``: the largest value that is no NaN, −∞ if all are; NaN without objects."""
+NAN_MIN: Final = Function(_nanmin, "reduction", ("x",))
+"""``nanmin(x)``: the smallest value that is no NaN, ∞ if all are; NaN without objects."""
 MASS: Final = _each(_mass, "px", "py", "pz", "energy")
 """``p4_mass(px, py, pz, energy)``: invariant mass."""
-ARGMAX_OF: Final = _each(
-    _argmax_of,
-    *(f"x{i}" for i in range(MOST_ALTERNATIVES)),
-    optional=MOST_ALTERNATIVES - 2,
-)
+
+
+def _of_many(call: Any) -> Function:  # noqa: ANN401
+    names = (f"x{number}" for number in range(MOST_ALTERNATIVES))
+    return _each(call, *names, optional=MOST_ALTERNATIVES - 1)
+
+
+ARGMAX_OF: Final = _of_many(_argmax_of)
 """``argmax_of(a, b, …)``: which argument is largest, from 0."""
+NAN_MAX_OF: Final = _of_many(_nanmax_of)
+"""``nanmax_of(a, b, …)``: the largest argument that is no NaN."""
+NAN_MIN_OF: Final = _of_many(_nanmin_of)
+"""``nanmin_of(a, b, …)``: the smallest argument that is no NaN."""
