@@ -34,7 +34,7 @@ from hepset.dataset.manifest import (
     Truncation,
 )
 from hepset.dataset.shards import atomic_file, remove_temporary
-from hepset.errors import ConfigurationError, DatasetError
+from hepset.errors import ConfigurationError, DatasetError, ReadError
 from hepset.interfaces import Engine, Reader
 from hepset.prepare.engines import LocalEngine
 from hepset.prepare.exact import rounded
@@ -261,7 +261,7 @@ class _Conversion:
             if violation.severity != "note":
                 logger.warning("%s", violation)
         cutflow = self._cutflow(results)
-        self._refuse_nothing(results, cutflow)
+        self._refuse_nothing(results, failed, cutflow)
         self._warn_of_unused_splits(results)
         contract, names = self._resolve_classes(results)
         found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]
@@ -494,11 +494,22 @@ class _Conversion:
             for index, (name, expression) in enumerate(cuts)
         )
 
-    def _refuse_nothing(self, results: list[ChunkResult], cutflow: Sequence[CutflowStep]) -> None:
+    def _refuse_nothing(
+        self,
+        results: list[ChunkResult],
+        failed: Sequence[SkippedSource],
+        cutflow: Sequence[CutflowStep],
+    ) -> None:
         if any(result.file for result in results):
             return
         shutil.rmtree(self.work, ignore_errors=True)
         read = cutflow[0].total.events
+        if failed and not read:
+            lines = "\n".join(f"  {each.key}: {each.reason}" for each in failed[:3])
+            raise ReadError(
+                f"every file was skipped (prepare.on_error: skip), {len(failed)} of those that "
+                f"could be opened:\n{lines}"
+            )
         if not read:
             names = ", ".join(self.plan.paths[:3])
             raise DatasetError(f"there are no events in {names or 'the sources'}")
