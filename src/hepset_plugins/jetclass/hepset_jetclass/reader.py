@@ -240,7 +240,8 @@ class JetClassReader(ColumnarReader):
         try:
             return found | label_column(event, present)
         except ConfigurationError as problem:
-            raise ConfigurationError(f"{file.path}: {problem}") from problem
+            where = f"{file.path}: " if isinstance(file, JetClassFile) else ""
+            raise ConfigurationError(f"{where}{problem}") from problem
 
     def _require_complete(self, event: EventInfo, file: JetClassFile) -> None:
         """Refuse a description that leaves out what this file has."""
