@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from hepset.figures import (
@@ -211,7 +212,8 @@ def _finish_roc(figure: Figure, axes: Axes) -> Figure:
             axes.legend()
         return figure
     # Above the axes, where it hides no curve: models on the left, what they are compared to right.
-    order = sorted(range(len(handles)), key=lambda i: handles[i].get_linestyle() == "--")
+    dashed = [isinstance(line, Line2D) and line.get_linestyle() == "--" for line in handles]
+    order = sorted(range(len(handles)), key=dashed.__getitem__)
     figure.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],

@@ -294,6 +294,21 @@ def test_vectors_by_their_names() -> None:
             {"labels": {"type": "custom", "value": {"t": "x"}, "names": ["a"]}},
             "labels.names: .*stream",
         ),
+        *(
+            (
+                {
+                    "inputs": {
+                        "pf_features": {"length": 8, "vars": ["x"]},
+                        name: {"length": 6, "vars": names},
+                    }
+                },
+                rf"inputs\.{name}\.length: 6, but inputs\.pf_features has 8",
+            )
+            for name, names in (
+                ("pf_vectors", ["px", "py", "pz", "energy"]),
+                ("pf_mask", ["pf_mask"]),
+            )
+        ),
         ({"inputs": {"pf_features": {"length": 8, "vars": []}}}, "inputs.pf_features.vars"),
         ({"inputs": {"pf_features": {"length": 8, "vars": [["x", 1, 2, 3, 4, 5, 6]]}}}, "found 7"),
         (
