@@ -70,7 +70,7 @@ def inspect(path: str, *, event: str | None, reader: str | None) -> None:
 
         _model(load_checkpoint(place), console)
     elif event is not None:
-        _events(_reader(path, reader, event), console)
+        _events(path, reader, event, console)
     else:
         _columns(path, console)
 
@@ -242,7 +242,7 @@ def _mapping(document: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]
     return found.items() if isinstance(found, Mapping) else ()
 
 
-def _reader(path: str, name: str | None, event: str) -> Reader:
+def _reader(path: str, name: str | None, event: EventInfo) -> Reader:
     from hepset.readers import open_reader  # noqa: PLC0415
 
     suffix = Path(path).suffix
@@ -255,15 +255,27 @@ def _reader(path: str, name: str | None, event: str) -> Reader:
     return open_reader(chosen, files=path, event=event)
 
 
-def _events(reader: Reader, console: Console) -> None:
-    """Read the first chunk as events, check it, show counts and ranges."""
-    event = reader.event_info()
+def _events(path: str, name: str | None, description: str, console: Console) -> None:
+    """Read the first chunk as events, check it, show counts and ranges.
+
+    What the description derives is derived, and nothing is selected.
+    """
+    from hepset.dialects import describe_event  # noqa: PLC0415
+    from hepset.prepare import input_event  # noqa: PLC0415
+    from hepset.prepare.derive import restored_event  # noqa: PLC0415
+    from hepset.prepare.select import derive, possible, without_columns  # noqa: PLC0415
+
+    described = describe_event(description)
+    derived = described.defaults.get("prepare", {}).get("derive", {})
+    reader = _reader(path, name, input_event(described.event, derived))
+    event = restored_event(reader.event_info(), described.event, derived)
     entries = sum(source.entries for source in reader.sources())
     chunks = reader.chunks()
     if not chunks:
         console.print("no events")
         return
     batch = reader.read(chunks[0])
+    batch = without_columns(derive(batch, event, possible(batch, event, derived)), derived)
     console.print(
         f"{number(entries)} events, the first {number(len(batch))} of them are shown",
         highlight=False,
