@@ -36,6 +36,10 @@ class ExpressionError(ConfigurationError):
     """A selection or derived-feature expression cannot be compiled or evaluated."""
 
 
+class MissingColumnError(ExpressionError):
+    """An expression names a column that the file at hand lacks; another file may have it."""
+
+
 class UnknownComponentError(ConfigurationError, LookupError):
     """No installed plugin provides the component that was asked for."""
 

@@ -213,6 +213,11 @@ def test_figures_are_drawn(
         save(drawing.figure, target_file, dpi=40)
         assert target_file.tell() > 1000
         assert "400" in drawing.caption or "objects" in drawing.caption or target == "kind"
+    roc = drawings[names.index("roc")].figure
+    roc.draw_without_rendering()
+    for legend in roc.legends:
+        assert legend.get_window_extent().y0 >= roc.axes[0].get_window_extent().y1
+    assert bool(roc.legends) == (classes > 2)
     assert all(math.isfinite(m.error) for m in head.metrics(judged) if math.isfinite(m.value))
     assert head.baselines(judged)
 

@@ -223,6 +223,8 @@ def model(event: EventInfo) -> Model:
     provenance = {
         "run": "toys",
         "prepare": {"select": {"hard": "met.pt > 5"}, "derive": {}},
+        "train": {"sampling": {"classes": "signal"}},
+        "prior": {"target/signal": [0.25, 0.75]},
     }
     return build_model(
         config,

@@ -128,6 +128,7 @@ def _the_report_needs_nothing_else(evaluated: tuple[Path, dict[str, Any]]) -> No
     assert not re.search(r"url\(|@import|https?://", re.sub(r"data:image/[^\"]+", "", text))
     for words in ("accuracy ↑", "the larger class", "negative weights", "not defined", "jets pt"):
         assert words in text, words
+    assert "Training events are drawn by sampling, those of validation are not." in text
 
 
 def _equal_inputs_give_equal_reports(

@@ -6,7 +6,15 @@ import pytest
 
 from hepset.batch import EventBatch, make_ids
 from hepset.errors import ReadError
-from hepset.interfaces import Chunk, FileReaderConfig, Reader, ReaderConfig, Source, expand_files
+from hepset.interfaces import (
+    Chunk,
+    FileReaderConfig,
+    Reader,
+    ReaderConfig,
+    Source,
+    expand_files,
+    named_group,
+)
 from hepset.schema.event import EventInfo
 
 
@@ -43,6 +51,19 @@ def test_groups_keep_their_files(tmp_path: Path) -> None:
     (tmp_path / "a.h5").touch()
     config = FileReaderConfig.model_validate({"files": {"signal": f"{tmp_path}/a.h5"}})
     assert expand_files(config.files) == [(f"{tmp_path}/a.h5", "signal")]
+
+
+def test_groups_may_stand_before_the_pattern(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5", "odd:c.h5"):
+        (tmp_path / name).touch()
+    files = [f"signal:{tmp_path}/a*.h5", f"{tmp_path}/b.h5", f"signal:{tmp_path}/b.h5"]
+    config = FileReaderConfig.model_validate({"files": files})
+    assert config.files == {"signal": [files[0][7:], files[2][7:]], "": [files[1]]}
+    assert named_group("QCD:root://host//x.root") == ("QCD", "root://host//x.root")
+    assert named_group("root://host//x.root") == ("", "root://host//x.root")
+    assert named_group("data/a:b.root") == ("", "data/a:b.root")
+    assert named_group("odd:c.h5", tmp_path) == ("", "odd:c.h5")
+    assert named_group("odd:d.h5", tmp_path) == ("odd", "d.h5")
 
 
 def test_a_pattern_without_files_says_where_it_looked(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import awkward as ak
@@ -12,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
+import yaml
+from click.testing import CliRunner
 
 import hepset
+from hepset.cli import main
 from hepset.errors import ReadError
 from hepset.interfaces.reader import expand_files
 from hepset.interfaces.remote import expand_address, open_address
@@ -80,3 +86,45 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         reader.sources()
     with pytest.raises(ReadError, match="fsspec knows no protocol 'nowhere'"):
         open_address("nowhere://host/a.root")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "b.root"])
+def test_what_is_elsewhere_can_be_looked_at(name: str, server: str, tmp_path: Path) -> None:
+    event = tmp_path / "event.yaml"
+    event.write_text(yaml.safe_dump({"format": "hepset-event/1", **EVENT}))
+    listed = CliRunner().invoke(main, ["inspect", f"{server}/{name}"])
+    assert listed.exit_code == 0, listed.output
+    assert "jets_pt" in listed.output
+    read = CliRunner().invoke(main, ["inspect", f"{server}/{name}", "--event", str(event)])
+    assert read.exit_code == 0, read.output
+    assert "3 events" in read.output
+    missing = CliRunner().invoke(main, ["inspect", f"{server}/no-{name}"])
+    assert missing.exit_code == 2
+    assert f"{server}/no-{name}" in missing.output
+
+
+def test_a_server_without_ranges_is_named(tmp_path: Path) -> None:
+    """Python's own server sends whole files only."""
+    pytest.importorskip("aiohttp")
+    values = np.random.default_rng(1).normal(size=1_500_000)  # more than is asked for at once
+    pq.write_table(pa.table({"met_pt": values}), tmp_path / "a.parquet", compression="none")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/a.parquet"
+            event = {"globals": {"met": {"features": ["pt"]}}}
+            reader = hepset.open_reader("parquet", files=address, event=event)
+            with pytest.raises(ReadError, match=r"a\.parquet: cannot be read as Parquet.*range"):
+                reader.sources()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Says nothing of the requests."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep quiet."""

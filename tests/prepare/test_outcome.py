@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from hepset.dataset.manifest import CutCount, CutflowStep, Truncation
+from hepset.dataset.manifest import CutCount, CutflowStep, SkippedSource, Truncation
 from hepset.prepare.outcome import (
     class_prior,
     label_extremes,
@@ -80,10 +80,13 @@ def test_nothing_left_names_the_cut_that_took_it(plan: Plan) -> None:
         count = CutCount(events=events, sum_of_weights=events, sum_of_squares=events)
         return CutflowStep(name=name, expression="", samples=(count,))
 
-    text = str(nothing_left(plan, [step("all events", 7), step("two", 0)]))
+    text = str(nothing_left(plan, [], [step("all events", 7), step("two", 0)]))
     assert "none of 7 events" in text
     assert "0  two" in text
-    assert "no events in" in str(nothing_left(plan, [step("all events", 0)]))
+    unread = nothing_left(plan, [SkippedSource(key="a.root", reason="broken")], [step("all", 0)])
+    assert "every file was skipped" in str(unread)
+    assert "a.root: broken" in str(unread)
+    assert "no events in" in str(nothing_left(plan, [], [step("all events", 0)]))
 
 
 def test_a_stream_that_is_empty_in_one_chunk_is_no_finding(plan: Plan) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,25 @@ def test_paths_are_relative_to_the_file(folder: Path) -> None:
     assert resolved.event is not None
     assert resolved.event.streams["jets"].slots == 4
     assert resolved.config.train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("[sig:data/a*.root, b.root]", ["sig:{0}/data/a*.root", "{0}/b.root"]),
+        ("sig:data/a.root", "sig:{0}/data/a.root"),
+        ("[sig:/data/a.root]", ["sig:/data/a.root"]),
+        ("[sig:root://h//a.root]", ["sig:root://h//a.root"]),
+        ("{sig: data/a.root}", {"sig": "{0}/data/a.root"}),
+    ],
+)
+def test_paths_in_groups_are_relative_to_the_file(
+    folder: Path, written: str, found: str | list[str] | dict[str, str]
+) -> None:
+    text = (folder / "config.yaml").read_text().replace("[data/*.root]", written)
+    (folder / "config.yaml").write_text(text)
+    expected = yaml.safe_load(json.dumps(found).replace("{0}", str(folder)))
+    assert load_config(folder / "config.yaml").config.read[0]["files"] == expected
 
 
 def test_the_resolved_configuration_loads_to_itself(folder: Path) -> None:

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hepset.errors import ConfigurationError, DatasetError, HepsetError, ReadError
+from hepset.errors import (
+    ConfigurationError,
+    DatasetError,
+    HepsetError,
+    MissingColumnError,
+    ReadError,
+)
 from hepset.run import Run
 from hepset.run.checking import check_run
 
@@ -104,6 +110,53 @@ def test_a_truncated_file_is_skipped_on_request(
     found = check_run(Run.from_yaml(document))
     assert found.report.ok
     assert [source.key for source in found.sources][1] == f"{broken} (skipped)"
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_file_that_lacks_a_column_of_an_expression_is_skipped_on_request(
+    document: dict[str, Any], tmp_path: Path, affine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pq.read_table(tmp_path / "in" / "a.parquet")
+    pq.write_table(table.append_column("x", table["met_pt"]), tmp_path / "in" / "a.parquet")
+    feature = {"transform": [{"affine": "auto"}]} if affine else {}
+    document["event"]["globals"]["met"]["features"] = {"pt": {}, "twice": feature}
+    document["event"]["columns"] = ["x"]
+    document["prepare"] = {"derive": {"met.twice": "2 * x"}}
+    for look in (Run.prepare, check_run):
+        with pytest.raises(MissingColumnError, match=r"no column 'x' in .*b\.parquet"):
+            look(Run.from_yaml(document))
+    document["prepare"]["on_error"] = "skip"
+    assert _again(document, caplog).count("b.parquet: skipped: ") == 1
+    dataset = Run.from_yaml(document).dataset
+    assert len(dataset) == 30
+    assert [skipped.key for skipped in dataset.manifest.skipped] == ["b.parquet"]
+    found = check_run(Run.from_yaml(document))
+    assert [source.key for source in found.sources] == ["a.parquet", "b.parquet (skipped)"]
+    document["event"]["columns"] = ["xx"]
+    document["prepare"]["derive"] = {"met.twice": "2 * xx"}
+    error, message = (
+        (DatasetError, "affine: auto finds no value .* stop says which files")
+        if affine
+        else (ReadError, r"every file was skipped(?s:.)*no column 'xx'")
+    )
+    with pytest.raises(error, match=message):
+        Run.from_yaml(document).prepare()
+    with pytest.raises(MissingColumnError, match="no column 'xx'"):
+        check_run(Run.from_yaml(document))
+
+
+def test_weights_to_start_from_that_are_not_there_are_missed_before_anything_is_read(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["model"] = {
+        "backbone": {"name": "transformer"},
+        "heads": {"signal": {"name": "classification", "target": "signal"}},
+    }
+    document["train"] = {"start_from": str(tmp_path / "nowhere")}
+    for look in (check_run, Run.run):
+        with pytest.raises(ConfigurationError, match=r"start_from: .*nowhere: there is no such"):
+            look(Run.from_yaml(document))
+    assert not (tmp_path / "run" / "dataset").exists()
 
 
 @pytest.mark.parametrize(

@@ -104,11 +104,19 @@ def _labels(label: str, view: View, rule: Labels, findings: Findings) -> None:
         view.rows(flags),
         expected=f"{expected}, or −1 for missing",
         found=view.first(flags),
-        advice=(
-            "give the event file as many classes as the labels have, or renumber them"
-            if highest is not None
-            else "write −1 where there is no label"
-        ),
+        advice=_advice(values, highest),
+    )
+
+
+def _advice(values: Array, highest: int | None) -> str:
+    """Tell the way out of labels that are none of the classes."""
+    if highest is not None and values.max() >= highest:
+        return "give the event file as many classes as the labels have, or renumber them"
+    if highest is None:
+        return "write −1 where there is no label"
+    return (
+        "no class, or several, fit these events: mend what makes the label, write −1 where there "
+        "is none, or select the events away"
     )
 
 

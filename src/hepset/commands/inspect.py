@@ -19,6 +19,7 @@ from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, HepsetError, ReadError
 from hepset.inference.numbers import number, with_error
+from hepset.interfaces.remote import file_system, is_address, open_address
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report
@@ -41,7 +42,7 @@ _SHOWN_ROWS = 60
 
 
 @click.command(short_help="Show a dataset, a run, an ONNX file or an input file.")
-@click.argument("path", type=click.Path(exists=True))
+@click.argument("path")
 @click.option(
     "--event", type=click.Path(exists=True, dir_okay=False), help="What an event is, for a file."
 )
@@ -49,12 +50,15 @@ _SHOWN_ROWS = 60
 def inspect(path: str, *, event: str | None, reader: str | None) -> None:
     """Show what PATH holds: contract, counts, ranges, cutflow, samples, four-momenta.
 
-    PATH is a data set, a run directory, a checkpoint, an ONNX file, predictions, or an input file.
+    PATH is a data set, a run directory, a checkpoint, an ONNX file, predictions, or an input file,
+    which may be at an address (root://…).
     With --event an input file is read as events and checked; without, its columns are listed.
     """
     # Without a terminal there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 160)
     place = Path(path)
+    if not is_address(path) and not place.exists():
+        raise ConfigurationError(f"{path}: there is no such file or directory")
     if place.is_dir():
         _directory(place, console)
     elif place.suffix == ".onnx":
@@ -66,9 +70,9 @@ def inspect(path: str, *, event: str | None, reader: str | None) -> None:
 
         _model(load_checkpoint(place), console)
     elif event is not None:
-        _events(_reader(place, reader, event), console)
+        _events(path, reader, event, console)
     else:
-        _columns(place, console)
+        _columns(path, console)
 
 
 def _directory(place: Path, console: Console) -> None:
@@ -238,27 +242,40 @@ def _mapping(document: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]
     return found.items() if isinstance(found, Mapping) else ()
 
 
-def _reader(place: Path, name: str | None, event: str) -> Reader:
+def _reader(path: str, name: str | None, event: EventInfo) -> Reader:
     from hepset.readers import open_reader  # noqa: PLC0415
 
-    chosen = name or _READER_OF.get(place.suffix)
+    suffix = Path(path).suffix
+    chosen = name or _READER_OF.get(suffix)
     if chosen is None:
         raise ConfigurationError(
-            f"{place}: nothing says how to read {place.suffix or 'this file'!r}; name the format "
-            "with --reader"
+            f"{path}: nothing says how to read {suffix or 'this file'!r}; name the format with "
+            "--reader"
         )
-    return open_reader(chosen, files=place, event=event)
+    return open_reader(chosen, files=path, event=event)
 
 
-def _events(reader: Reader, console: Console) -> None:
-    """Read the first chunk as events, check it, show counts and ranges."""
-    event = reader.event_info()
+def _events(path: str, name: str | None, description: str, console: Console) -> None:
+    """Read the first chunk as events, check it, show counts and ranges.
+
+    What the description derives is derived, and nothing is selected.
+    """
+    from hepset.dialects import describe_event  # noqa: PLC0415
+    from hepset.prepare import input_event  # noqa: PLC0415
+    from hepset.prepare.derive import restored_event  # noqa: PLC0415
+    from hepset.prepare.select import derive, possible, without_columns  # noqa: PLC0415
+
+    described = describe_event(description)
+    derived = described.defaults.get("prepare", {}).get("derive", {})
+    reader = _reader(path, name, input_event(described.event, derived))
+    event = restored_event(reader.event_info(), described.event, derived)
     entries = sum(source.entries for source in reader.sources())
     chunks = reader.chunks()
     if not chunks:
         console.print("no events")
         return
     batch = reader.read(chunks[0])
+    batch = without_columns(derive(batch, event, possible(batch, event, derived)), derived)
     console.print(
         f"{number(entries)} events, the first {number(len(batch))} of them are shown",
         highlight=False,
@@ -309,50 +326,54 @@ def _describe(values: Array) -> ColumnStatistics:
     )
 
 
-def _columns(place: Path, console: Console) -> None:
+def _columns(path: str, console: Console) -> None:
     """List what a file holds, without knowing what an event is."""
-    if place.suffix in {".parquet", ".pq"}:
-        if _parquet(place, console):
+    suffix = Path(path).suffix
+    if suffix in {".parquet", ".pq"}:
+        if _parquet(path, console):
             return
-    elif place.suffix == ".root":
-        _root(place, console)
-    elif place.suffix in {".h5", ".hdf5"}:
-        _hdf5(place, console)
-    elif place.suffix in {".yaml", ".yml"}:
-        raise ConfigurationError(f"{place}: a text file; hepset check shows what it leads to")
+    elif suffix == ".root":
+        _root(path, console)
+    elif suffix in {".h5", ".hdf5"}:
+        _hdf5(path, console)
+    elif suffix in {".yaml", ".yml"}:
+        raise ConfigurationError(f"{path}: a text file; hepset check shows what it leads to")
     else:
         raise ConfigurationError(
-            f"{place}: neither a directory nor a file that hepset can list; known are .onnx, "
+            f"{path}: neither a directory nor a file that hepset can list; known are .onnx, "
             f".ckpt and {', '.join(_READER_OF)}"
         )
     console.print("give --event EVENT_FILE to read the file as events and check it")
 
 
-def _parquet(place: Path, console: Console) -> bool:
+def _parquet(path: str, console: Console) -> bool:
     """List the columns of a file; say whether they are predictions."""
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
+    place = open_address(path) if is_address(path) else path
     try:
         file = pq.ParquetFile(place)
-    except (pa.ArrowException, OSError) as problem:
-        raise ReadError(f"{place}: not a Parquet file: {problem}") from None
+    except (pa.ArrowException, OSError, ValueError) as problem:
+        raise ReadError(f"{path}: not a Parquet file: {problem}") from None
     stored = file.metadata.metadata or {}
     predicted = b"hepset.provenance" in stored
     if predicted:
         provenance = json.loads(stored[b"hepset.provenance"])
         rows = [(k, v) for k, v in provenance.items() if isinstance(v, str | int | float)]
         _print(console, "predictions", ("", ""), rows)
-    title = f"{place}: {number(file.metadata.num_rows)} rows"
+    title = f"{path}: {number(file.metadata.num_rows)} rows"
     _print(console, title, ("column", "type"), [(f.name, f.type) for f in file.schema_arrow])
     return predicted
 
 
-def _root(place: Path, console: Console) -> None:
+def _root(path: str, console: Console) -> None:
     import uproot  # noqa: PLC0415
 
+    if is_address(path):
+        file_system(path)  # names the package that it needs
     try:
-        with uproot.open(place) as file:
+        with uproot.open(path) as file:
             for key, kind in file.classnames(recursive=True, cycle=False).items():
                 if kind not in {"TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"}:
                     continue
@@ -360,20 +381,20 @@ def _root(place: Path, console: Console) -> None:
                 names = tree.typenames() if hasattr(tree, "typenames") else dict.fromkeys(tree)
                 _print(
                     console,
-                    f"{place}: {kind} {key}, {number(tree.num_entries)} entries",
+                    f"{path}: {kind} {key}, {number(tree.num_entries)} entries",
                     ("column", "type"),
                     [(name, text or "–") for name, text in names.items()],
                 )
     except (OSError, ValueError) as problem:
-        raise ReadError(f"{place}: not a ROOT file: {problem}") from None
+        raise ReadError(f"{path}: not a ROOT file: {problem}") from None
 
 
-def _hdf5(place: Path, console: Console) -> None:
+def _hdf5(path: str, console: Console) -> None:
     try:
         import h5py  # noqa: PLC0415  comes with the plugins that read HDF5
     except ImportError:
         raise ConfigurationError(
-            f"{place}: listing HDF5 needs h5py: pip install hepset-spanet"
+            f"{path}: listing HDF5 needs h5py: pip install hepset-spanet"
         ) from None
     rows: list[tuple[str, str, str]] = []
 
@@ -382,11 +403,11 @@ def _hdf5(place: Path, console: Console) -> None:
             rows.append((name, str(found.shape), str(found.dtype)))
 
     try:
-        with h5py.File(place) as file:
+        with h5py.File(path) as file:
             file.visititems(visit)
     except OSError as problem:
-        raise ReadError(f"{place}: not an HDF5 file: {problem}") from None
-    _print(console, str(place), ("dataset", "shape", "dtype"), rows)
+        raise ReadError(f"{path}: not an HDF5 file: {problem}") from None
+    _print(console, path, ("dataset", "shape", "dtype"), rows)
 
 
 def _contract(contract: Contract, console: Console) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from hepset.figures import (
@@ -30,6 +32,10 @@ _FEWEST = 10
 """A point of a ROC curve needs so many background entries behind it."""
 _CLASSES = 6
 """Classes that one figure shows."""
+_INSIDE = 2
+"""Curves whose legend finds a place beside them."""
+_LINE = 0.2
+"""Height of a line of a legend in inches."""
 _NUMBERED = 20
 """Classes up to which a confusion matrix has numbers."""
 _TICKS = 50
@@ -200,8 +206,23 @@ def _finish_roc(figure: Figure, axes: Axes) -> Figure:
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=1)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) <= _INSIDE:
+        if handles:
+            axes.legend()
+        return figure
+    # Above the axes, where it hides no curve: models on the left, what they are compared to right.
+    dashed = [isinstance(line, Line2D) and line.get_linestyle() == "--" for line in handles]
+    order = sorted(range(len(handles)), key=dashed.__getitem__)
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=2,
+        fontsize="x-small",
+        frameon=False,
+    )
+    figure.set_figheight(figure.get_figheight() + _LINE * math.ceil(len(handles) / 2))
     return figure
 
 

@@ -6,7 +6,7 @@ The page needs no other file and no network: figures are inside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -78,7 +78,7 @@ def write_report(
     """
     sections = [
         _summary(judgement, model, directory),
-        *_data(dataset),
+        *_data(dataset, _drawn(model)),
         _checks(dataset.manifest),
         *_inputs(judgement),
         _displays(judgement),
@@ -142,7 +142,14 @@ def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
     return Section("Summary", body)
 
 
-def _data(dataset: Dataset) -> Iterator[Section]:
+def _drawn(model: Model) -> Mapping[str, Sequence[float]]:
+    """Target → share of every class among the events that ``train.sampling`` drew, if it did."""
+    sampled = (model.provenance.get("train") or {}).get("sampling") is not None
+    found: Mapping[str, Sequence[float]] = model.provenance.get("prior") or {} if sampled else {}
+    return found
+
+
+def _data(dataset: Dataset, drawn: Mapping[str, Sequence[float]]) -> Iterator[Section]:
     manifest = dataset.manifest
     samples = table(
         (
@@ -190,13 +197,13 @@ def _data(dataset: Dataset) -> Iterator[Section]:
     body = samples + splits + skipped
     body += page.details(f"{len(manifest.sources)} sources", sources)
     yield Section("Data", body)
-    yield Section("Ranges of the training split", _ranges(manifest), level=3)
+    yield Section("Ranges of the training split", _ranges(manifest, drawn), level=3)
     cutflow = _cutflow(manifest)
     if cutflow:
         yield Section("Cutflow", cutflow, level=3)
 
 
-def _ranges(manifest: Manifest) -> str:
+def _ranges(manifest: Manifest, drawn: Mapping[str, Sequence[float]]) -> str:
     rows: list[tuple[object, ...]] = []
     for tensor, stored in manifest.statistics.tensors.items():
         spec = manifest.contract.tensors.get(tensor)
@@ -237,20 +244,32 @@ def _ranges(manifest: Manifest) -> str:
         numbers=(2, 3, 4, 5, 6, 7),
     )
     labels = [
-        (tensor, label, number(events), number(weights, 6))
+        (
+            tensor,
+            label,
+            number(events),
+            number(weights, 6),
+            "–" if math.isnan(share) else f"{share:.4f}",
+        )
         for tensor, counts in manifest.statistics.labels.items()
-        for label, events, weights in zip(
+        for label, events, weights, share in zip(
             _class_names(manifest, tensor, len(counts.events)),
             counts.events,
             counts.weights,
+            drawn.get(tensor, [math.nan] * len(counts.events)),
             strict=False,
         )
     ]
+    shown = 5 if drawn else 4
     body += table(
-        ("target", "class", "training events", "Σw"),
-        labels,
-        numbers=(2, 3),
-        caption="Classes in the training split; an output learnt from them has this prior",
+        ("target", "class", "training events", "Σw", "share drawn")[:shown],
+        [row[:shown] for row in labels],
+        numbers=tuple(range(2, shown)),
+        caption=(
+            "Classes in the training split; an output has the shares drawn as its prior"
+            if drawn
+            else "Classes in the training split; an output learnt from them has this prior"
+        ),
     )
     momenta = [
         (stream, momentum_guess(manifest.event, stream)) for stream in manifest.event.streams
@@ -375,12 +394,14 @@ def _training(model: Model, directory: Path) -> Section | None:
     shown = losses_of(curves, list(model.heads))
     if not shown:
         return None
+    sampled = bool(_drawn(model))
     figures = [
         page.figure(
             draw_history(name, curves[name]),
             "Total loss" if name == "loss" else f"Loss {name}",
             "Mean over the events of each epoch; the training loss is taken while the weights "
-            "still change, and with dropout and augmentation where these are on.",
+            "still change, and with dropout and augmentation where these are on."
+            + (" Training events are drawn by sampling, those of validation are not." * sampled),
         )
         for name in shown
     ]

@@ -17,6 +17,7 @@ from hepset.interfaces.reader import (
     Sample,
     Source,
     expand_files,
+    named_group,
 )
 from hepset.interfaces.writer import Writer, WriterConfig
 
@@ -35,5 +36,6 @@ __all__ = [
     "Writer",
     "WriterConfig",
     "expand_files",
+    "named_group",
     "parse_options",
 ]

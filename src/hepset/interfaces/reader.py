@@ -55,7 +55,8 @@ class FileReaderConfig(ReaderConfig):
     """Options of a reader of files."""
 
     files: list[str] | dict[str, list[str]]
-    """Paths or glob patterns, or group → patterns; the group is kept in ``extra/group``."""
+    """Paths or glob patterns, or group → patterns, also written ``group:pattern``; the group is
+    kept in ``extra/group``."""
 
     def expand(self) -> list[tuple[str, str]]:
         """Resolve the patterns to (path, group), see `expand_files`.
@@ -73,7 +74,7 @@ class FileReaderConfig(ReaderConfig):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if isinstance(value, str | os.PathLike):
-            return [os.fspath(value)]
+            return _grouped([os.fspath(value)])
         if isinstance(value, dict):
             # YAML reads a group such as 2018 as a number.
             return {
@@ -81,8 +82,36 @@ class FileReaderConfig(ReaderConfig):
                 for k, v in value.items()
             }
         if isinstance(value, list | tuple):
-            return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+            return _grouped(
+                [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+            )
         return value
+
+
+def _grouped(patterns: list[object]) -> object:
+    """Sort ``group:pattern`` by group; patterns without any group stay a list."""
+    found: dict[str, list[object]] = {}
+    for pattern in patterns:
+        group, rest = named_group(pattern) if isinstance(pattern, str) else ("", pattern)
+        found.setdefault(group, []).append(rest)
+    return found if set(found) - {""} else patterns
+
+
+def named_group(pattern: str, folder: Path | None = None) -> tuple[str, str]:
+    """Divide ``group:pattern`` into the group and the pattern; no name gives no group.
+
+    An address keeps its scheme: ``QCD:root://host//path`` has the group ``QCD``,
+    ``root://host//path`` none. What exists under the whole name is no group.
+
+    Args:
+        pattern: Path or pattern, with or without a group.
+        folder: Where a relative path begins; the working directory where None.
+    """
+    name, colon, rest = pattern.partition(":")
+    if not colon or not name or not rest or rest.startswith("//") or "/" in name:
+        return "", pattern
+    exists = ((folder or Path()) / pattern).exists()
+    return ("", pattern) if exists else (name, rest)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.errors import ExpressionError, did_you_mean
+from hepset.errors import ExpressionError, MissingColumnError, did_you_mean
 from hepset.prepare.functions import FUNCTIONS, Function
 from hepset.prepare.scope import COLUMNS, EVENT, ColumnSource, Scope
 
@@ -495,9 +495,9 @@ class Compiler:
             return self.error(tree, reason)
         wanted = name.removeprefix(f"{COLUMNS}.")
         if wanted in self.scope.absent:
-            return self.error(
-                tree, f"there is no column {wanted!r} in {self.scope.absent[wanted] or 'the files'}"
-            )
+            where = self.scope.absent[wanted] or "the files"
+            problem = self.error(tree, f"there is no column {wanted!r} in {where}")
+            return MissingColumnError(str(problem))
         if len(parts) == 1 and name in self.known:
             signature = self.known[name].signature(name)
             return self.error(tree, f"{name!r} is a function; call it: {signature}")

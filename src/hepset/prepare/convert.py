@@ -267,7 +267,7 @@ class _Conversion:
         cutflow = cutflow_of(self.plan, results)
         if not any(result.file for result in results):
             shutil.rmtree(self.work, ignore_errors=True)
-            raise nothing_left(self.plan, cutflow)
+            raise nothing_left(self.plan, failed, cutflow)
         warn_of_unused_splits(self.plan, results)
         contract, names = resolve_classes(self.plan, results)
         found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]

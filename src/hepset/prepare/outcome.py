@@ -16,10 +16,11 @@ from hepset.dataset.manifest import (
     CutCount,
     CutflowStep,
     SampleRecord,
+    SkippedSource,
     SourceRecord,
     Truncation,
 )
-from hepset.errors import DatasetError
+from hepset.errors import DatasetError, HepsetError, ReadError
 from hepset.prepare.exact import rounded
 from hepset.prepare.plan import Plan
 from hepset.prepare.select import Tally
@@ -92,9 +93,17 @@ def cutflow_of(plan: Plan, results: Iterable[ChunkResult]) -> tuple[CutflowStep,
     )
 
 
-def nothing_left(plan: Plan, cutflow: Sequence[CutflowStep]) -> DatasetError:
-    """Say why no event is left: there was none, or which cuts took them."""
+def nothing_left(
+    plan: Plan, failed: Sequence[SkippedSource], cutflow: Sequence[CutflowStep]
+) -> HepsetError:
+    """Say why no event is left: no file could be read, there was none, or cuts took them."""
     read = cutflow[0].total.events
+    if failed and not read:
+        lines = "\n".join(f"  {each.key}: {each.reason}" for each in failed[:3])
+        return ReadError(
+            f"every file was skipped (prepare.on_error: skip), {len(failed)} of those that "
+            f"could be opened:\n{lines}"
+        )
     if not read:
         names = ", ".join(plan.paths[:3])
         return DatasetError(f"there are no events in {names or 'the sources'}")

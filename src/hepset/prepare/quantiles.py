@@ -116,7 +116,8 @@ class Quantiles:
         if not total:
             raise DatasetError(
                 f"{'.'.join(column)}: affine: auto finds no value in the training events; give "
-                "constants, raise prepare.affine_fraction, or select less"
+                "constants, raise prepare.affine_fraction, or select less (with prepare.on_error: "
+                "skip, stop says which files are left out)"
             )
         rank = percent / 100 * (total - 1)
         first = math.floor(rank)
@@ -132,11 +133,11 @@ class Quantiles:
 
     def _percentile(self, column: Column, percent: float, lower: Counts) -> float:
         """Interpolate linearly between order statistics."""
+        first, second, share = self._places(column, percent)
         assert self.upper is not None
         halves, counts = self.upper[column]
         ends = np.cumsum(counts)
         keys, numbers = lower[column]
-        first, second, share = self._places(column, percent)
         found = []
         for rank in (first, second):
             place = int(np.searchsorted(ends, rank, side="right"))

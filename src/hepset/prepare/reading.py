@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepset.batch import ID_DTYPE, EventBatch
-from hepset.errors import HepsetError, ReadError
+from hepset.errors import HepsetError, MissingColumnError, ReadError
 from hepset.interfaces import Chunk, Reader
 from hepset.prepare.plan import Plan, Range
 
-__all__ = ["read_chunk", "read_chunk_rows", "read_chunk_scalars"]
+__all__ = ["UNUSABLE", "read_chunk", "read_chunk_rows", "read_chunk_scalars"]
 
 Array = NDArray[Any]
+
+UNUSABLE: Final = (ReadError, MissingColumnError)
+"""What a file that ``on_error: skip`` leaves out fails with: it is damaged, or lacks a column."""
 
 
 def read_chunk(plan: Plan, work: Range, chunk: Chunk) -> EventBatch:

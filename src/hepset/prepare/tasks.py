@@ -39,11 +39,11 @@ from hepset.dataset.columns import (
 from hepset.dataset.manifest import Truncation
 from hepset.dataset.shards import ShardRecord, atomic_file, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
-from hepset.errors import ContractError, DatasetError, ReadError
+from hepset.errors import ContractError, DatasetError
 from hepset.interfaces import Chunk
 from hepset.prepare.plan import Plan, Range
 from hepset.prepare.quantiles import Counts, Quantiles, added, values_before
-from hepset.prepare.reading import read_chunk
+from hepset.prepare.reading import UNUSABLE, read_chunk
 from hepset.prepare.rows import label_range, pick, stored_columns
 from hepset.prepare.select import Tally, derive_and_select
 from hepset.prepare.slots import conform
@@ -207,11 +207,11 @@ def count_range(item: RangeItem) -> dict[str, tuple[int, int, int]]:
     for chunk in item.range.chunks:
         try:
             batch = read_chunk(context.plan, item.range, chunk)
-        except ReadError:
+            batch, _ = _selected(context, batch)
+        except UNUSABLE:
             if context.plan.config.on_error == "stop":
                 raise
             return {}
-        batch, _ = _selected(context, batch)
         for name, stream in pick(batch, context.plan.contract).streams.items():
             counts = stream.counts
             longest, objects, events = found.get(name, (0, 0, 0))
@@ -251,11 +251,11 @@ def quantile_range(work: QuantileItem) -> Counts:
             chunk = replace(chunk, stop=min(chunk.stop, stop))  # noqa: PLW2901
         try:
             batch = read_chunk(plan, work.item.range, chunk)
-        except ReadError:
+            batch, _ = _selected(context, batch.take(batch.ids["entry"] < stop))
+        except UNUSABLE:
             if plan.config.on_error == "stop":
                 raise
             return {}
-        batch, _ = _selected(context, batch.take(batch.ids["entry"] < stop))
         if "train" in splitter.names:
             batch = batch.take(splitter.assign(batch)[0] == splitter.names.index("train"))
         counted: Counts = {}
@@ -341,11 +341,11 @@ def _read_chunk(context: Context, item: RangeItem, chunk: Chunk) -> ChunkResult:
     result = ChunkResult(work=item.stamp, source=item.range.source, start=chunk.start)
     try:
         batch = read_chunk(context.plan, item.range, chunk)
-    except ReadError as problem:
+        batch, tallies = _selected(context, batch)
+    except UNUSABLE as problem:
         if plan.config.on_error == "stop":
             raise
         return result.model_copy(update={"error": str(problem)})
-    batch, tallies = _selected(context, batch)
     report = check_batch(plan.contract, batch, raw=True)
     result = result.model_copy(
         update={"tallies": tuple(TallyRecord.of(t) for t in tallies), "report": report}

@@ -66,7 +66,7 @@ class ParquetFile(ColumnarFile):
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except ReadError:
             raise
-        except (OSError, pa.ArrowException) as problem:
+        except (OSError, ValueError, pa.ArrowException) as problem:
             raise _unreadable(path, problem) from problem
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         leaves = [name for part in self._file.schema_arrow for name in _leaves(part)]
@@ -101,7 +101,7 @@ class ParquetFile(ColumnarFile):
             return {}
         try:
             rows = self._rows(tuple(names), start, stop)
-        except (OSError, pa.ArrowException) as problem:
+        except (OSError, ValueError, pa.ArrowException) as problem:
             self._cursors.clear()
             raise _unreadable(self.path, problem, f" in rows {start} to {stop - 1}") from problem
         return {name: self._data(rows, name) for name in names}

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hepset.errors import ConfigurationError, DatasetError
+from hepset.errors import ConfigurationError, DatasetError, HepsetError
 from hepset.interfaces import Chunk, Reader, parse_options
 from hepset.plugins import registry
 from hepset.prepare.plan import make_plan
+from hepset.prepare.reading import UNUSABLE
 from hepset.prepare.select import derive_and_select
 from hepset.run.config import engine_of
 from hepset.schema.contract import Contract, compile_contract
@@ -80,6 +81,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         _check_model(run)
         _check_later_stages(run)
         run.need_training_split()
+        run.need_start()
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
     plan = make_plan(
@@ -92,24 +94,37 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     splitter = plan.splitter()
     reports: list[Report] = []
     seen: list[SourceCheck] = []
+    skipped = [record.key for record in plan.skipped]
+    problem: HepsetError | None = None
     for reader, offset in zip(plan.readers, plan.offsets, strict=True):
         for index, source in enumerate(reader.sources()):
             record = plan.sources[offset + index]
+            found: list[Report] = []
             checked = selected = 0
-            for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
-                batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
-                passing, _ = derive_and_select(
-                    batch, plan.event, plan.config.derive, plan.config.select
-                )
-                splitter.assign(passing)
-                _check_evaluation(run, passing, plan.event)
-                reports.append(plan.contract.check(passing, raw=True))
-                checked += len(batch)
-                selected += len(passing)
+            try:
+                for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
+                    batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
+                    passing, _ = derive_and_select(
+                        batch, plan.event, plan.config.derive, plan.config.select
+                    )
+                    splitter.assign(passing)
+                    _check_evaluation(run, passing, plan.event)
+                    found.append(plan.contract.check(passing, raw=True))
+                    checked += len(batch)
+                    selected += len(passing)
+            except UNUSABLE as error:
+                if run.config.prepare.on_error == "stop":
+                    raise
+                problem = error
+                skipped.append(record.key)
+                continue
+            reports += found
             label = reader.config.sample.label or "–"
             seen.append(SourceCheck(record.key, label, source.entries, checked, selected))
+    if problem is not None and not seen:
+        raise problem
     _require_events(seen, full=full)
-    seen += [SourceCheck(f"{skipped.key} (skipped)", "–", 0, 0, 0) for skipped in plan.skipped]
+    seen += [SourceCheck(f"{key} (skipped)", "–", 0, 0, 0) for key in skipped]
     return RunCheck(plan.contract, Report.collect(reports), tuple(seen), full)
 
 

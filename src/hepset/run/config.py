@@ -14,7 +14,7 @@ import yaml
 
 from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
-from hepset.interfaces import Description, Engine, EngineConfig, Reader, parse_options
+from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group, parse_options
 from hepset.plugins import registry
 from hepset.prepare import input_event
 from hepset.schema.config import EventConfig, RunConfig
@@ -183,6 +183,11 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
         expanded = Path(path).expanduser()
         return str(expanded if expanded.is_absolute() else (folder / expanded).absolute())
 
+    def pattern(path: object) -> object:
+        """Make what a reader takes absolute, ``group:pattern`` too."""
+        group, rest = named_group(path, folder) if isinstance(path, str) else ("", path)
+        return f"{group}:{absolute(rest)}" if group else absolute(rest)
+
     event = document.get("event")
     if isinstance(event, str):
         document["event"] = absolute(event)
@@ -209,9 +214,9 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
                 for group, paths in files.items()
             }
         elif isinstance(files, list):
-            read["files"] = [absolute(path) for path in files]
+            read["files"] = [pattern(path) for path in files]
         else:
-            read["files"] = absolute(files)
+            read["files"] = pattern(files)
 
 
 def _describe(event: EventConfig | None, where: str) -> tuple[EventInfo | None, dict[str, Any]]:

@@ -171,6 +171,7 @@ class Run:
             raise ConfigurationError(f"--from {first} comes after --to {last}")
         if stop and self.config.model.heads:
             self.need_training_split()
+            self.need_start()
         for index, stage in enumerate(STAGES[: stop + 1]):
             force = start is not None and index >= start
             if process_rank() and stage in {"evaluate", "export"}:
@@ -440,6 +441,17 @@ class Run:
                 f"{self.resolved.where}: prepare.split: the heads need a split 'train', this makes "
                 f"{made or 'none'}; give train, val and test, or leave the heads out and convert"
             )
+
+    def need_start(self) -> None:
+        """Refuse to begin with weights that are not there, before anything is read.
+
+        Raises:
+            ConfigurationError: If ``train.start_from`` names no checkpoint.
+        """
+        if self.config.train.start_from is not None:
+            from hepset.training.start import digest_of_start  # noqa: PLC0415  imports torch
+
+            digest_of_start(self.config.train.start_from)
 
     def _check_later_stages(self, stop: int) -> None:
         """Refuse what evaluation and export cannot make, before hours of training."""

@@ -1,4 +1,4 @@
-"""What the names of JetClass files say: part, number, official split; and groups of patterns."""
+"""What the names of JetClass files say: part, number, official split."""
 
 from __future__ import annotations
 
@@ -49,18 +49,6 @@ def parse_name(path: str) -> FileName:
         return FileName(part, number, next((name for name, end in ends if number < end), ""))
     folder = _FOLDER.fullmatch(pure.parent.name)
     return FileName(part, number, folder["split"] if folder else "")
-
-
-def named_group(pattern: str) -> tuple[str, str]:
-    """Divide weaver's ``name:pattern`` into the group and the pattern; no name gives no group.
-
-    An address keeps its scheme: ``QCD:root://host//path`` has the group ``QCD``, ``root://host//path``
-    none.
-    """
-    name, colon, rest = pattern.partition(":")
-    if not colon or rest.startswith("//") or "/" in name or not name or Path(pattern).exists():
-        return "", pattern
-    return name, rest
 
 
 def in_folder(path: str) -> list[str]:

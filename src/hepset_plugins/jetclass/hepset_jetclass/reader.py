@@ -22,7 +22,7 @@ from hepset.readers.root import RootFile
 from hepset.schema.event import EventInfo
 from hepset_jetclass.columns import N_PARTICLES, STREAMS
 from hepset_jetclass.describe import Truth, describe, label_column
-from hepset_jetclass.files import Split, in_folder, named_group, parse_name
+from hepset_jetclass.files import Split, in_folder, parse_name
 from hepset_jetclass.truth import computed_columns
 
 logger = logging.getLogger(__name__)
@@ -43,18 +43,6 @@ class JetClassConfig(ColumnarConfig):
     truth: tuple[Truth, ...] = ()
     """What else to read where no event is described: ``resonances`` (momenta of X, Y1, Y2) and
     ``gen_jet`` as targets, ``decay_products`` and ``gen_particles`` as streams."""
-
-    @field_validator("files", mode="before", json_schema_input_type=str | list[str])
-    @classmethod
-    def _named_patterns(cls, value: object) -> object:
-        patterns = [value] if isinstance(value, str) else value
-        if not isinstance(patterns, list | tuple):
-            return value
-        found: dict[str, list[object]] = {}
-        for pattern in patterns:
-            group, rest = named_group(pattern) if isinstance(pattern, str) else ("", pattern)
-            found.setdefault(group, []).append(rest)
-        return value if set(found) <= {""} else found
 
     @field_validator("numbers")
     @classmethod
@@ -249,7 +237,11 @@ class JetClassReader(ColumnarReader):
             counted = any(column.startswith("part_") for column in columns.values())
             if counted and N_PARTICLES in present:
                 found[f"counts.{stream}"] = Column.model_validate(N_PARTICLES)
-        return found | label_column(event, present)
+        try:
+            return found | label_column(event, present)
+        except ConfigurationError as problem:
+            where = f"{file.path}: " if isinstance(file, JetClassFile) else ""
+            raise ConfigurationError(f"{where}{problem}") from problem
 
     def _require_complete(self, event: EventInfo, file: JetClassFile) -> None:
         """Refuse a description that leaves out what this file has."""

@@ -70,4 +70,5 @@ def test_its_cells_run_on_a_small_sample(
             if hasattr(names.get("_shown"), picture):
                 assert getattr(names["_shown"], picture)()
     assert (folder / "runs" / "jetclass" / "model.onnx").is_file()
-    assert (folder / "runs" / "jetclass" / "report.html").is_file()
+    report = (folder / "runs" / "jetclass" / "report.html").read_text(encoding="utf-8")
+    assert "an output has the shares drawn as its prior" in report

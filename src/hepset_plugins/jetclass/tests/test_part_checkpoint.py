@@ -161,9 +161,39 @@ def test_what_is_not_a_particle_transformer_is_refused(tmp_path: Path) -> None:
     file.write_bytes(pickle.dumps({"mod.cls_token": Path()}, protocol=2))
     with pytest.raises(ConfigurationError, match="cannot be read safely"):
         load_part(file, EVENT)
+    file.write_text("selection:\n   (jet_pt > 200)\n")
+    with pytest.raises(ConfigurationError, match=r"cannot be read safely") as caught:
+        load_part(file, EVENT)
+    assert "weights_only" not in str(caught.value)
     torch.save({"state": {}, "param_groups": []}, file)
     with pytest.raises(ConfigurationError, match=r"not …_optimizer\.pt"):
         load_part(file, EVENT)
+
+
+def test_weights_of_a_training_that_broke_down_are_refused() -> None:
+    weights = state()
+    weights["mod.blocks.1.fc1.bias"][3] = float("nan")
+    with pytest.raises(ConfigurationError, match=r"1 of \d+ parameters .* blocks\.1\.fc1\.bias"):
+        load_part(weights, EVENT)
+
+
+def test_scores_and_likely_classes_are_given_on_request(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "net_state.pt")
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(EVENT))
+    arguments = [str(tmp_path / "net_state.pt"), "--event", str(tmp_path / "data.yaml")]
+    arguments += ["-o", str(tmp_path / "run"), "--top", "2", "--score", "b=label_b/label_[cq]"]
+    arguments += ["--score", "heavy=label_b,label_c/label_q"]
+    done = CliRunner().invoke(main, ["import-weaver", *arguments])
+    assert done.exit_code == 0, done.output
+    found = hepset.load_model(tmp_path / "run").predict(jets())
+    probabilities = found["label/probabilities"]
+    np.testing.assert_allclose(found["label/b"], probabilities[:, 0], atol=1e-6)
+    np.testing.assert_allclose(found["label/heavy"], probabilities[:, :2].sum(1), atol=1e-6)
+    assert np.array_equal(found["label/top"], np.argsort(-probabilities, axis=1)[:, :2])
+    wrong = [*arguments[:-1], "heavy=label_b"]
+    refused = CliRunner().invoke(main, ["import-weaver", *wrong])
+    assert refused.exit_code == 2
+    assert "expected NAME=SIGNAL/BACKGROUND" in refused.output
 
 
 def test_the_command_writes_a_run_that_loads_and_is_inspected(tmp_path: Path) -> None:

@@ -131,6 +131,24 @@ def test_preprocessing_is_told_by_the_event_alone() -> None:
     assert stated["pf_vectors"]["var_names"] == ["px", "py", "pz", "energy"]
 
 
+def test_scales_that_were_computed_are_those_of_the_model(tmp_path: Path) -> None:
+    inputs = dict(CONFIGURATION["inputs"])
+    first, *others = inputs["pf_features"]["vars"]
+    assert first == ["logpt", 1.7, 0.7]
+    inputs["pf_features"] = {**inputs["pf_features"], "vars": ["logpt", *others]}
+    automatic = {**CONFIGURATION, "inputs": inputs, "preprocess": {"method": "auto"}}
+    (tmp_path / "manual.yaml").write_text(yaml.safe_dump(CONFIGURATION))
+    (tmp_path / "auto.yaml").write_text(yaml.safe_dump(automatic))
+    manual, auto = (
+        json.loads(
+            bind(make(), data_config=str(tmp_path / f"{name}.yaml")).files()["preprocess.json"]
+        )
+        for name in ("manual", "auto")
+    )
+    assert auto["pf_features"]["var_infos"]["logpt"]["median"] == 1.7
+    assert auto == manual
+
+
 def test_models_that_weaver_has_no_form_for_are_refused(tmp_path: Path) -> None:
     own = make().event
     stream = own.streams["pf"]

@@ -20,6 +20,8 @@ from hepset_jetclass.weaver.grammar import parse_weaver
 from hepset_jetclass.weaver.translation import momentum_roles, translate
 from hepset_jetclass.weaver.writing import tidy
 
+from .conftest import make_jets, write_parquet
+
 SOPHON = Path(__file__).parents[4].parent / "shared" / "data" / "jetclass2" / "JetClassII_full.yaml"
 
 
@@ -294,6 +296,21 @@ def test_vectors_by_their_names() -> None:
             {"labels": {"type": "custom", "value": {"t": "x"}, "names": ["a"]}},
             "labels.names: .*stream",
         ),
+        *(
+            (
+                {
+                    "inputs": {
+                        "pf_features": {"length": 8, "vars": ["x"]},
+                        name: {"length": 6, "vars": names},
+                    }
+                },
+                rf"inputs\.{name}\.length: 6, but inputs\.pf_features has 8",
+            )
+            for name, names in (
+                ("pf_vectors", ["px", "py", "pz", "energy"]),
+                ("pf_mask", ["pf_mask"]),
+            )
+        ),
         ({"inputs": {"pf_features": {"length": 8, "vars": []}}}, "inputs.pf_features.vars"),
         ({"inputs": {"pf_features": {"length": 8, "vars": [["x", 1, 2, 3, 4, 5, 6]]}}}, "found 7"),
         (
@@ -401,3 +418,25 @@ def test_files_of_a_written_configuration(tmp_path: Path, monkeypatch: pytest.Mo
     assert wrong.exit_code == 2
     assert "did you mean 'jetclass'" in wrong.output
     assert not Path("other").exists()
+
+
+def test_files_are_inspected_with_a_configuration_as_it_is(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "jets.parquet", make_jets(6, 3))
+    configuration = {
+        "selection": "jet_pt > 1e9",
+        "new_variables": {
+            "logpt": "np.log(np.hypot(part_px, part_py))",
+            "m": "ak.ones_like(logpt)",
+        },
+        "inputs": {
+            "pf_features": {"length": 8, "vars": ["logpt", "part_charge"]},
+            "pf_mask": {"length": 8, "vars": ["m"]},
+        },
+        "labels": {"type": "custom", "value": {"truth": "jet_label"}},
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(configuration))
+    arguments = ["inspect", str(tmp_path / "jets.parquet"), "--reader", "jetclass"]
+    shown = CliRunner().invoke(main, [*arguments, "--event", str(tmp_path / "data.yaml")])
+    assert shown.exit_code == 0, shown.output
+    for words in ("pf.logpt", "target/truth", "6 events checked, every rule holds"):
+        assert words in shown.output, words

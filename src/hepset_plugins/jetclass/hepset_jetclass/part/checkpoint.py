@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from hepset_jetclass.part.names import WeaverVersion, WeaverWeights, read_weight
 __all__ = ["import_weaver", "load_part"]
 
 Weights = Mapping[str, Tensor] | str | os.PathLike[str]
+Scores = Mapping[str, Mapping[str, Sequence[str]]]
 Event = EventInfo | Mapping[str, Any] | str | os.PathLike[str]
 
 
@@ -35,6 +35,8 @@ def load_part(
     weaver: WeaverVersion | None = None,
     pair_activation: bool = False,
     target: str | None = None,
+    scores: Scores | None = None,
+    top: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Model:
     """Make a Particle Transformer that was trained with weaver a model of hepset.
@@ -49,6 +51,9 @@ def load_part(
         pair_activation: Whether a GELU ends the embedding of the pairs: weaver's
             ``use_pre_activation_pair=False``, as in the networks published with JetClass.
         target: The classification that the network decides; needed where the event has several.
+        scores: Further predictions, s / (s + b) of summed probabilities: name → ``signal`` and
+            ``background``, names or patterns of classes.
+        top: Give so many most probable classes too.
         provenance: Where the weights come from.
 
     Returns:
@@ -82,6 +87,8 @@ def load_part(
                 "activation": "relu",
                 "dropout": 0.1 if found.hidden else 0.0,
                 "norm": False,
+                "scores": dict(scores or {}),
+                "top": top,
             }
         },
     )
@@ -102,6 +109,8 @@ def import_weaver(
     weaver: WeaverVersion | None = None,
     pair_activation: bool = False,
     target: str | None = None,
+    scores: Scores | None = None,
+    top: int = 0,
 ) -> Path:
     """Write a run directory that `hepset.load_model` opens, from weights of weaver.
 
@@ -112,6 +121,8 @@ def import_weaver(
         weaver: See `load_part`.
         pair_activation: See `load_part`.
         target: See `load_part`.
+        scores: See `load_part`.
+        top: See `load_part`.
 
     Returns:
         The checkpoint that was written, ``checkpoints/best.ckpt``.
@@ -119,7 +130,15 @@ def import_weaver(
     Raises:
         ConfigurationError: As `load_part`, and if the output holds a checkpoint.
     """
-    model = load_part(weights, event, weaver=weaver, pair_activation=pair_activation, target=target)
+    model = load_part(
+        weights,
+        event,
+        weaver=weaver,
+        pair_activation=pair_activation,
+        target=target,
+        scores=scores,
+        top=top,
+    )
     return save_run(model, output)
 
 
@@ -183,11 +202,13 @@ def _load(model: Model, head: str, found: WeaverWeights, where: str) -> None:
 def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as problem:
+    except Exception as problem:  # what is no file of weights makes torch raise anything
+        # torch goes on with advice to load the file unsafely.
+        reason = str(problem).partition(". ")[0].partition("\n")[0] or type(problem).__name__
         raise ConfigurationError(
-            f"{path}: cannot be read safely (tensors and plain data only): "
-            f"{str(problem).splitlines()[0]}"
-        ) from None
+            f"{path}: cannot be read safely (tensors and plain data only): {reason}; give "
+            "weaver's file …_state.pt"
+        ) from problem
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ConfigurationError(
             f"{path}: not a state dict of weaver (a mapping of tensors); give the file "

@@ -175,7 +175,9 @@ class WeaverLayout(ExportLayout):
 
     def files(self) -> dict[str, bytes]:
         """Return ``preprocess.json`` as weaver writes it."""
-        found = self._stated() if self.weaver is None else _of_weaver(self.weaver)
+        spec = self.contract[self.stream]
+        known = {name: spec.features[name] for name in spec.columns}
+        found = self._stated() if self.weaver is None else _of_weaver(self.weaver, known)
         return {"preprocess.json": json.dumps(found, indent=2).encode()}
 
     def _stated(self) -> dict[str, Any]:
@@ -238,8 +240,13 @@ def _entry(centre: float, scale: float, low: float, high: float, pad: float) -> 
     }
 
 
-def _of_weaver(config: WeaverConfig) -> dict[str, Any]:
-    """Write what a data configuration says, as weaver does."""
+def _of_weaver(config: WeaverConfig, known: Mapping[str, Feature]) -> dict[str, Any]:
+    """Write what a data configuration says, as weaver does.
+
+    Args:
+        config: The data configuration.
+        known: The model's features, which hold the scales that were computed from data.
+    """
     document: dict[str, Any] = {
         "output_names": config.labels.value,
         "input_names": list(config.inputs),
@@ -248,13 +255,17 @@ def _of_weaver(config: WeaverConfig) -> dict[str, Any]:
         document[name] = {"var_names": [v.name for v in group.vars], "var_infos": {}}
         for variable in group.vars:
             scale = config.scales[variable.name]
-            if scale.center == "auto":
-                raise ExportError(
-                    f"{variable.name}: its scale is computed from data; leave data_config out, the "
-                    "event of the model knows it"
-                )
-            plain = scale.center is None
             document[name]["var_length"] = scale.length
+            if scale.center == "auto":
+                if variable.name not in known:
+                    raise ExportError(
+                        f"{variable.name}: its scale is computed from data, and the model has no "
+                        "such variable; leave data_config out"
+                    )
+                found = _variable(variable.name, known[variable.name])
+                document[name]["var_infos"][variable.name] = {**found, "pad": scale.pad_value}
+                continue
+            plain = scale.center is None
             document[name]["var_infos"][variable.name] = _entry(
                 0 if scale.center is None else scale.center,
                 scale.scale,

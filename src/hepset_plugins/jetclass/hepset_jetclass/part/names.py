@@ -50,13 +50,19 @@ def read_weights(
         where: Name of the checkpoint, for messages.
 
     Raises:
-        ConfigurationError: If this is another network.
+        ConfigurationError: If this is another network, or its numbers are not finite.
     """
     named = dict(state_dict)
     for prefix in _PREFIXES:
         if named and all(name.startswith(prefix) for name in named):
             named = {name.removeprefix(prefix): value for name, value in named.items()}
     is_old = any(_OLD_PROJECTION.search(name) for name in named)
+    broken = [name for name, value in named.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ConfigurationError(
+            f"{where}: {len(broken)} of {len(named)} parameters hold NaN or infinities (first: "
+            f"{broken[0]}): the training broke down; take the weights of an earlier epoch"
+        )
     named = {_OLD_PROJECTION.sub(r".attn.in_proj.\1", name): v for name, v in named.items()}
     backbone = {name: value for name, value in named.items() if not name.startswith("fc.")}
     stated: WeaverVersion = version or ("0.4" if is_old else "0.5")

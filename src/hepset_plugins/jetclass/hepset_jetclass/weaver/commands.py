@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hepset_jetclass.files import named_group
+from hepset.interfaces import named_group
 
 
 @click.command(short_help="Write hepset's configuration for a data configuration of weaver.")

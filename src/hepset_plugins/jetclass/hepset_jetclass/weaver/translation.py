@@ -132,6 +132,7 @@ class _Translation:
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.config)
         self.streams = [block for block in self.blocks if block.length is not None]
+        self._require_one_length()
         self.variables = {
             name: text for name, text in self.config.new_variables.items() if name != text
         }
@@ -182,6 +183,19 @@ class _Translation:
         for note in self.notes:
             _LOG.info("%s: %s", self.where, note)
         return Translation(event, defaults, tuple(self.notes))
+
+    def _require_one_length(self) -> None:
+        """Refuse four-momenta or a mask that are cut elsewhere than the features beside them."""
+        inputs = self.config.inputs
+        for name, group in inputs.items():
+            prefix, _, kind = name.rpartition("_")
+            features = inputs.get(f"{prefix}_features")
+            if kind in {"vectors", "mask"} and features and features.length != group.length:
+                raise self.error(
+                    f"inputs.{name}.length",
+                    f"{group.length}, but inputs.{prefix}_features has {features.length}; "
+                    "groups of the same objects have one length",
+                )
 
     def error(self, key: str, message: str) -> EventInfoError:
         return EventInfoError(f"{self.where}: {key}: {message}")
