@@ -33,16 +33,16 @@ from hepset.errors import (
     did_you_mean,
 )
 from hepset.interfaces import Chunk
-from hepset.prepare.derivations import compile_derivations
-from hepset.prepare.expressions import compile_selection
+from hepset.prepare.derivations import compile_derivations, names_of
+from hepset.prepare.expressions import Scope, compile_selection
 from hepset.prepare.plan import Plan, Range
 from hepset.prepare.reading import read_chunk, read_chunk_rows, read_chunk_scalars
 from hepset.prepare.rows import pick
 from hepset.prepare.select import (
     BatchColumns,
     derive,
-    derive_and_select,
     plugin_functions,
+    select_and_derive,
     without_columns,
 )
 from hepset.prepare.slots import conform
@@ -268,7 +268,7 @@ class SourceStream:
     def _cut(self, batch: EventBatch, derivations: Mapping[str, str]) -> EventBatch:
         """Derive and select; keep the events of the split."""
         plan = self.plan
-        batch, _ = derive_and_select(batch, plan.event, derivations, plan.config.select)
+        batch = select_and_derive(batch, plan.event, derivations, plan.config.select)
         index, _ = self._splitter.assign(batch)
         return batch.take(index == self._splitter.names.index(self.split))
 
@@ -368,19 +368,7 @@ class _EarlyColumns:
             return None
         work, chunk = chunks[0]
         head = read_chunk_scalars(plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
-        found: dict[str, str] = {}
-        waiting = dict(plan.config.derive)
-        grown = True
-        while grown:
-            grown = False
-            for name, text in list(waiting.items()):
-                try:
-                    columns = BatchColumns(head, plan.event)
-                    compile_derivations({**found, name: text}, columns.scope, plugin_functions())
-                except ExpressionError:
-                    continue
-                found[name] = waiting.pop(name)
-                grown = True
+        found = _early_derivations(plan, head)
         try:
             batch = derive(head, plan.event, found)
             scope = BatchColumns(batch, plan.event).scope
@@ -392,6 +380,37 @@ class _EarlyColumns:
         except (ConfigurationError, DatasetError, ExpressionError):
             return None
         return cls(found)
+
+
+def _early_derivations(plan: Plan, head: EventBatch) -> dict[str, str]:
+    """Return the derived columns that need nothing but what events have once."""
+    scope = BatchColumns(head, plan.event).scope
+    lost = {*scope.absent, *plan.event.streams}
+    left = dict(plan.config.derive)
+    while gone := {name for name, text in left.items() if {_block(name), *names_of(text)} & lost}:
+        lost |= gone
+        left = {name: text for name, text in left.items() if name not in gone}
+    if _compiles(left, scope):
+        return left
+    # Rarely, what is left is more than the names tell: what compiles is found one by one.
+    found: dict[str, str] = {}
+    while ready := [n for n in left if n not in found and _compiles({**found, n: left[n]}, scope)]:
+        found |= {name: left[name] for name in ready}
+    return found
+
+
+def _block(name: str) -> str:
+    """Stream, global or group that a derived column belongs to."""
+    return name.replace("/", ".", 1).partition(".")[0]
+
+
+def _compiles(derivations: Mapping[str, str], scope: Scope) -> bool:
+    """Whether derived columns can be compiled."""
+    try:
+        compile_derivations(derivations, scope, plugin_functions())
+    except ExpressionError:
+        return False
+    return True
 
 
 def _chained(first: EventBatch, others: Iterator[EventBatch]) -> Iterator[EventBatch]:

@@ -144,7 +144,8 @@ class _Rows:
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self.shape = shape
         self.count = 0
-        self._block = torch.empty((0, *shape), dtype=getattr(torch, dtype))
+        self._dtype = np.dtype(dtype)
+        self._block = self._room(0)
 
     @property
     def used(self) -> Tensor:
@@ -155,12 +156,16 @@ class _Rows:
         needed = self.count + count
         if needed > len(self._block):
             room = self.count + int(count * (1 + (portions - 1) * _RESERVE)) + 1
-            grown = torch.empty((room, *self.shape), dtype=self._block.dtype)
+            grown = self._room(room)
             grown[: self.count] = self.used
             self._block = grown
         end = self._block[self.count : needed]
         self.count = needed
         return end
+
+    def _room(self, count: int) -> Tensor:
+        # numpy asks for large pages where there are any, torch does not: first use costs far less.
+        return torch.from_numpy(np.empty((count, *self.shape), self._dtype))
 
     def append(self, values: Array, portions: int) -> None:
         with np.errstate(over="ignore"):
