@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -148,15 +149,19 @@ class SourceStream:
         epoch = self.epoch
         self.epoch += 1
         number = 0
+        left = threading.Event()
         with ThreadPoolExecutor(1, thread_name_prefix="hepset-stream") as executor:
-            windows = self._windows(epoch)
+            windows = self._windows(epoch, left)
             ahead = executor.submit(next, windows, None)
-            while (found := ahead.result()) is not None:
-                ahead = executor.submit(next, windows, None)
-                number += 1
-                pool, rows = found
-                for start in range(0, len(rows), self.batch_size):
-                    yield pool.tensors(rows[start : start + self.batch_size])
+            try:
+                while (found := ahead.result()) is not None:
+                    ahead = executor.submit(next, windows, None)
+                    number += 1
+                    pool, rows = found
+                    for start in range(0, len(rows), self.batch_size):
+                        yield pool.tensors(rows[start : start + self.batch_size])
+            finally:
+                left.set()  # Who stops early does not wait for a window.
         if not number:
             _LOG.warning(
                 "stream: no event of the files is in the split %r after the cuts, so that epoch %d "
@@ -165,8 +170,8 @@ class SourceStream:
                 epoch,
             )
 
-    def _windows(self, epoch: int) -> Iterator[tuple[EventPool, Array]]:
-        """Read window after window: events, and their order in whole batches.
+    def _windows(self, epoch: int, left: threading.Event) -> Iterator[tuple[EventPool, Array]]:
+        """Read window after window until `left` is set: events, and their order in whole batches.
 
         Events that fill no batch go to the front of the next window; the last window ends with a
         short batch. While one window is given out, the next one is read into the other pool.
@@ -184,10 +189,12 @@ class SourceStream:
                 pool.append(waiting)
             before = len(pool)
             shown = [np.zeros(0, np.int64)]
-            for left, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
+            for portions, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
+                if left.is_set():
+                    return
                 events, repeats = self._chunk(work, chunk, epoch)
                 if len(events):
-                    pool.append(events, portions=left)
+                    pool.append(events, portions=portions)
                     shown.append(repeats)
             rows = np.repeat(np.arange(before, len(pool)), np.concatenate(shown))
             if self.shuffle:
