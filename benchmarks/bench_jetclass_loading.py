@@ -301,9 +301,11 @@ def cold(kind: str, path: str, config: str, python: str, options: Options, repor
     """Measure processes from their start to their first batch, from outside."""
     seconds: list[list[float]] = []
     fetch = steps(kind, "best", options)
+    command = [sys.executable, "-c", COLD, config, path]
+    run_python(command, options.folder / "bytecode")
 
     def ours() -> None:
-        printed = run_python([sys.executable, "-c", COLD, config, path])
+        printed = run_python(command, options.folder / "bytecode")
         seconds.append([float(number) for number in printed.split()])
 
     def theirs() -> Cost:

@@ -71,8 +71,8 @@ def make_table(source: Path, jets: int, seed: int = 1) -> pa.Table:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write one row group with ZSTD, as the published files have it."""
-    pq.write_table(table, path, compression="zstd", row_group_size=len(table))
+    """Write one row group with ZSTD and without dictionaries, as the published files have it."""
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=len(table))
 
 
 def write_root(table: pa.Table, path: Path) -> None:

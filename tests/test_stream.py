@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.testing import assert_allclose
 
+import hepset.stream
 from hepset import Run
 from hepset.dataset.loader import ids_of
 from hepset.errors import ConfigurationError, ContractError
+from hepset.prepare.reading import read_chunk_scalars
 
 ROWS = 900
 
@@ -199,3 +202,84 @@ def test_an_empty_epoch_is_logged(
     with caplog.at_level("WARNING", logger="hepset"):
         assert not list(Run.from_yaml(document).stream("train"))
     assert "no event of the files is in the split 'train'" in caplog.text
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of events that were read once for what decides about them."""
+    found: list[int] = []
+
+    def counted(plan: Any, work: Any, chunk: Any) -> Any:
+        batch = read_chunk_scalars(plan, work, chunk)
+        found.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(hepset.stream, "read_chunk_scalars", counted)
+    return found
+
+
+def started(document: dict[str, Any]) -> Any:
+    return Run.from_yaml(document).stream()
+
+
+def test_a_second_start_makes_no_pass_over_the_events(
+    document: dict[str, Any], passes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    caplog.set_level("INFO")
+    first = contents(started(document))
+    assert "learnt the spectra" in caplog.text
+    passes.clear()
+    again = started(document)
+    assert sum(passes) == 1, "one event shows what columns there are"
+    assert "are those kept in" in caplog.text
+    assert contents(again).keys() == first.keys()
+    assert not [p for p in Path(document["output"]).parent.glob("*") if p.suffix == ".npz"]
+
+
+@pytest.mark.parametrize("changed", ["file", "cut", "bins", "seed"])
+def test_what_was_learnt_of_other_events_does_not_count(
+    document: dict[str, Any], passes: list[int], changed: str, tmp_path: Path
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    started(document)
+    passes.clear()
+    if changed == "file":
+        file = tmp_path / "part1.parquet"
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    elif changed == "cut":
+        document["prepare"]["select"] = {"met": "met.pt > 11"}
+    elif changed == "seed":
+        document["seed"] = 5
+    else:
+        document["train"] = {"sampling": {**SAMPLING, "threshold": 20.0}}
+    started(document)
+    assert sum(passes) > ROWS
+
+
+def test_options_that_change_no_spectrum_keep_it(
+    document: dict[str, Any], passes: list[int]
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    started(document)
+    passes.clear()
+    document["train"] = {"sampling": {**SAMPLING, "events": 700}}
+    stream = started(document)
+    assert sum(passes) == 1
+    assert 500 < sum(shown(stream).values()) < 900
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_truncated_file_of_spectra_is_made_again(
+    document: dict[str, Any], passes: list[int], size: int
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    expected = shown(started(document))
+    kept = Path(document["output"]) / "stream" / "sampling-train.npz"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:size])
+    passes.clear()
+    assert shown(started(document)) == expected
+    assert sum(passes) > ROWS
+    assert kept.stat().st_size == len(whole)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]

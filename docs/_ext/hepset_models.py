@@ -17,6 +17,8 @@ from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from hepset.schema.base import Model
+
 _PLAIN: dict[object, str] = {
     str: "text",
     bool: "true or false",
@@ -44,7 +46,8 @@ class ModelTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Build the table from the model's fields."""
-        model: type[BaseModel] = find(self.arguments[0])
+        model: type[Model] = find(self.arguments[0])
+        described = model.descriptions()
         left_out = set(find(self.options["without"]).model_fields) if self.options else set()
         table = nodes.table(classes=["model-table"])
         group = nodes.tgroup(cols=4)
@@ -57,7 +60,7 @@ class ModelTable(SphinxDirective):
         for name, field in model.model_fields.items():
             if name not in left_out:
                 shown = field.alias or name
-                cells = [f"`{shown}`", value_of(field), default_of(field), field.description or ""]
+                cells = [f"`{shown}`", value_of(field), default_of(field), described.get(name, "")]
                 body += self._row(cells)
         group += body
         return [table]

@@ -137,7 +137,11 @@ def _load_ini(text: str, path: Path) -> dict[str, Any]:
     return {name: dict(section) for name, section in parser.items() if name}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+# libyaml's parser is ten times as fast; PyYAML is built without it on some systems.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeyLoader(_Loader):  # type: ignore[misc]
     """Refuses a key that is given twice, where plain YAML lets the last one win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -151,4 +155,5 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping

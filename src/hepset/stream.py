@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,22 +36,23 @@ from hepset.errors import (
     did_you_mean,
 )
 from hepset.interfaces import Chunk
-from hepset.prepare.derivations import compile_derivations
-from hepset.prepare.expressions import compile_selection
-from hepset.prepare.plan import Plan, Range
+from hepset.prepare.derivations import compile_derivations, names_of
+from hepset.prepare.expressions import Scope, compile_selection
+from hepset.prepare.plan import Plan, Range, digest_of
 from hepset.prepare.reading import read_chunk, read_chunk_rows, read_chunk_scalars
 from hepset.prepare.rows import pick
 from hepset.prepare.select import (
     BatchColumns,
     derive,
-    derive_and_select,
     plugin_functions,
+    select_and_derive,
     without_columns,
 )
 from hepset.prepare.slots import conform
 from hepset.prepare.split import hash_rows
 from hepset.sampling.acceptance import Acceptances
 from hepset.sampling.drawing import repeats_of, throws
+from hepset.sampling.learnt import Decision, kept_or_learnt
 from hepset.sampling.rule import SamplingRule
 from hepset.schema.sampling import SamplingConfig
 
@@ -86,6 +90,8 @@ class SourceStream:
             memory at a time. The first window of an epoch is one portion, so that the first batch
             is there early.
         check: Whether every chunk is held against the contract, as a conversion does.
+        keep: Folder for what sampling learns in a pass over all events, so that the next start on
+            the same local files needs none; null = learn it anew.
 
     Attributes:
         epoch: Number of the epoch that the next iteration reads.
@@ -108,6 +114,7 @@ class SourceStream:
         sampling: SamplingConfig | None = None,
         window: int = 6,
         check: bool = True,
+        keep: Path | None = None,
     ) -> None:
         self._splitter = plan.splitter()
         if split not in self._splitter.names:
@@ -138,25 +145,29 @@ class SourceStream:
             (work, part) for work in plan.ranges for chunk in work.chunks for part in _cut(chunk)
         ]
         self._early = _EarlyColumns.of(plan, sampling, self._chunks)
-        self._acceptances: Acceptances | None = None
+        self._decision: Decision | None = None
         self._scale = 1.0
         if sampling is not None:
-            self._begin_sampling(sampling)
+            self._begin_sampling(sampling, keep)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Read one epoch."""
         epoch = self.epoch
         self.epoch += 1
         number = 0
+        left = threading.Event()
         with ThreadPoolExecutor(1, thread_name_prefix="hepset-stream") as executor:
-            windows = self._windows(epoch)
+            windows = self._windows(epoch, left)
             ahead = executor.submit(next, windows, None)
-            while (found := ahead.result()) is not None:
-                ahead = executor.submit(next, windows, None)
-                number += 1
-                pool, rows = found
-                for start in range(0, len(rows), self.batch_size):
-                    yield pool.tensors(rows[start : start + self.batch_size])
+            try:
+                while (found := ahead.result()) is not None:
+                    ahead = executor.submit(next, windows, None)
+                    number += 1
+                    pool, rows = found
+                    for start in range(0, len(rows), self.batch_size):
+                        yield pool.tensors(rows[start : start + self.batch_size])
+            finally:
+                left.set()  # Who stops early does not wait for a window.
         if not number:
             _LOG.warning(
                 "stream: no event of the files is in the split %r after the cuts, so that epoch %d "
@@ -165,8 +176,8 @@ class SourceStream:
                 epoch,
             )
 
-    def _windows(self, epoch: int) -> Iterator[tuple[EventPool, Array]]:
-        """Read window after window: events, and their order in whole batches.
+    def _windows(self, epoch: int, left: threading.Event) -> Iterator[tuple[EventPool, Array]]:
+        """Read window after window until `left` is set: events, and their order in whole batches.
 
         Events that fill no batch go to the front of the next window; the last window ends with a
         short batch. While one window is given out, the next one is read into the other pool.
@@ -184,10 +195,12 @@ class SourceStream:
                 pool.append(waiting)
             before = len(pool)
             shown = [np.zeros(0, np.int64)]
-            for left, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
+            for portions, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
+                if left.is_set():
+                    return
                 events, repeats = self._chunk(work, chunk, epoch)
                 if len(events):
-                    pool.append(events, portions=left)
+                    pool.append(events, portions=portions)
                     shown.append(repeats)
             rows = np.repeat(np.arange(before, len(pool)), np.concatenate(shown))
             if self.shuffle:
@@ -268,16 +281,16 @@ class SourceStream:
     def _cut(self, batch: EventBatch, derivations: Mapping[str, str]) -> EventBatch:
         """Derive and select; keep the events of the split."""
         plan = self.plan
-        batch, _ = derive_and_select(batch, plan.event, derivations, plan.config.select)
+        batch = select_and_derive(batch, plan.event, derivations, plan.config.select)
         index, _ = self._splitter.assign(batch)
         return batch.take(index == self._splitter.names.index(self.split))
 
     def _wanted(self, batch: EventBatch, epoch: int) -> tuple[EventBatch, Array]:
         """Keep the events that are drawn, with how often each is."""
-        if self._acceptances is None:
+        if self._decision is None:
             return batch, np.ones(len(batch), np.int64)
-        config = self._acceptances.rule.config
-        acceptance = self._acceptances.of(batch)
+        config = self._decision.config
+        acceptance = self._decision.of(batch)
         counts = np.zeros(len(batch), np.int64)
         if config.sampler == "exact":
             expected = acceptance.astype(np.float64) * self._scale
@@ -295,40 +308,66 @@ class SourceStream:
         hashes = hash_rows(self.seed, [self._splitter.order(batch).view(np.int64), key])
         return (hashes >> np.uint64(11)) * 2.0**-53
 
-    def _begin_sampling(self, config: SamplingConfig) -> None:
-        """Learn the probabilities in a pass over all events of the split."""
-
-        def batches() -> Iterator[EventBatch]:
-            for work, chunk in self._chunks:
-                if self._early is None:
-                    yield self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
-                else:
-                    head = read_chunk_scalars(self.plan, work, chunk)
-                    yield self._cut(head, self._early.derive)
-
-        portions = batches()
-        first = next(portions, None)
-        if first is None:
+    def _begin_sampling(self, config: SamplingConfig, keep: Path | None) -> None:
+        """Have the probabilities: from an earlier start, or from a pass over all events."""
+        if not self._chunks:
             raise ConfigurationError("train.sampling: there is nothing to read")
-        rule = SamplingRule(config, self.plan.event, first, {})
-        found = Acceptances(rule, _chained(first, portions))
+        work, chunk = self._chunks[0]
+        if self._early is None:
+            example = read_chunk(self.plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
+            example = derive(example, self.plan.event, self.plan.config.derive)
+            example = without_columns(example, self.plan.config.derive)
+        else:
+            example = self._early.example
+        rule = SamplingRule(config, self.plan.event, example, {})
+        key = self._sampling_key(config) if keep is not None else None
+        path = None if keep is None or key is None else keep / f"sampling-{self.split}.npz"
+        learnt = kept_or_learnt(path, key or "", lambda: Acceptances(rule, self._heads()).learnt)
         # Streams decide about every event alone, so the epoch's length is only expected.
-        expected = found.expected
-        tries = repeats_of(len(found.rows), expected, config.max_repeats)
-        self._scale = float(tries)
+        self._scale = float(repeats_of(learnt.events, learnt.expected, config.max_repeats))
         if config.events is not None:
             if config.sampler != "exact":
                 raise ConfigurationError(
                     "train.sampling.events: a stream accepts or rejects every event once; leave "
                     "events out, or use sampler: exact"
                 )
-            self._scale = config.events / max(expected, np.finfo(float).tiny)
-        found.forget_rows()
-        self._acceptances = found
+            self._scale = config.events / max(learnt.expected, np.finfo(float).tiny)
+        self._decision = Decision(rule, learnt)
+
+    def _heads(self) -> Iterator[EventBatch]:
+        """Read of all events of the split what decides about them."""
+        for work, chunk in self._chunks:
+            if self._early is None:
+                yield self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
+            else:
+                head = read_chunk_scalars(self.plan, work, chunk)
+                yield self._cut(head, self._early.derive)
+
+    def _sampling_key(self, config: SamplingConfig) -> str | None:
+        """Digest of what the probabilities depend on; None where files cannot be told apart."""
+        states = [_state(path) for path in self.plan.paths]
+        if None in states:
+            return None
+        inputs = self.plan.inputs
+        kept = ("algorithm", "event", "seed", "readers", "sources", "skipped")
+        prepare = self.plan.config.model_dump(mode="json", include={"select", "derive", "split"})
+        sampling = config.model_dump(mode="json", exclude={"events", "max_repeats"})
+        return digest_of(
+            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, version("hepset")]
+        )
 
 
 _ROW: Final = "extra/row"
 """Where the number of a row is kept while cuts are decided."""
+
+
+def _state(path: str) -> list[int] | None:
+    """Size and time of change of a local file; None for what is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _cut(chunk: Chunk) -> list[Chunk]:
@@ -354,10 +393,12 @@ class _EarlyColumns:
 
     Attributes:
         derive: The derivations that need no objects.
+        example: An event with these columns.
     """
 
-    def __init__(self, derivations: Mapping[str, str]) -> None:
+    def __init__(self, derivations: Mapping[str, str], example: EventBatch) -> None:
         self.derive = dict(derivations)
+        self.example = example
 
     @classmethod
     def of(
@@ -368,19 +409,7 @@ class _EarlyColumns:
             return None
         work, chunk = chunks[0]
         head = read_chunk_scalars(plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
-        found: dict[str, str] = {}
-        waiting = dict(plan.config.derive)
-        grown = True
-        while grown:
-            grown = False
-            for name, text in list(waiting.items()):
-                try:
-                    columns = BatchColumns(head, plan.event)
-                    compile_derivations({**found, name: text}, columns.scope, plugin_functions())
-                except ExpressionError:
-                    continue
-                found[name] = waiting.pop(name)
-                grown = True
+        found = _early_derivations(plan, head)
         try:
             batch = derive(head, plan.event, found)
             scope = BatchColumns(batch, plan.event).scope
@@ -391,9 +420,35 @@ class _EarlyColumns:
                 SamplingRule(sampling, plan.event, batch, {})
         except (ConfigurationError, DatasetError, ExpressionError):
             return None
-        return cls(found)
+        return cls(found, without_columns(batch, found))
 
 
-def _chained(first: EventBatch, others: Iterator[EventBatch]) -> Iterator[EventBatch]:
-    yield first
-    yield from others
+def _early_derivations(plan: Plan, head: EventBatch) -> dict[str, str]:
+    """Return the derived columns that need nothing but what events have once."""
+    scope = BatchColumns(head, plan.event).scope
+    lost = {*scope.absent, *plan.event.streams}
+    left = dict(plan.config.derive)
+    while gone := {name for name, text in left.items() if {_block(name), *names_of(text)} & lost}:
+        lost |= gone
+        left = {name: text for name, text in left.items() if name not in gone}
+    if _compiles(left, scope):
+        return left
+    # Rarely, what is left is more than the names tell: what compiles is found one by one.
+    found: dict[str, str] = {}
+    while ready := [n for n in left if n not in found and _compiles({**found, n: left[n]}, scope)]:
+        found |= {name: left[name] for name in ready}
+    return found
+
+
+def _block(name: str) -> str:
+    """Stream, global or group that a derived column belongs to."""
+    return name.replace("/", ".", 1).partition(".")[0]
+
+
+def _compiles(derivations: Mapping[str, str], scope: Scope) -> bool:
+    """Whether derived columns can be compiled."""
+    try:
+        compile_derivations(derivations, scope, plugin_functions())
+    except ExpressionError:
+        return False
+    return True

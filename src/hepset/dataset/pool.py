@@ -115,7 +115,7 @@ class EventPool:
         found: dict[str, Tensor] = {}
         for name in self._present:
             if name in self._arrays and self._arrays[name].count:
-                found[name] = self._arrays[name].used.index_select(0, chosen)
+                found[name] = self._arrays[name].gathered(chosen)
         for name, objects in self._streams.items():
             if name in self._present and name not in found:
                 found |= objects.tensors(name, events, self._present)
@@ -144,7 +144,8 @@ class _Rows:
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self.shape = shape
         self.count = 0
-        self._block = torch.empty((0, *shape), dtype=getattr(torch, dtype))
+        self._dtype = np.dtype(dtype)
+        self._block = self._room(0)
 
     @property
     def used(self) -> Tensor:
@@ -155,12 +156,20 @@ class _Rows:
         needed = self.count + count
         if needed > len(self._block):
             room = self.count + int(count * (1 + (portions - 1) * _RESERVE)) + 1
-            grown = torch.empty((room, *self.shape), dtype=self._block.dtype)
+            grown = self._room(room)
             grown[: self.count] = self.used
             self._block = grown
         end = self._block[self.count : needed]
         self.count = needed
         return end
+
+    def gathered(self, index: Tensor) -> Tensor:
+        """Return some rows in memory of their own."""
+        return torch.index_select(self.used, 0, index, out=self._room(len(index)))
+
+    def _room(self, count: int) -> Tensor:
+        # numpy asks for large pages where there are any, torch does not: first use costs half.
+        return torch.from_numpy(np.empty((count, *self.shape), self._dtype))
 
     def append(self, values: Array, portions: int) -> None:
         with np.errstate(over="ignore"):
@@ -284,7 +293,7 @@ class _Objects:
         count = rows.count
         rows.extend(1).fill_(fill)
         try:
-            found = rows.used.index_select(0, index)
+            found = rows.gathered(index)
         finally:
             rows.count = count
         return found.reshape(*mask.shape, *rows.shape)

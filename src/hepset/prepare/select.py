@@ -132,13 +132,29 @@ def derive_and_select(
     """
     weights = batch.arrays.get("weight", np.ones(len(batch)))
     tallies = [Tally.of(weights)]
-    if cuts:
-        alive = np.ones(len(batch), bool)
-        for row in _passes_before(batch, event, expressions, cuts).values():
-            alive &= row
-            tallies.append(Tally.of(weights[alive]))
-        batch = batch if alive.all() else batch.take(alive)
-    return without_columns(derive(batch, event, expressions), expressions), tallies
+    alive = np.ones(len(batch), bool)
+    for row in _passes_before(batch, event, expressions, cuts).values():
+        alive &= row
+        tallies.append(Tally.of(weights[alive]))
+    return _completed(batch, event, expressions, alive), tallies
+
+
+def select_and_derive(
+    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
+) -> EventBatch:
+    """Return the events of `derive_and_select`, without the cutflow, which costs a pass per cut."""
+    alive = np.ones(len(batch), bool)
+    for row in _passes_before(batch, event, expressions, cuts).values():
+        alive &= row
+    return _completed(batch, event, expressions, alive)
+
+
+def _completed(
+    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], alive: Array
+) -> EventBatch:
+    """Keep some events, and add their derived columns."""
+    batch = batch if alive.all() else batch.take(alive)
+    return without_columns(derive(batch, event, expressions), expressions)
 
 
 def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) -> EventBatch:
@@ -235,6 +251,8 @@ def _passes_before(
     batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
 ) -> dict[str, Array]:
     """Return which events pass each cut, computing only the derived columns that cuts need."""
+    if not cuts:
+        return {}
     columns = BatchColumns(batch, input_event(event, expressions))
     derivations, scope = _compiled_derivations(expressions, columns.scope)
     compiled = _compiled(cuts, scope)

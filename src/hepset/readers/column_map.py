@@ -68,8 +68,9 @@ class Column(Model):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Describe the short forms too: a column, a column per product, a constant."""
+        full = super().__get_pydantic_json_schema__(core_schema, handler)
         short = ({"type": "string"}, {"type": "array", "items": {"type": "string"}})
-        return {"anyOf": [*short, {"type": "number"}, handler(core_schema)]}
+        return {"anyOf": [*short, {"type": "number"}, full]}
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,8 @@ class ParquetFile(ColumnarFile):
         except (OSError, ValueError, pa.ArrowException) as problem:
             self._cursors.clear()
             raise _unreadable(self.path, problem, f" in rows {start} to {stop - 1}") from problem
-        return {name: self._data(rows, name) for name in names}
+        places = {top: place for place, top in enumerate(rows.schema.names)}
+        return {name: self._data(rows, name, places) for name in names}
 
     def close(self) -> None:
         """Close the file."""
@@ -167,9 +168,9 @@ class ParquetFile(ColumnarFile):
             cursor.rest = batch.slice(skipped) if skipped < batch.num_rows else None
             cursor.position += skipped
 
-    def _data(self, rows: pa.Table, name: str) -> Data:
-        top, path = self._split(rows, name)
-        column = rows.column(top)
+    def _data(self, rows: pa.Table, name: str, places: Mapping[str, int]) -> Data:
+        top, path = self._split(places, name)
+        column = rows.column(places[top])
         array = column.chunk(0) if column.num_chunks else pa.array([], column.type)
         data = _data(array, path)
         if data is None:
@@ -180,11 +181,11 @@ class ParquetFile(ColumnarFile):
         return data
 
     @staticmethod
-    def _split(rows: pa.Table, name: str) -> tuple[str, list[str]]:
+    def _split(tops: Mapping[str, int], name: str) -> tuple[str, list[str]]:
         """Split a dotted name into the column and the path inside; columns may hold dots too."""
-        if name in rows.column_names:
+        if name in tops:
             return name, []
-        top = next(c for c in rows.column_names if name.startswith(f"{c}."))
+        top = next(c for c in tops if name.startswith(f"{c}."))
         return top, name.removeprefix(f"{top}.").split(".")
 
 
@@ -251,7 +252,19 @@ def _leaf(array: pa.Array) -> Array | None:
     numeric = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not numeric:
         return None
-    if pa.types.is_boolean(kind) and array.null_count:
+    if pa.types.is_boolean(kind):
+        if not array.null_count:
+            return _flags(array)
         array = array.cast(pa.int8())
     values: Array = array.to_numpy(zero_copy_only=False)
     return values
+
+
+def _flags(array: pa.BooleanArray) -> Array:
+    """Booleans without nulls, one byte each; Arrow's own conversion takes many times as long."""
+    if not len(array):
+        return np.zeros(0, bool)
+    begin, first = divmod(array.offset, 8)
+    bits = np.frombuffer(array.buffers()[1], np.uint8)[begin:]
+    flags = np.unpackbits(bits, bitorder="little", count=first + len(array))
+    return flags[first:].view(bool)

@@ -266,6 +266,7 @@ class Run:
             "batch_size": self.config.train.batch_size,
             "seed": self.config.seed,
             "sampling": self.config.train.sampling if split == "train" else None,
+            "keep": self.output / "stream",
             **options,
         }
         return SourceStream(plan, split=split, **given)

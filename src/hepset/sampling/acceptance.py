@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
+from hepset.sampling.learnt import Learnt
 from hepset.sampling.reweighting import OUTSIDE, Histograms
 from hepset.sampling.rule import SamplingRule
 
@@ -65,12 +66,6 @@ class Acceptances:
         self.strata = np.where(found == OUTSIDE, 0, found // self.histograms.bins)
         self._announce(int((found == OUTSIDE).sum()))
 
-    def of(self, batch: EventBatch) -> Array:
-        """Return the acceptance of events, float32 (event,)."""
-        values, members, base = self.rule.evaluate(batch)
-        factors = None if base is None else base.astype(np.float32)
-        return self._of(self.histograms.find(values, members), factors) / self._level
-
     def _of(self, cells: Array, base: Array | None) -> Array:
         if self.rule.config.method == "weights":
             assert base is not None
@@ -109,6 +104,7 @@ class Acceptances:
         certain = self.rows if exact else np.minimum(self.rows / config.scale, 1)
         return float(certain.sum(dtype=np.float64))
 
-    def forget_rows(self) -> None:
-        """Let go of the acceptances of the pass, where only new events are asked for."""
-        self.rows, self.strata = self.rows[:0], self.strata[:0]
+    @property
+    def learnt(self) -> Learnt:
+        """What the pass teaches about other events."""
+        return Learnt(self._table, float(self._level), len(self.rows), self.expected)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from hepset.errors import ConfigurationError, did_you_mean
 
@@ -19,10 +26,34 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         # YAML gives tuples as lists and 1e-4 as text: pydantic's lax mode reads both.
         strict=False,
     )
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Field → the docstring below it, read from the source when somebody asks.
+
+        Pydantic can do the same (``use_attribute_docstrings``), at every start of every program.
+        """
+        found: dict[str, str] = {}
+        for owner in reversed(cls.__mro__):
+            if issubclass(owner, Model) and owner is not Model:
+                found |= _docstrings(owner)
+        stated = {n: f.description for n, f in cls.model_fields.items() if f.description}
+        return {name: text for name, text in (found | stated).items() if name in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the fields by their docstrings."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, text in cls.descriptions().items():
+            part = schema.get("properties", {}).get(cls.model_fields[name].alias or name)
+            if part is not None:
+                part.setdefault("description", text)
+        return schema
 
     @classmethod
     def parse(
@@ -45,6 +76,26 @@ class Model(BaseModel):
             return cls.model_validate(document)
         except ValidationError as problem:
             raise error(describe(problem, where, cls)) from None
+
+
+@lru_cache(maxsize=256)
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Attribute → the text below it in the source of a class; none where there is no source."""
+    try:
+        source = inspect.getsource(model)
+    except (OSError, TypeError):
+        return {}
+    body = ast.parse(textwrap.dedent(source)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, following in itertools.pairwise(body.body):
+        match statement, following:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 def accept_null(schema: dict[str, Any]) -> None:

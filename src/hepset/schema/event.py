@@ -295,7 +295,7 @@ class EventInfo(Model):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Describe the file as it may be written: with the single process at the top."""
-        schema = handler.resolve_ref_schema(handler(core_schema))
+        schema = super().__get_pydantic_json_schema__(core_schema, handler)
         single = Process.model_json_schema()["properties"]
         for key in ("particles", "symmetries"):
             schema["properties"][key] = single[key]

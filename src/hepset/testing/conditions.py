@@ -125,7 +125,8 @@ def check_options(
         options.model_config.get("extra") == "forbid",
         f"{label} takes unknown options in silence: a misspelt option would do nothing",
     )
-    bare = [name for name, field in options.model_fields.items() if not field.description]
+    described = options.descriptions()
+    bare = [name for name in options.model_fields if not described.get(name)]
     require(not bare, f"{label}: not described: {', '.join(bare)}; add a docstring with the unit")
     try:
         options.parse({"no_such_option": 1}, "options")

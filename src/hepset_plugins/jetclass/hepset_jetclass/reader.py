@@ -18,7 +18,6 @@ from hepset.readers.assembly import Data
 from hepset.readers.column_map import Column
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 from hepset.readers.parquet import ParquetFile
-from hepset.readers.root import RootFile
 from hepset.schema.event import EventInfo
 from hepset_jetclass.columns import N_PARTICLES, STREAMS
 from hepset_jetclass.describe import Truth, describe, label_column
@@ -177,6 +176,8 @@ class JetClassReader(ColumnarReader):
         """
         if _is_parquet(path):
             return JetClassFile(path, ParquetFile(path))
+        from hepset.readers.root import RootFile  # noqa: PLC0415  uproot takes long to import
+
         return JetClassFile(path, RootFile(path, self.options.tree))
 
     def event_info(self) -> EventInfo:
