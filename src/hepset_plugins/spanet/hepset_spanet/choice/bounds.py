@@ -117,12 +117,13 @@ class Limits:
                 present = present | ((value > LOWEST).float() @ incidence(each, objects) > 0.5)
         self.objects = present.sum(1, keepdim=True)
 
-    def of_row(self, row: int) -> Limits:
-        """Return the bounds of one event."""
+    def of_rows(self, rows: Tensor) -> Limits:
+        """Return the bounds of some events."""
         found = Limits.__new__(Limits)
         found.sizes = self.sizes
-        found.none, found.gains = self.none[row : row + 1], self.gains[row : row + 1]
-        found.base, found.objects = self.base[row : row + 1], self.objects[row : row + 1]
+        found.none, found.gains = self.none.index_select(0, rows), self.gains.index_select(0, rows)
+        found.base = self.base.index_select(0, rows)
+        found.objects = self.objects.index_select(0, rows)
         return found
 
     def rest(self, first: int, used: Tensor) -> Tensor:
