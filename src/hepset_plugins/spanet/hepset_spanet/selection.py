@@ -135,8 +135,8 @@ def exact(
     out is bounded: where no bound exceeds the result, it is the maximum, and `certified` says so.
     Three particles or more compete for objects at prices (`hepset_spanet.choice.prices`), which
     makes the bounds nearly tight. Of the other events, everything that could be better is listed
-    (`hepset_spanet.choice.combining.improve`), in exported models too. Should that be too much, an
-    exported model has no `certified` result; in torch such events are searched by branch and
+    (`hepset_spanet.choice.combining.improve`), in exported models too. Should that be too much, the
+    `certified` of an exported model is False; in torch such events are searched by branch and
     bound, so that the result always is the maximum.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -143,9 +144,9 @@ class Limits:
         none = self.none[:, particles].sum(1, keepdim=True)
         # Without a stable order of equal numbers: only their sums matter.
         gains = self.gains[:, particles].sort(dim=1, descending=True).values
-        smallest = min(self.sizes[p] for p in particles)
-        count = torch.div(free.clamp(min=0), smallest, rounding_mode="floor")
         total = none
-        for place in range(len(particles)):
-            total = total + torch.where(count > place, gains[:, place : place + 1], 0.0)
+        # As many find objects as those of the fewest products would.
+        fitting = accumulate(sorted(self.sizes[p] for p in particles))
+        for place, taken in enumerate(fitting):
+            total = total + torch.where(free >= taken, gains[:, place : place + 1], 0.0)
         return total

@@ -16,9 +16,9 @@ from hepset_spanet.choice.problem import Problem
 
 __all__ = ["Combined", "combine", "improve"]
 
-_MOST_TUPLES: Final = 256
+_MOST_TUPLES: Final = 512
 """Tuples of a particle that are listed where the best of them proved nothing."""
-_MOST_PARTIAL: Final = 512
+_MOST_PARTIAL: Final = 1024
 """Partial assignments of them."""
 
 
