@@ -261,7 +261,7 @@ def _refuse_not_finite(state_dict: Mapping[str, Tensor], where: str) -> None:
     bad = [
         name
         for name, value in state_dict.items()
-        if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())
+        if not bool(torch.isfinite(torch.as_tensor(value)).all())
     ]
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
