@@ -276,6 +276,10 @@ def _options(
         return options
     if isinstance(options, Mapping):
         return parse_options_file(options, where="options")
+    if not isinstance(options, str | os.PathLike):
+        raise ConfigurationError(
+            f"options: expected a mapping or the name of a JSON file, found {options!r}"
+        )
     path = Path(options)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -239,6 +240,19 @@ def test_other_options_are_refused_with_names(document: dict[str, Any]) -> None:
         load_spanet(weights, {**OPTIONS, "num_encoder_layers": 2}, document)
     with pytest.raises(ConfigurationError, match="no such option; did you mean 'hidden_dim'"):
         load_spanet(weights, {**OPTIONS, "hiden_dim": 8}, document)
+
+
+def test_parameters_that_are_no_numbers_are_refused(document: dict[str, Any]) -> None:
+    weights = make_network().state_dict()
+    name = next(name for name in weights if name.endswith("weight"))
+    for bad in (math.nan, math.inf):
+        broken = {**weights, name: torch.full_like(weights[name], bad)}
+        with pytest.raises(ConfigurationError, match=f"NaN or infinite in {name}: the training"):
+            load_spanet(broken, OPTIONS, document)
+    with pytest.raises(ConfigurationError, match="expected parameters by name, found NoneType"):
+        load_spanet(None, OPTIONS, document)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"expected a mapping or the name of a JSON file"):
+        load_spanet(weights, [1], document)  # type: ignore[arg-type]
 
 
 def write_run(folder: Path, names: list[str]) -> SpanetNetwork:

@@ -52,6 +52,12 @@ def best_by_subsets(
     return float(best[-1])
 
 
+def as_in_a_graph(patch: pytest.MonkeyPatch) -> None:
+    """Let the selection do in torch what it does in an exported graph."""
+    for module in ("selection", "choice.bounds", "choice.combining"):
+        patch.setattr(f"hepset_spanet.{module}.is_exporting", lambda: True)
+
+
 PARTICLE = st.sampled_from(
     [(1,), (2,), (1, 1), (3,), (2, 1), (1, 1, 1), (4,), (2, 2), (3, 1), (5,), (3, 2)]
 )
@@ -138,6 +144,68 @@ def test_four_alike_particles_of_three_products(spread: float) -> None:
             assert sorted(torch.cat([i[row] for i in found.indices]).tolist()) == list(range(12))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    kinds=st.lists(PARTICLE, min_size=2, max_size=4),
+    identical=st.booleans(),
+    detection=st.booleans(),
+    rounding=st.booleans(),
+    spread=st.sampled_from([0.3, 2.0]),
+    width=st.sampled_from([1, 8, 64]),
+    most=st.sampled_from([(1, 1), (6, 4), (512, 1024)]),
+    seed=st.integers(0, 1000),
+)
+def test_what_a_graph_certifies_is_the_maximum(
+    kinds: list[tuple[int, ...]],
+    identical: bool,
+    detection: bool,
+    rounding: bool,
+    spread: float,
+    width: int,
+    most: tuple[int, int],
+    seed: int,
+) -> None:
+    """However little may be listed; of three particles, by default all events are certified."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = [SLOTS, SLOTS, 7, 6, 3, 0]
+    real = torch.arange(SLOTS) < torch.tensor(counts)[:, None]
+    kinds = kinds[:1] * len(kinds) if identical else kinds
+    candidates: list[Candidates] = []
+    none: list[Tensor] = []
+    for kind in kinds:
+        if identical and candidates:
+            candidates.append(candidates[0])
+            none.append(none[0])
+            continue
+        objects = all_tuples(SLOTS, kind)
+        scores = spread * torch.randn(len(counts), len(objects), generator=generator)
+        scores = scores.round() if rounding else scores
+        scores = torch.where(real[:, objects].all(-1), scores, -math.inf)
+        candidates.append(Candidates(scores, objects))
+        none.append(spread * torch.randn(len(counts), generator=generator))
+    with pytest.MonkeyPatch.context() as patch:
+        as_in_a_graph(patch)
+        patch.setattr("hepset_spanet.choice.combining._MOST_TUPLES", most[0])
+        patch.setattr("hepset_spanet.choice.combining._MOST_PARTIAL", most[1])
+        found = exact(candidates, SLOTS, unassigned=none if detection else None, width=width)
+    if most == (512, 1024) and width == 64 and len(kinds) <= 3:
+        assert found.certified.all()
+    for row in found.certified.nonzero()[:, 0].tolist():
+        left_out = [float(n[row]) if detection else -1e7 for n in none]
+        best = best_by_subsets(
+            [each.scores[row].numpy() for each in candidates],
+            [each.objects.numpy() for each in candidates],
+            left_out,
+            SLOTS,
+        )
+        missing = sum(int(chosen[row]) < 0 for chosen in found.chosen)
+        score = float(found.score[row]) - (0 if detection else 1e7 * missing)
+        assert score == pytest.approx(best, abs=1e-4)
+        used = [int(i) for index in found.indices for i in index[row] if i >= 0]
+        assert len(used) == len(set(used))
+        assert bool(real[row, used].all())
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), count=st.integers(2, 4), rounds=st.integers(1, 40))
 def test_prices_bound_every_assignment(seed: int, count: int, rounds: int) -> None:
@@ -213,8 +281,7 @@ def test_partners_beyond_the_top_are_found_without_search(
     alike: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all of the best tuples hold one object, a graph still finds the best partner."""
-    for module in ("hepset_spanet.selection", "hepset_spanet.choice.bounds"):
-        monkeypatch.setattr(f"{module}.is_exporting", lambda: True)
+    as_in_a_graph(monkeypatch)
     generator = torch.Generator().manual_seed(4)
     tuples = torch.combinations(torch.arange(12), 3)
     held = (tuples == 0).any(1)

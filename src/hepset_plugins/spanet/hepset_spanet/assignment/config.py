@@ -69,8 +69,8 @@ class AssignmentConfig(HeadConfig):
     selection: Literal["exact", "greedy"] = "exact"
     """How one assignment is chosen: the jointly most probable one, or the best tuple first."""
     selection_width: PositiveInt = 64
-    """Tuples per particle that ``exact`` combines before it has to search; in an exported model
-    ``certified`` says whether they were enough."""
+    """Tuples per particle that ``exact`` combines before it has to list everything that could be
+    better."""
     use_detection: bool = False
     """Whether the selection may leave a particle out because it probably is not there; else only
     where no tuple is left. Needs a `detection_loss_weight`."""

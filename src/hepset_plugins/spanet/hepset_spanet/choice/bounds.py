@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -117,12 +118,13 @@ class Limits:
                 present = present | ((value > LOWEST).float() @ incidence(each, objects) > 0.5)
         self.objects = present.sum(1, keepdim=True)
 
-    def of_row(self, row: int) -> Limits:
-        """Return the bounds of one event."""
+    def of_rows(self, rows: Tensor) -> Limits:
+        """Return the bounds of some events."""
         found = Limits.__new__(Limits)
         found.sizes = self.sizes
-        found.none, found.gains = self.none[row : row + 1], self.gains[row : row + 1]
-        found.base, found.objects = self.base[row : row + 1], self.objects[row : row + 1]
+        found.none, found.gains = self.none.index_select(0, rows), self.gains.index_select(0, rows)
+        found.base = self.base.index_select(0, rows)
+        found.objects = self.objects.index_select(0, rows)
         return found
 
     def rest(self, first: int, used: Tensor) -> Tensor:
@@ -142,9 +144,9 @@ class Limits:
         none = self.none[:, particles].sum(1, keepdim=True)
         # Without a stable order of equal numbers: only their sums matter.
         gains = self.gains[:, particles].sort(dim=1, descending=True).values
-        smallest = min(self.sizes[p] for p in particles)
-        count = torch.div(free.clamp(min=0), smallest, rounding_mode="floor")
         total = none
-        for place in range(len(particles)):
-            total = total + torch.where(count > place, gains[:, place : place + 1], 0.0)
+        # As many find objects as those of the fewest products would.
+        fitting = accumulate(sorted(self.sizes[p] for p in particles))
+        for place, taken in enumerate(fitting):
+            total = total + torch.where(free >= taken, gains[:, place : place + 1], 0.0)
         return total

@@ -20,8 +20,8 @@ from hepset_spanet.choice.candidates import LOWEST, Candidates, incidence
 
 __all__ = ["find_prices", "priced"]
 
-_WARM: Final = 1.5
-_COLD: Final = 0.2
+_WARM: Final = 1.0
+_COLD: Final = 0.02
 """First and last temperature, in units of the scores: of log-probabilities."""
 _STEP: Final = 0.6
 """Change of a price, in units of the temperature, where an object is wanted e times."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -110,5 +111,6 @@ class Search:
                 free |= self.used[number][cells].any(0)
         if not gains:
             return total
-        count = int(free.sum()) // min(self.sizes[first:])
+        room = int(free.sum())
+        count = sum(taken <= room for taken in accumulate(sorted(self.sizes[first:])))
         return total + sum(sorted(gains, reverse=True)[:count])

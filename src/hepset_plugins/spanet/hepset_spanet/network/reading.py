@@ -54,7 +54,12 @@ def read_network(
     Raises:
         ConfigurationError: If the parameters do not fit options and event.
     """
+    if not isinstance(state_dict, Mapping):
+        raise ConfigurationError(
+            f"{where}: expected parameters by name, found {type(state_dict).__name__}"
+        )
     topology = read_topology(state_dict, event, regression_kinds=regression_kinds, where=where)
+    _refuse_not_finite(state_dict, where)
     tables = {
         name: value
         for name, value in state_dict.items()
@@ -249,6 +254,21 @@ def _get(state_dict: Mapping[str, Tensor], name: str, where: str) -> Tensor:
             "entries"
         )
     return value
+
+
+def _refuse_not_finite(state_dict: Mapping[str, Tensor], where: str) -> None:
+    """Refuse parameters that no network can compute with, as a diverged training leaves them."""
+    bad = [
+        name
+        for name, value in state_dict.items()
+        if not bool(torch.isfinite(torch.as_tensor(value)).all())
+    ]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ConfigurationError(
+            f"{where}: NaN or infinite in {', '.join(bad[:_SHOWN])}{more}: the training has "
+            "diverged; take an earlier checkpoint"
+        )
 
 
 def _refuse_difference(own: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
