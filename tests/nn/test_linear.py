@@ -11,9 +11,7 @@ from hepset.nn import linear as linear_module
 from hepset.nn.linear import Linear, linear
 
 WIDE = linear_module._has_wide_vectors()
-needs_wide = pytest.mark.skipif(
-    not WIDE, reason="this CPU or this torch has nothing better to take"
-)
+needs_wide = pytest.mark.skipif(not WIDE, reason="nothing better on this CPU, or in this torch")
 
 
 def given(*shape: int, seed: int = 0) -> Tensor:
