@@ -2,8 +2,9 @@
 
 Its two public files and their example options: the same network with the same parameters in both
 programs, and hepset's default assignment at the same number of parameters; the same events, one
-thread. A step is forward, loss, backward and optimizer, without the loop around it; forward is
-evaluation. Starting is a process of its own from nothing to the end of its first step.
+thread. A step is forward, loss, backward and optimizer, without the loop around it, in a process
+that keeps freed memory as one that trains does; forward is evaluation. Starting is a process of its
+own from nothing to the end of its first step.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hepset.dataset import open_dataset
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig
 from hepset.training.losses import WeightedLoss, summarise_weights
+from hepset.training.memory import keep_freed_memory
 from hepset.training.schedule import parameter_groups
 from hepset_spanet.checkpoint import load_spanet
 from hepset_spanet.losses import AssignmentTarget, LossTargets, spanet_loss
@@ -191,12 +193,14 @@ class Default:
 def imported_steps(saved: str, options: str, event: str, times: int) -> None:
     """For `peak_memory`."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     Imported(saved, options, event).step(times)
 
 
 def default_steps(folder: str, depth: int, batch: int, times: int) -> None:
     """For `peak_memory`, and for a start."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     Default(folder, depth, batch).step(times)
 
 
@@ -238,6 +242,7 @@ def run(options: Options) -> Iterator[Report]:
         yield Report(15, "training SPANet's network", notes=[MISSING.format(reason=problem)])
         return
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         for name in FILES:
             files = prepare(name, options.folder)

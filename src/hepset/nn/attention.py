@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from hepset.errors import ConfigurationError
 from hepset.nn.exporting import is_exporting, is_written
+from hepset.nn.linear import Linear, linear
 from hepset.nn.packed import Packing, packed_attention
 
 __all__ = [
@@ -75,9 +76,9 @@ class MultiHeadAttention(nn.Module):
             raise ConfigurationError(message)
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
 
     def forward(
         self, query: Tensor, key: Tensor, mask: Tensor, bias: Tensor | None = None
@@ -121,7 +122,7 @@ class MultiHeadAttention(nn.Module):
         """
         weight = torch.cat([self.query.weight, self.key_value.weight])
         bias = torch.cat([self.query.bias, self.key_value.bias])
-        projected = functional.linear(rows, weight, bias)
+        projected = linear(rows, weight, bias)
         dropout = self.dropout if self.training else 0.0
         out: Tensor = self.out(packed_attention(projected[None], packing, self.heads, dropout)[0])
         return out
@@ -152,9 +153,9 @@ class FeedForward(nn.Module):
             message = f"unknown feed-forward network {kind!r}; known: gelu, swiglu"
             raise ConfigurationError(message)
         self.kind = kind
-        self.enter = nn.Linear(width, hidden if kind == "gelu" else 2 * hidden)
+        self.enter = Linear(width, hidden if kind == "gelu" else 2 * hidden)
         self.dropout = nn.Dropout(dropout)
-        self.leave = nn.Linear(hidden, width)
+        self.leave = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., width)`` to ``(..., width)``."""

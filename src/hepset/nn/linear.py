@@ -1,77 +1,104 @@
-"""Linear layers by oneDNN on a CPU.
+"""Linear layers of many rows at the full speed of the CPU.
 
-torch multiplies 32-bit matrices by the BLAS that it was built with. Its usual wheels have Intel's,
-which uses half of the vector width of other makers' processors; oneDNN, in the same wheels, uses
-all of it, and applies a GELU before the result leaves the registers.
+torch gives 32-bit products on a CPU to MKL, which uses vectors of 256 bits on CPUs of other makers
+than its own, half of what they have. oneDNN, the other library in torch's wheels, uses all of them
+and applies a GELU before the result leaves the registers; torch itself takes it for graphs that it
+compiles. Products that are large enough are given to it here. The results are those of MKL, to
+rounding. Everywhere else these are `torch.nn.functional.linear` and `torch.nn.functional.gelu`.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
 
-__all__ = ["linear"]
+__all__ = ["Linear", "linear"]
 
-_WORTH: Final = 2**20
-"""Multiplications from which the product by oneDNN makes up for its call, some 10 µs."""
+_FEWEST_PRODUCTS: Final = 1 << 24
+"""Multiplications above which oneDNN is faster, although it compiles a kernel for a new shape."""
+_NARROWEST: Final = 16
+"""Features, of input and output, below which oneDNN is not faster."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """Do what `torch.nn.functional.linear` does, to rounding, and a GELU after it.
-
-    Where oneDNN does not apply, or a product is small, torch's own function is called.
+    """Return ``x @ weight.T + bias``, as `torch.nn.functional.linear` does, and a GELU of it.
 
     Args:
-        x: Shape ``(..., n)``.
-        weight: Shape ``(m, n)``.
-        bias: Shape ``(m,)``.
+        x: Shape ``(..., in)``.
+        weight: Shape ``(out, in)``.
+        bias: Shape ``(out,)``.
         gelu: Whether to apply the (exact) GELU.
 
     Returns:
-        Shape ``(..., m)``.
+        Shape ``(..., out)``.
     """
-    if not _suits(x, weight, bias):
-        y = functional.linear(x, weight, bias)
-    elif torch.is_grad_enabled() and _learns(x, weight, bias):
-        y = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    if not _pays(x, weight, bias):
+        found = functional.linear(x, weight, bias)
+        return functional.gelu(found) if gelu else found
+    rows, weight = _dense(x.reshape(-1, x.shape[-1])), _dense(weight)
+    if torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in (rows, weight, bias)
+    ):
+        found = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        found = functional.gelu(found) if gelu else found
     else:
-        return _product(x, weight, bias, gelu=gelu)
-    return functional.gelu(y) if gelu else y
+        found = _product(rows, weight, bias, gelu=gelu)
+    return found if x.dim() == 2 else found.unflatten(0, x.shape[:-1])
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in)`` to ``(..., out)``."""
+        return linear(x, self.weight, self.bias)
+
+
+def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
-        x.is_cpu
-        and x.numel() * len(weight) >= _WORTH
-        and all(t is None or t.dtype == torch.float32 for t in (x, weight, bias))
-        and not is_exporting()
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
+        not is_exporting()
+        and x.numel() * len(weight) >= _FEWEST_PRODUCTS
+        and min(weight.shape) >= _NARROWEST
+        and all(p is None or (p.is_cpu and p.dtype == torch.float32) for p in (x, weight, bias))
+        and _has_wide_vectors()
         and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
-def _learns(*tensors: Tensor | None) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+@cache
+def _has_wide_vectors() -> bool:
+    """Whether oneDNN is there, and can use more of a CPU than MKL does."""
+    return (
+        bool(torch.backends.mkldnn.is_available())
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """Return a matrix without gaps: of a part of a larger one oneDNN takes each number alone."""
+    whole = matrix.is_contiguous() or matrix.t().is_contiguous()
+    return matrix if whole else matrix.contiguous()
 
 
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False
 ) -> Tensor:
-    # What torch's compiler calls for linear layers on a CPU.
-    product = torch.ops.mkldnn._linear_pointwise
     name, algorithm = ("gelu", "none") if gelu else ("none", "")
+    product = torch.ops.mkldnn._linear_pointwise
     found: Tensor = product(x, weight, bias, name, [], algorithm)
     return found
 
 
 class _Linear(torch.autograd.Function):
-    """The linear layer; its gradients are such products too, and can be differentiated."""
+    """The product; its gradients are products too, and can be differentiated."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
@@ -82,10 +109,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        gradient = _dense(gradient)
         return (
-            linear(gradient, weight.t()) if to_x else None,
-            linear(rows.t(), x.flatten(0, -2).t()) if to_weight else None,
-            rows.sum(0) if to_bias else None,
+            linear(gradient, weight.t()) if for_x else None,
+            linear(gradient.t(), x.t()) if for_weight else None,
+            gradient.sum(0) if for_bias else None,
         )

@@ -8,6 +8,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset.nn.linear import Linear
 
 __all__ = ["ACTIVATIONS", "MLP", "make_activation"]
 
@@ -79,11 +80,11 @@ class MLP(nn.Module):
         width = width_in
         for next_width in hidden:
             layers += [nn.LayerNorm(width)] if norm else []
-            layers += [nn.Linear(width, next_width), make_activation(activation)]
+            layers += [Linear(width, next_width), make_activation(activation)]
             layers += [nn.Dropout(dropout)] if dropout else []
             width = next_width
         layers += [nn.LayerNorm(width)] if norm else []
-        layers += [nn.Linear(width, width_out)]
+        layers += [Linear(width, width_out)]
         self.layers = nn.Sequential(*layers)
         self.residual = residual
 

@@ -28,6 +28,7 @@ from hepset.training.calibration import calibrate_checkpoint
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
 from hepset.training.history import History
 from hepset.training.learnable import check_dataset
+from hepset.training.memory import keep_freed_memory
 from hepset.training.module import TrainingModule
 from hepset.training.start import digest_of_start, start_from
 
@@ -54,7 +55,8 @@ def fit(
     Writes ``checkpoints/best.ckpt`` and ``last.ckpt``, ``logs/metrics.csv`` and ``history.json``
     (one row per epoch, `hepset.training.history`), and TensorBoard's files in ``logs``. Where
     ``last.ckpt`` was made with the same model, data, options and seed, the training continues
-    there, and ends with the same weights as one that was never interrupted.
+    there, and ends with the same weights as one that was never interrupted. From then on the
+    process keeps memory that it frees (`hepset.training.memory`).
 
     Args:
         model_config: Backbone and heads.
@@ -81,6 +83,7 @@ def fit(
     if resume is None and getattr(rank_zero_only, "rank", 0) == 0:
         _remove_old(checkpoints, logs)
     checkpoints.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     sampler = None
     if config.sampling is not None:
         sampler = SplitSampler(dataset.split("train"), config.sampling, seed)

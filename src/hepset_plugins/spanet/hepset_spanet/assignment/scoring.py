@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hepset.kinematics import delta_r, eta_of, mass_of, phi_of, pt_of
+from hepset.nn.linear import Linear, linear
 from hepset_spanet.assignment.topology import Kind
 
 __all__ = ["KINEMATICS", "TupleScorer", "Where", "kinematics"]
@@ -92,12 +93,12 @@ class TupleScorer(nn.Module):
             self.orders = [list(element) for element in kind.group.elements]
             self.roles = list(range(count))
         self.project = nn.ModuleList(
-            nn.Linear(width, 2 * hidden, bias=False) for _ in range(max(self.roles) + 1)
+            Linear(width, 2 * hidden, bias=False) for _ in range(max(self.roles) + 1)
         )
         self.start = nn.Parameter(torch.zeros(len(kind.names), hidden))
         if len(kind.names) > 1:
             nn.init.normal_(self.start, std=0.5)
-        self.inner = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.inner = nn.Sequential(nn.GELU(), Linear(hidden, hidden), nn.GELU())
         # Without a bias: a softmax follows.
         self.sum_score = nn.Linear(hidden, 1, bias=False)
         self.product_score = nn.Linear(hidden, 1, bias=False)
@@ -189,7 +190,7 @@ class TupleScorer(nn.Module):
             for (_, _, number), place in zip(chosen, places, strict=True):
                 if number not in given:
                     start = number * columns
-                    given[number] = features @ weight[:, start : start + columns].t()
+                    given[number] = linear(features, weight[:, start : start + columns])
                 added.add_(given[number].index_select(0, place))
         if self.takes_whole:
             members = [
@@ -199,7 +200,7 @@ class TupleScorer(nn.Module):
             summed = torch.stack([member[:, :4] for member in members]).sum(0)
             known = torch.stack([member[:, 7:] for member in members]).amin(0)
             whole = torch.cat([self._basis(_mass(summed)), self._log(pt_of(summed))[:, None]], -1)
-            added.add_((whole * known) @ weight[:, len(self.pairs) * columns :].t())
+            added.add_(linear(whole * known, weight[:, len(self.pairs) * columns :]))
         return added
 
     def _pair(self, first: Tensor, second: Tensor) -> Tensor:

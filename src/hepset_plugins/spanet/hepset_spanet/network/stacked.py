@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
+from hepset.nn.linear import linear
 
 __all__ = ["GruGate", "Stacked", "StackedLayerNorm", "StackedLinear", "stacked_linear"]
 
@@ -35,7 +36,7 @@ class Stacked(nn.Module):
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply ``weight`` (copies, out, in) and ``bias`` (copies, out) to `x` (copies, rows, in)."""
     if len(weight) == 1:
-        return functional.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
+        return linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))

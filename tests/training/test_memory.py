@@ -1,0 +1,42 @@
+"""`hepset.training.memory`: freed memory stays with the process, where glibc is asked for it."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hepset.training.memory import keep_freed_memory
+
+FAULTS = """
+import resource, sys
+from hepset.training.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+def use():
+    block = bytearray(1 << 28)
+    del block
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    use()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory is not glibc's")
+def test_blocks_are_used_again_without_asking_the_system() -> None:
+    def new_memory(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert new_memory("kept") < 1 << 20
+
+
+def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not keep_freed_memory()
