@@ -332,7 +332,10 @@ def starting(name: str, files: Prepared, options: Options, python: str) -> Repor
         "importing torch alone": [sys.executable, "-c", "import torch"],
     }
     costs: dict[str, Cost] = interleave(
-        {each: partial(run_python, command) for each, command in commands.items()},
+        {
+            each: partial(run_python, command, options.folder / "bytecode")
+            for each, command in commands.items()
+        },
         options.repeats,
         warm_up=True,
     )

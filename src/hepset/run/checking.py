@@ -79,9 +79,9 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     engine_of(run.config)
     if run.config.model.heads:
         _check_model(run)
-        _check_later_stages(run)
         run.need_training_split()
         run.need_start()
+        _check_later_stages(run)
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
     plan = make_plan(
