@@ -39,12 +39,14 @@ class Learnt:
         level: The factor of an event that counts as certain.
         events: Events of the pass.
         expected: Events of the pass that are accepted on average when each is tried once.
+        complete: Whether all files could be read; what only some teach is not kept.
     """
 
     table: Array
     level: float
     events: int
     expected: float
+    complete: bool = True
 
 
 class Decision:
@@ -90,6 +92,8 @@ def kept_or_learnt(path: Path | None, key: str, learn: Callable[[], Learnt]) -> 
         _LOG.info("sampling: the spectra of %d events are those kept in %s", known.events, path)
         return known
     found = learn()
+    if not found.complete:
+        return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
