@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import hepset.stream
 from hepset import Run
 from hepset.dataset.loader import ids_of
 from hepset.errors import ConfigurationError, ContractError, MissingColumnError, ReadError
+from hepset.plugins import registry
 from hepset.prepare.reading import read_chunk_scalars
 
 ROWS = 900
@@ -218,6 +221,31 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+def test_a_stream_that_is_left_reads_no_further_and_leaves_no_thread(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, reading = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def slow(plan: Any, work: Any, chunk: Any) -> Any:
+        calls.append(chunk.start)
+        if len(calls) == 2:
+            reading.set()
+            assert go.wait(30)
+        return read_chunk_scalars(plan, work, chunk)
+
+    document["read"]["chunk_size"] = 100
+    stream = Run.from_yaml(document).stream(batch_size=16, window=20)
+    monkeypatch.setattr(hepset.stream, "read_chunk_scalars", slow)
+    epoch = iter(stream)
+    next(epoch)
+    assert reading.wait(30), "the next window is read while a batch is used"
+    threading.Timer(0.3, go.set).start()
+    epoch.close()
+    assert len(calls) == 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("hepset-stream")]
+
+
 def started(document: dict[str, Any]) -> Any:
     return Run.from_yaml(document).stream()
 
@@ -267,6 +295,19 @@ def test_options_that_change_no_spectrum_keep_it(
     stream = started(document)
     assert sum(passes) == 1
     assert 500 < sum(shown(stream).values()) < 900
+
+
+def test_spectra_are_learnt_again_for_another_version_of_a_plugin(
+    document: dict[str, Any], passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    started(document)
+    passes.clear()
+    loaded = registry().loaded
+    newer = [replace(plugin, version=f"{plugin.version}.1") for plugin in loaded]
+    monkeypatch.setattr(type(registry()), "loaded", property(lambda _: tuple(newer)))
+    started(document)
+    assert sum(passes) > ROWS
 
 
 @pytest.mark.parametrize("size", [0, 100])

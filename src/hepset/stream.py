@@ -39,6 +39,7 @@ from hepset.errors import (
     did_you_mean,
 )
 from hepset.interfaces import Chunk
+from hepset.plugins import registry
 from hepset.prepare.derivations import compile_derivations, names_of
 from hepset.prepare.expressions import Scope, compile_selection
 from hepset.prepare.plan import Plan, Range, digest_of
@@ -422,12 +423,18 @@ class SourceStream:
         prepare = self.plan.config.model_dump(mode="json", include={"select", "derive", "split"})
         sampling = config.model_dump(mode="json", exclude={"events", "max_repeats"})
         return digest_of(
-            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, version("hepset")]
+            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, _versions()]
         )
 
 
 _ROW: Final = "extra/row"
 """Where the number of a row is kept while cuts are decided."""
+
+
+def _versions() -> dict[str, str]:
+    """Versions of hepset and of all plugins: functions of expressions come from any of them."""
+    found = {plugin.distribution: plugin.version for plugin in registry().loaded}
+    return {**found, "hepset": version("hepset")}
 
 
 def _state(path: str) -> list[int] | None:

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ __all__ = ["Decision", "Learnt", "kept_or_learnt"]
 Array = NDArray[Any]
 
 _LOG = logging.getLogger(__name__)
+
+_DAMAGED: Final = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError),
+    *(RuntimeError, zipfile.BadZipFile),
+)
+"""What numpy raises of a file that cannot be opened, or is damaged anywhere."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,6 @@ def kept_or_learnt(path: Path | None, key: str, learn: Callable[[], Learnt]) -> 
 
 
 def _read(path: Path, key: str) -> Learnt | None:
-    if not path.exists():
-        return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["key"]) != key:
@@ -120,6 +124,8 @@ def _read(path: Path, key: str) -> Learnt | None:
                 return None
             level, events, expected = kept["numbers"].tolist()
             return Learnt(kept["table"], level, int(events), expected)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as problem:
         _LOG.warning("sampling: %s cannot be read and is made again: %s", path, problem)
         return None
