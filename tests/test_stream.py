@@ -237,7 +237,7 @@ def test_a_stream_that_is_left_reads_no_further_and_leaves_no_thread(
     document["read"]["chunk_size"] = 100
     stream = Run.from_yaml(document).stream(batch_size=16, window=20)
     monkeypatch.setattr(hepset.stream, "read_chunk_scalars", slow)
-    epoch = iter(stream)
+    epoch: Any = iter(stream)
     next(epoch)
     assert reading.wait(30), "the next window is read while a batch is used"
     threading.Timer(0.3, go.set).start()
