@@ -95,14 +95,15 @@ class JetClassRootWriter(Writer):
 
         Raises:
             ContractError: If the batch lacks an input, a number does not fit into 32 bits, two
-                tensors have one column, or the tensors are not those of the earlier batches.
+                different tensors have one column, or the tensors are not those of the earlier
+                batches.
         """
         file = self._opened()
         columns: dict[str, Data] = {}
         for name, data in self._columns(batch):
-            if name in columns:
+            if name in columns and not _are_same(columns[name], data):
                 raise ContractError(
-                    f"{self._target}: two tensors of the batch become the column {name!r}; give "
+                    f"{self._target}: two different tensors become the column {name!r}; give "
                     "one of them another name, or leave it out"
                 )
             columns[name] = data
@@ -272,6 +273,19 @@ class JetClassRootWriter(Writer):
 def _letter(data: Data) -> str:
     values = data.content if isinstance(data, Jagged) else data
     return {"b": "b", "i": "i", "u": "i"}.get(values.dtype.kind, "f")
+
+
+def _are_same(one: Data, other: Data) -> bool:
+    """Whether two columns hold the same, such as a number of the jet that was derived again."""
+    if isinstance(one, Jagged) or isinstance(other, Jagged):
+        return (
+            isinstance(one, Jagged)
+            and isinstance(other, Jagged)
+            and np.array_equal(one.offsets, other.offsets)
+            and _are_same(one.content, other.content)
+        )
+    same = one.dtype == other.dtype
+    return same and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _name(block: str, feature: str, table: dict[str, Quantity]) -> str:

@@ -172,8 +172,15 @@ def test_predictions_tell_of_which_event_and_whether_it_was_selected(tmp_path: P
 def test_two_tensors_of_one_column_are_refused(tmp_path: Path) -> None:
     batch, contract = jets(tmp_path, 4)
     twice = batch.with_arrays({"extra/jet_pt": np.zeros(4, np.float32)})
-    with pytest.raises(ContractError, match="two tensors of the batch become the column 'jet_pt'"):
+    with pytest.raises(ContractError, match="two different tensors become the column 'jet_pt'"):
         written(twice, contract, tmp_path / "a.root")
+    again = batch.with_arrays({"extra/jet_pt": batch["jet"][:, 0]})
+    assert contract["jet"].columns[0] == "pt"
+    tree = written(again, contract, tmp_path / "b.root")
+    assert tree["jet_pt"].array().to_list() == batch["jet"][:, 0].tolist()
+    for other in ("extra/part_px", "extra/jet_nparticles"):
+        with pytest.raises(ContractError, match="two different tensors"):
+            written(batch.with_arrays({other: np.zeros(4)}), contract, tmp_path / "c.root")
 
 
 def test_batches_have_the_same_columns(tmp_path: Path) -> None:
