@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from numpy.testing import assert_allclose
 import hepset.stream
 from hepset import Run
 from hepset.dataset.loader import ids_of
-from hepset.errors import ConfigurationError, ContractError
+from hepset.errors import ConfigurationError, ContractError, MissingColumnError, ReadError
+from hepset.plugins import registry
 from hepset.prepare.reading import read_chunk_scalars
 
 ROWS = 900
@@ -218,6 +221,31 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+def test_a_stream_that_is_left_reads_no_further_and_leaves_no_thread(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, reading = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def slow(plan: Any, work: Any, chunk: Any) -> Any:
+        calls.append(chunk.start)
+        if len(calls) == 2:
+            reading.set()
+            assert go.wait(30)
+        return read_chunk_scalars(plan, work, chunk)
+
+    document["read"]["chunk_size"] = 100
+    stream = Run.from_yaml(document).stream(batch_size=16, window=20)
+    monkeypatch.setattr(hepset.stream, "read_chunk_scalars", slow)
+    epoch: Any = iter(stream)
+    next(epoch)
+    assert reading.wait(30), "the next window is read while a batch is used"
+    threading.Timer(0.3, go.set).start()
+    epoch.close()
+    assert len(calls) == 2
+    assert not [t for t in threading.enumerate() if t.name.startswith("hepset-stream")]
+
+
 def started(document: dict[str, Any]) -> Any:
     return Run.from_yaml(document).stream()
 
@@ -269,6 +297,19 @@ def test_options_that_change_no_spectrum_keep_it(
     assert 500 < sum(shown(stream).values()) < 900
 
 
+def test_spectra_are_learnt_again_for_another_version_of_a_plugin(
+    document: dict[str, Any], passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    started(document)
+    passes.clear()
+    loaded = registry().loaded
+    newer = [replace(plugin, version=f"{plugin.version}.1") for plugin in loaded]
+    monkeypatch.setattr(type(registry()), "loaded", property(lambda _: tuple(newer)))
+    started(document)
+    assert sum(passes) > ROWS
+
+
 @pytest.mark.parametrize("size", [0, 100])
 def test_a_truncated_file_of_spectra_is_made_again(
     document: dict[str, Any], passes: list[int], size: int
@@ -283,3 +324,110 @@ def test_a_truncated_file_of_spectra_is_made_again(
     assert sum(passes) > ROWS
     assert kept.stat().st_size == len(whole)
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def damage(path: Path, group: int, column: int) -> None:
+    """Overwrite what a Parquet file holds of a column in one row group."""
+    chunk = pq.ParquetFile(path).metadata.row_group(group).column(column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(bytes(raw))
+
+
+def files_of(counts: Counter[tuple[int, int]]) -> dict[int, int]:
+    """Source → number of its events that were shown."""
+    return dict(Counter(source for source, _ in counts))
+
+
+MET, JET_PT = 2, 0
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize("sampling", [None, SAMPLING])
+def test_a_file_that_is_damaged_inside_is_left_out_on_request(
+    document: dict[str, Any],
+    tmp_path: Path,
+    broken: int,
+    sampling: dict[str, Any] | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    document["train"] = {} if sampling is None else {"sampling": sampling}
+    whole = files_of(shown(started(document)))
+    key = f"part{broken}.parquet"
+    damage(tmp_path / key, 2, MET)
+    with pytest.raises(ReadError, match=key):
+        list(started(document))
+    document["prepare"]["on_error"] = "skip"
+    stream = started(document)
+    first, second = (files_of(shown(stream)) for _ in range(2))
+    others = {index for index in range(3) if index != broken}
+    assert set(second) == others
+    if sampling is None:
+        # Row groups before the damaged one may have been shown when it is met.
+        assert first.get(broken, 0) < whole[broken]
+        assert all(first[other] == second[other] == whole[other] for other in others)
+    else:
+        assert set(first) == others, "the pass over all events has met the damage"
+    assert list(stream.skipped) == [key]
+    assert caplog.text.count(f"{key}: skipped from here on: ") == 1
+
+
+def test_spectra_are_those_of_the_files_that_are_left(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    document["prepare"]["on_error"] = "skip"
+    damage(tmp_path / "part1.parquet", 2, MET)
+    found = [shown(started(document)) for _ in range(2)]
+    assert found[0] == found[1]
+    assert not (Path(document["output"]) / "stream").exists(), "a transient error is not kept"
+    (tmp_path / "part1.parquet").unlink()
+    expected = shown(started(document))
+    assert found[0] == {(2 * source, entry): n for (source, entry), n in expected.items()}
+
+
+def test_damaged_objects_are_met_when_they_are_read(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["train"] = {"sampling": SAMPLING}
+    document["prepare"]["on_error"] = "skip"
+    damage(tmp_path / "part2.parquet", 0, JET_PT)
+    stream = started(document)
+    list(stream)
+    assert list(stream.skipped) == ["part2.parquet"]
+    assert set(files_of(shown(stream))) == {0, 1}
+
+
+@pytest.mark.parametrize("lacks", [0, 1])
+def test_a_file_that_lacks_a_column_of_an_expression_is_left_out_on_request(
+    document: dict[str, Any], tmp_path: Path, lacks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in {0, 1, 2} - {lacks}:
+        full = table(index)
+        full = full.append_column("quality", full["met"])
+        pq.write_table(full, tmp_path / f"part{index}.parquet")
+    document["event"]["columns"] = ["quality"]
+    document["prepare"]["select"] = {"quality": "quality > 10"}
+    with pytest.raises(MissingColumnError, match=rf"no column 'quality' in .*part{lacks}"):
+        list(started(document))
+    document["prepare"]["on_error"] = "skip"
+    stream = started(document)
+    assert set(files_of(shown(stream))) == {0, 1, 2} - {lacks}
+    assert list(stream.skipped) == [f"part{lacks}.parquet"]
+    assert "no column 'quality'" in caplog.text
+
+
+def test_files_that_do_not_open_are_named_and_nothing_left_is_an_error(
+    document: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    document["prepare"]["on_error"] = "skip"
+    (tmp_path / "part1.parquet").write_bytes(b"PAR1")
+    stream = started(document)
+    assert list(stream.skipped) == ["part1.parquet"]
+    assert caplog.text.count("part1.parquet: skipped: ") == 1
+    for index in (0, 2):
+        for column in (MET, JET_PT):
+            damage(tmp_path / f"part{index}.parquet", 0, column)
+    with pytest.raises(ReadError, match="every file was skipped"):
+        started(document)

@@ -16,11 +16,13 @@ import itertools
 import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +35,15 @@ from hepset.errors import (
     ContractError,
     DatasetError,
     ExpressionError,
+    ReadError,
     did_you_mean,
 )
 from hepset.interfaces import Chunk
+from hepset.plugins import registry
 from hepset.prepare.derivations import compile_derivations, names_of
 from hepset.prepare.expressions import Scope, compile_selection
 from hepset.prepare.plan import Plan, Range, digest_of
-from hepset.prepare.reading import read_chunk, read_chunk_rows, read_chunk_scalars
+from hepset.prepare.reading import UNUSABLE, read_chunk, read_chunk_rows, read_chunk_scalars
 from hepset.prepare.rows import pick
 from hepset.prepare.select import (
     BatchColumns,
@@ -52,7 +56,7 @@ from hepset.prepare.slots import conform
 from hepset.prepare.split import hash_rows
 from hepset.sampling.acceptance import Acceptances
 from hepset.sampling.drawing import repeats_of, throws
-from hepset.sampling.learnt import Decision, kept_or_learnt
+from hepset.sampling.learnt import Decision, Learnt, kept_or_learnt
 from hepset.sampling.rule import SamplingRule
 from hepset.schema.sampling import SamplingConfig
 
@@ -62,6 +66,8 @@ if TYPE_CHECKING:
 __all__ = ["SourceStream"]
 
 Array = NDArray[Any]
+
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +84,10 @@ class SourceStream:
 
     Each iteration is one epoch, the next iteration the next one. Besides the tensors of the
     contract a batch holds ``ids``, int64 (event, 3).
+
+    With ``prepare.on_error: skip`` a file that cannot be read, or lacks a column that is needed, is
+    left out from there on and from the next epoch on whole; what was read of it before has been
+    shown. It is named in the log, and in `skipped`.
 
     Args:
         plan: Readers, selection, derived features and splits.
@@ -96,11 +106,13 @@ class SourceStream:
     Attributes:
         epoch: Number of the epoch that the next iteration reads.
         contract: What every batch obeys.
+        skipped: Key of every file that was left out so far → the reason.
 
     Raises:
         ConfigurationError: If an option does not fit, or a stream's slots are left to be found
             out.
         ExpressionError: If an expression cannot be compiled.
+        ReadError: If a file cannot be read and is not to be skipped, or none can be.
     """
 
     def __init__(
@@ -144,7 +156,14 @@ class SourceStream:
         self._chunks = [
             (work, part) for work in plan.ranges for chunk in work.chunks for part in _cut(chunk)
         ]
-        self._early = _EarlyColumns.of(plan, sampling, self._chunks)
+        self.skipped = {skipped.key: skipped.reason for skipped in plan.skipped}
+        for key, reason in self.skipped.items():
+            _LOG.warning("%s: skipped: %s", key, reason)
+        self._left_out: set[int] = set()
+        self._example = self._example_chunk()
+        self._early = (
+            None if self._example is None else _EarlyColumns.of(plan, sampling, *self._example)
+        )
         self._decision: Decision | None = None
         self._scale = 1.0
         if sampling is not None:
@@ -198,8 +217,9 @@ class SourceStream:
             for portions, (work, chunk) in zip(range(len(parts), 0, -1), parts, strict=True):
                 if left.is_set():
                     return
-                events, repeats = self._chunk(work, chunk, epoch)
-                if len(events):
+                found = self._usable(work, partial(self._chunk, work, chunk, epoch))
+                if found is not None and len(found[0]):
+                    events, repeats = found
                     pool.append(events, portions=portions)
                     shown.append(repeats)
             rows = np.repeat(np.arange(before, len(pool)), np.concatenate(shown))
@@ -234,7 +254,10 @@ class SourceStream:
             places: list[tuple[float, tuple[Range, Chunk]]] = []
             for source in together:
                 chunks, row = by_source[source], rows[source]
-                first = self._first(chunks, float(numbers[1, row]))
+                begin = partial(self._first, chunks, float(numbers[1, row]))
+                first = self._usable(chunks[0][0], begin)
+                if first is None:
+                    continue
                 places += [
                     ((place + numbers[2, row]) / len(chunks), chunk)
                     for place, chunk in enumerate(chunks[first:] + chunks[:first])
@@ -251,12 +274,49 @@ class SourceStream:
         starts = [other.start for _, other in chunks]
         return max(bisect_right(starts, start) - 1, 0)
 
+    def _usable(self, work: Range, read: Callable[[], _T]) -> _T | None:
+        """Return what is read of a file; None where the file is left out, before or from now on.
+
+        Raises:
+            ReadError: If the file cannot be read and is not to be skipped, or none is left.
+        """
+        if work.source in self._left_out:
+            return None
+        try:
+            return read()
+        except UNUSABLE as problem:
+            if self.plan.config.on_error == "stop":
+                raise
+            key = self.plan.keys[work.source]
+            self._left_out.add(work.source)
+            self.skipped[key] = str(problem)
+            _LOG.warning("%s: skipped from here on: %s", key, problem)
+            if self._left_out >= {other.source for other, _ in self._chunks}:
+                raise ReadError(
+                    f"every file was skipped (prepare.on_error: skip), the last one is {key}: "
+                    f"{problem}"
+                ) from problem
+        return None
+
+    def _example_chunk(self) -> tuple[Range, Chunk] | None:
+        """Return the first event of a file, of one that can be read where others are skipped."""
+        for _, parts in itertools.groupby(self._chunks, key=lambda part: part[0].source):
+            work, chunk = next(parts)
+            one = Chunk(chunk.source, chunk.start, chunk.start + 1)
+            if self.plan.config.on_error == "stop":
+                return work, one
+            if self._usable(work, partial(self._whole, work, one)) is not None:
+                return work, one
+        return None
+
+    def _whole(self, work: Range, chunk: Chunk) -> EventBatch:
+        """Read all of the events of a chunk that are in the split and pass the cuts."""
+        return self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
+
     def _chunk(self, work: Range, chunk: Chunk, epoch: int) -> tuple[EventBatch, Array]:
         """Read the events of a chunk that are shown, and how often each is."""
         if self._early is None:
-            batch, repeats = self._wanted(
-                self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive), epoch
-            )
+            batch, repeats = self._wanted(self._whole(work, chunk), epoch)
         else:
             head = read_chunk_scalars(self.plan, work, chunk)
             rows = np.arange(len(head))
@@ -310,11 +370,10 @@ class SourceStream:
 
     def _begin_sampling(self, config: SamplingConfig, keep: Path | None) -> None:
         """Have the probabilities: from an earlier start, or from a pass over all events."""
-        if not self._chunks:
+        if self._example is None:
             raise ConfigurationError("train.sampling: there is nothing to read")
-        work, chunk = self._chunks[0]
         if self._early is None:
-            example = read_chunk(self.plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
+            example = read_chunk(self.plan, *self._example)
             example = derive(example, self.plan.event, self.plan.config.derive)
             example = without_columns(example, self.plan.config.derive)
         else:
@@ -322,7 +381,7 @@ class SourceStream:
         rule = SamplingRule(config, self.plan.event, example, {})
         key = self._sampling_key(config) if keep is not None else None
         path = None if keep is None or key is None else keep / f"sampling-{self.split}.npz"
-        learnt = kept_or_learnt(path, key or "", lambda: Acceptances(rule, self._heads()).learnt)
+        learnt = kept_or_learnt(path, key or "", lambda: self._learn(rule))
         # Streams decide about every event alone, so the epoch's length is only expected.
         self._scale = float(repeats_of(learnt.events, learnt.expected, config.max_repeats))
         if config.events is not None:
@@ -334,14 +393,25 @@ class SourceStream:
             self._scale = config.events / max(learnt.expected, np.finfo(float).tiny)
         self._decision = Decision(rule, learnt)
 
+    def _learn(self, rule: SamplingRule) -> Learnt:
+        """Make the pass over all events, anew where it comes upon a file that is to be skipped."""
+        while True:
+            before = len(self._left_out)
+            learnt = Acceptances(rule, self._heads()).learnt
+            if len(self._left_out) == before:
+                return replace(learnt, complete=not before)
+
     def _heads(self) -> Iterator[EventBatch]:
         """Read of all events of the split what decides about them."""
         for work, chunk in self._chunks:
-            if self._early is None:
-                yield self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
-            else:
-                head = read_chunk_scalars(self.plan, work, chunk)
-                yield self._cut(head, self._early.derive)
+            found = self._usable(work, partial(self._head, work, chunk))
+            if found is not None:
+                yield found
+
+    def _head(self, work: Range, chunk: Chunk) -> EventBatch:
+        if self._early is None:
+            return self._whole(work, chunk)
+        return self._cut(read_chunk_scalars(self.plan, work, chunk), self._early.derive)
 
     def _sampling_key(self, config: SamplingConfig) -> str | None:
         """Digest of what the probabilities depend on; None where files cannot be told apart."""
@@ -353,12 +423,18 @@ class SourceStream:
         prepare = self.plan.config.model_dump(mode="json", include={"select", "derive", "split"})
         sampling = config.model_dump(mode="json", exclude={"events", "max_repeats"})
         return digest_of(
-            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, version("hepset")]
+            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, _versions()]
         )
 
 
 _ROW: Final = "extra/row"
 """Where the number of a row is kept while cuts are decided."""
+
+
+def _versions() -> dict[str, str]:
+    """Versions of hepset and of all plugins: functions of expressions come from any of them."""
+    found = {plugin.distribution: plugin.version for plugin in registry().loaded}
+    return {**found, "hepset": version("hepset")}
 
 
 def _state(path: str) -> list[int] | None:
@@ -402,13 +478,12 @@ class _EarlyColumns:
 
     @classmethod
     def of(
-        cls, plan: Plan, sampling: SamplingConfig | None, chunks: list[tuple[Range, Chunk]]
+        cls, plan: Plan, sampling: SamplingConfig | None, work: Range, chunk: Chunk
     ) -> _EarlyColumns | None:
         """Return them where cuts and sampling need nothing else, None where they do."""
-        if not chunks or (not plan.config.select and sampling is None):
+        if not plan.config.select and sampling is None:
             return None
-        work, chunk = chunks[0]
-        head = read_chunk_scalars(plan, work, Chunk(chunk.source, chunk.start, chunk.start + 1))
+        head = read_chunk_scalars(plan, work, chunk)
         found = _early_derivations(plan, head)
         try:
             batch = derive(head, plan.event, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -220,6 +221,26 @@ def test_figures_are_drawn(
     assert bool(roc.legends) == (classes > 2)
     assert all(math.isfinite(m.error) for m in head.metrics(judged) if math.isfinite(m.value))
     assert head.baselines(judged)
+
+
+def test_the_calibration_says_which_prior_a_sampled_training_gives(
+    build: Build, arrays: Arrays, evaluate: Evaluate
+) -> None:
+    data = arrays(400, 1)
+    data["target/signal"] = np.where(np.arange(400) < 100, 1, 0)
+    plain = evaluate(data, {"probabilities": perfect(data["target/signal"], 0.2)})
+    head = build(name="classification", target="signal")
+
+    def caption(drawn: dict[str, list[float]]) -> str:
+        drawings = head.figures(replace(plain, drawn=drawn))
+        return next(d.caption for d in drawings if d.name == "calibration")
+
+    assert "sampled" not in caption({})
+    assert "sampled" not in caption({"target/kind": [0.1, 0.9]})
+    assert "prior, signal 0.600 (here 0.250); where they differ it need not lie" in caption(
+        {"target/signal": [0.4, 0.6]}
+    )
+    assert "sampled event by event" in caption({"target/signal": [math.nan, math.nan]})
 
 
 def test_no_baseline_depends_on_the_orientation_of_the_event(

@@ -61,6 +61,9 @@ def test_groups_may_stand_before_the_pattern(tmp_path: Path) -> None:
     assert config.files == {"signal": [files[0][7:], files[2][7:]], "": [files[1]]}
     assert named_group("QCD:root://host//x.root") == ("QCD", "root://host//x.root")
     assert named_group("root://host//x.root") == ("", "root://host//x.root")
+    chained = "simplecache::root://host//x.root"
+    assert named_group(chained) == ("", chained)
+    assert named_group(f"QCD:{chained}") == ("QCD", chained)
     assert named_group("data/a:b.root") == ("", "data/a:b.root")
     assert named_group("odd:c.h5", tmp_path) == ("", "odd:c.h5")
     assert named_group("odd:d.h5", tmp_path) == ("odd", "d.h5")

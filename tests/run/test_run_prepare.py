@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hepset.batch import EventBatch
 from hepset.errors import (
     ConfigurationError,
     DatasetError,
@@ -18,6 +19,8 @@ from hepset.errors import (
     MissingColumnError,
     ReadError,
 )
+from hepset.interfaces import Chunk
+from hepset.readers.columnar import ColumnarReader
 from hepset.run import Run
 from hepset.run.checking import check_run
 
@@ -143,6 +146,24 @@ def test_a_file_that_lacks_a_column_of_an_expression_is_skipped_on_request(
         Run.from_yaml(document).prepare()
     with pytest.raises(MissingColumnError, match="no column 'xx'"):
         check_run(Run.from_yaml(document))
+
+
+def test_the_check_names_a_file_whatever_its_library_raises(
+    document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ColumnarReader.read
+
+    def broken(self: Any, chunk: Chunk) -> EventBatch:
+        if self.sources()[chunk.source].key.endswith("b.parquet"):
+            raise RuntimeError("bad block")
+        return read(self, chunk)
+
+    monkeypatch.setattr(ColumnarReader, "read", broken)
+    with pytest.raises(ReadError, match=r"b\.parquet: entries 0 to 20 cannot be read .*bad block"):
+        check_run(Run.from_yaml(document))
+    document["prepare"] = {"on_error": "skip"}
+    found = check_run(Run.from_yaml(document))
+    assert [source.key for source in found.sources] == ["a.parquet", "b.parquet (skipped)"]
 
 
 def test_weights_to_start_from_that_are_not_there_are_missed_before_anything_is_read(

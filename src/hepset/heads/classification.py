@@ -324,7 +324,15 @@ class ClassificationHead(Head):
             draw.roc(curves, entries, about),
             *draw.scores(scores, names, entries, probabilities, train, about),
             draw.confusion(names, entries, probabilities, about),
-            draw.calibration(scores, names, entries, probabilities, about, balanced=balanced),
+            draw.calibration(
+                scores,
+                names,
+                entries,
+                probabilities,
+                about,
+                balanced=balanced,
+                drawn=evaluation.drawn.get(f"target/{self.config.target}"),
+            ),
         ]
 
     def separations(self, event: EventInfo) -> dict[str, str | None]:

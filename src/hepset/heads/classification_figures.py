@@ -137,19 +137,54 @@ def calibration(
     about: str,
     *,
     balanced: bool,
+    drawn: Sequence[float] | None,
 ) -> Drawing:
-    """Draw how often a class is true where its probability is predicted."""
+    """Draw how often a class is true where its probability is predicted.
+
+    Args:
+        classes: Those to draw.
+        names: Of all classes.
+        entries: With their true classes.
+        probabilities: Predicted ones (entry, class).
+        about: What was judged, for the caption.
+        balanced: Whether the losses of classes were balanced in training.
+        drawn: Share of every class among the events of a sampled training, NaN where it is not
+            known; None where it was not sampled.
+    """
     note = (
         " The training was class-balanced: the output is no posterior and need not lie on the line."
         if balanced
         else ""
     )
+    if drawn is not None:
+        note += _prior(classes, names, entries, drawn)
     return Drawing(
         "calibration",
         "Calibration",
         f"True share of a class against its mean predicted probability, in bins of equal numbers "
         f"of entries, on {about}. A calibrated output lies on the line.{note}",
         _calibration(classes, names, entries, probabilities),
+    )
+
+
+def _prior(
+    classes: Sequence[int], names: Sequence[str], entries: Entries, drawn: Sequence[float]
+) -> str:
+    """Say what shares of classes the output of a sampled training has as its prior."""
+    shown = list(classes)[:_CLASSES]
+    if not all(math.isfinite(drawn[c]) for c in shown):
+        return (
+            " The training was sampled event by event, which changes the shares of the objects' "
+            "classes too: the output need not lie on the line."
+        )
+    here = [efficiency(entries.truth == c, entries.weight, entries.groups).value for c in shown]
+    shares = ", ".join(
+        f"{names[c]} {drawn[c]:.3f} (here {share:.3f})"
+        for c, share in zip(shown, here, strict=True)
+    )
+    return (
+        f" The training was sampled: the output has the shares drawn as its prior, {shares}; where "
+        "they differ it need not lie on the line."
     )
 
 

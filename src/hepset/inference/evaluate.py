@@ -18,7 +18,7 @@ from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset
 from hepset.dataset.shards import atomic_file
 from hepset.errors import ConfigurationError, DatasetError, did_you_mean
-from hepset.inference.judgement import HeadResult, Judgement, effective_events
+from hepset.inference.judgement import HeadResult, Judgement, drawn_shares, effective_events
 from hepset.inference.load import load_checkpoint
 from hepset.inference.predict import predict_split
 from hepset.inference.quantities import KeptColumn, kept_in_dataset
@@ -389,4 +389,5 @@ def _evaluation(
         sample_names=tuple(
             sample.label or f"sample {index}" for index, sample in enumerate(dataset.samples)
         ),
+        drawn=drawn_shares(model),
     )

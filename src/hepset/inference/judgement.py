@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,7 +13,10 @@ from hepset.batch import Array
 from hepset.inference.variations import Shift
 from hepset.interfaces.head import Drawing, Evaluation, Metric
 
-__all__ = ["HeadResult", "Judgement", "effective_events"]
+__all__ = ["HeadResult", "Judgement", "drawn_shares", "effective_events"]
+
+if TYPE_CHECKING:
+    from hepset.model import Model
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,25 @@ class Judgement:
     heads: dict[str, HeadResult]
     variations: dict[str, dict[str, list[Shift]]] = field(default_factory=dict)
     displays: list[Drawing] = field(default_factory=list)
+
+
+def drawn_shares(model: Model) -> dict[str, Sequence[float]]:
+    """Return the shares of classes that ``train.sampling`` drew; empty where it was not used.
+
+    Returns:
+        Target tensor → share of every class among the events of training, which the outputs have
+        as their prior; NaN for objects' classes, which are not drawn themselves.
+    """
+    provenance: Mapping[str, Any] = model.provenance
+    if (provenance.get("train") or {}).get("sampling") is None:
+        return {}
+    shares: Mapping[str, Sequence[float]] = provenance.get("prior") or {}
+    targets = model.event.targets
+    of_objects = {f"target/{name}" for name, target in targets.items() if target.stream is not None}
+    return {
+        name: [math.nan] * len(found) if name in of_objects else found
+        for name, found in shares.items()
+    }
 
 
 def effective_events(weight: Array) -> float:

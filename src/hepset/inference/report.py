@@ -25,7 +25,7 @@ from hepset.inference.headline import (
     verdict,
 )
 from hepset.inference.history import draw_history, losses_of, read_history
-from hepset.inference.judgement import Judgement, effective_events
+from hepset.inference.judgement import Judgement, drawn_shares, effective_events
 from hepset.inference.numbers import metric_text, number, with_error
 from hepset.inference.page import Markup, Section, table
 from hepset.inference.spectra import (
@@ -78,7 +78,7 @@ def write_report(
     """
     sections = [
         _summary(judgement, model, directory),
-        *_data(dataset, _drawn(model)),
+        *_data(dataset, drawn_shares(model)),
         _checks(dataset.manifest),
         *_inputs(judgement),
         _displays(judgement),
@@ -140,13 +140,6 @@ def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
     )
     body += page.details("complete configuration", page.pre(text))
     return Section("Summary", body)
-
-
-def _drawn(model: Model) -> Mapping[str, Sequence[float]]:
-    """Target → share of every class among the events that ``train.sampling`` drew, if it did."""
-    sampled = (model.provenance.get("train") or {}).get("sampling") is not None
-    found: Mapping[str, Sequence[float]] = model.provenance.get("prior") or {} if sampled else {}
-    return found
 
 
 def _data(dataset: Dataset, drawn: Mapping[str, Sequence[float]]) -> Iterator[Section]:
@@ -394,7 +387,7 @@ def _training(model: Model, directory: Path) -> Section | None:
     shown = losses_of(curves, list(model.heads))
     if not shown:
         return None
-    sampled = bool(_drawn(model))
+    sampled = bool(drawn_shares(model))
     figures = [
         page.figure(
             draw_history(name, curves[name]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -125,6 +125,8 @@ class Evaluation:
         diagnoses: ``<field>`` → array, what this head computes for judging only (`Head.diagnose`).
         sample: Index of each event's sample into `sample_names`; None where that is not known.
         sample_names: Labels of the samples.
+        drawn: Target tensor → share of every class among the events that `train.sampling` drew, in
+            the order of the classes, NaN where it is not known; empty where nothing was sampled.
     """
 
     event: EventInfo
@@ -140,6 +142,7 @@ class Evaluation:
     diagnoses: Mapping[str, Array] = field(default_factory=dict)
     sample: Array | None = None
     sample_names: tuple[str, ...] = ()
+    drawn: Mapping[str, Sequence[float]] = field(default_factory=dict)
     _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:  # noqa: ANN401  what it returns

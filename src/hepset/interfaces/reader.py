@@ -101,14 +101,15 @@ def named_group(pattern: str, folder: Path | None = None) -> tuple[str, str]:
     """Divide ``group:pattern`` into the group and the pattern; no name gives no group.
 
     An address keeps its scheme: ``QCD:root://host//path`` has the group ``QCD``,
-    ``root://host//path`` none. What exists under the whole name is no group.
+    ``root://host//path`` and ``simplecache::root://host//path`` none. What exists under the whole
+    name is no group.
 
     Args:
         pattern: Path or pattern, with or without a group.
         folder: Where a relative path begins; the working directory where None.
     """
     name, colon, rest = pattern.partition(":")
-    if not colon or not name or not rest or rest.startswith("//") or "/" in name:
+    if not colon or not name or not rest or rest.startswith(("//", ":")) or "/" in name:
         return "", pattern
     exists = ((folder or Path()) / pattern).exists()
     return ("", pattern) if exists else (name, rest)

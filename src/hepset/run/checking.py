@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hepset.errors import ConfigurationError, DatasetError, HepsetError
 from hepset.interfaces import Chunk, Reader, parse_options
 from hepset.plugins import registry
-from hepset.prepare.plan import make_plan
-from hepset.prepare.reading import UNUSABLE
+from hepset.prepare.plan import Range, make_plan
+from hepset.prepare.reading import UNUSABLE, read_chunk
 from hepset.prepare.select import derive_and_select
 from hepset.run.config import engine_of
 from hepset.schema.contract import Contract, compile_contract
@@ -80,6 +80,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     if run.config.model.heads:
         _check_model(run)
         run.need_training_split()
+        _check_later_stages(run)
         run.need_start()
         _check_later_stages(run)
     if run.config.dataset is not None:
@@ -96,14 +97,14 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
     seen: list[SourceCheck] = []
     skipped = [record.key for record in plan.skipped]
     problem: HepsetError | None = None
-    for reader, offset in zip(plan.readers, plan.offsets, strict=True):
+    for number, (reader, offset) in enumerate(zip(plan.readers, plan.offsets, strict=True)):
         for index, source in enumerate(reader.sources()):
             record = plan.sources[offset + index]
             found: list[Report] = []
             checked = selected = 0
             try:
                 for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
-                    batch = replace(reader.read(chunk), sources=[s.key for s in reader.sources()])
+                    batch = read_chunk(plan, Range(number, offset + index, (chunk,)), chunk)
                     passing, _ = derive_and_select(
                         batch, plan.event, plan.config.derive, plan.config.select
                     )

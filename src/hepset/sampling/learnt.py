@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,12 @@ Array = NDArray[Any]
 
 _LOG = logging.getLogger(__name__)
 
+_DAMAGED: Final = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError),
+    *(RuntimeError, zipfile.BadZipFile),
+)
+"""What numpy raises of a file that cannot be opened, or is damaged anywhere."""
+
 
 @dataclass(frozen=True)
 class Learnt:
@@ -39,12 +45,14 @@ class Learnt:
         level: The factor of an event that counts as certain.
         events: Events of the pass.
         expected: Events of the pass that are accepted on average when each is tried once.
+        complete: Whether all files could be read; what only some teach is not kept.
     """
 
     table: Array
     level: float
     events: int
     expected: float
+    complete: bool = True
 
 
 class Decision:
@@ -90,6 +98,8 @@ def kept_or_learnt(path: Path | None, key: str, learn: Callable[[], Learnt]) -> 
         _LOG.info("sampling: the spectra of %d events are those kept in %s", known.events, path)
         return known
     found = learn()
+    if not found.complete:
+        return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -107,8 +117,6 @@ def kept_or_learnt(path: Path | None, key: str, learn: Callable[[], Learnt]) -> 
 
 
 def _read(path: Path, key: str) -> Learnt | None:
-    if not path.exists():
-        return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             if str(kept["key"]) != key:
@@ -116,6 +124,8 @@ def _read(path: Path, key: str) -> Learnt | None:
                 return None
             level, events, expected = kept["numbers"].tolist()
             return Learnt(kept["table"], level, int(events), expected)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as problem:
+    except FileNotFoundError:
+        return None
+    except _DAMAGED as problem:
         _LOG.warning("sampling: %s cannot be read and is made again: %s", path, problem)
         return None

@@ -82,11 +82,11 @@ class Model(BaseModel):
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
     """Attribute → the text below it in the source of a class; none where there is no source."""
     try:
-        source = inspect.getsource(model)
-    except (OSError, TypeError):
+        body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    except (OSError, TypeError, SyntaxError):
         return {}
-    body = ast.parse(textwrap.dedent(source)).body[0]
-    assert isinstance(body, ast.ClassDef)
+    if not isinstance(body, ast.ClassDef) or body.name != model.__name__:
+        return {}  # The file was changed since it was imported.
     found: dict[str, str] = {}
     for statement, following in itertools.pairwise(body.body):
         match statement, following:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from hepset.batch import EventBatch
 from hepset.errors import ContractError, did_you_mean
+from hepset.inference.predictions import SELECTED, TRAINED_ON
 from hepset.interfaces import Writer, WriterConfig
 from hepset.readers.assembly import Data, Jagged, joined, part
 from hepset.schema.contract import Contract
@@ -27,6 +28,8 @@ _CLUSTER: Final = 10_000
 """Jets per basket, as far as there are so many."""
 _OWN: Final = ("part_", "jet_", "genpart_", "genjet_", "aux_genpart_", "label_")
 _COUNTERS: Final = {"particles": N_PARTICLES, "gen_particles": "genjet_nparticles"}
+_IDS: Final = {"source_index": "source", "entry": "entry", "sample": "sample"}
+"""Columns of an event's identity, named as in predictions in Parquet; texts have no branch."""
 _CASTS: Final[dict[str, type[np.generic]]] = {"f": np.float32, "i": np.int32, "b": np.bool_}
 
 
@@ -62,8 +65,9 @@ class JetClassRootWriter(Writer):
     Streams and globals with the names that the reader ``jetclass`` gives become the columns of the
     data set; of others ``<stream>_<feature>``. Targets, weights and extras that are numbers become
     columns too (``x/mass`` is ``x_mass``), predictions ``<head>_<field>``, with several numbers per
-    jet a vector. A missing generator jet is zero, as in the published files. Numbers are float32,
-    int32 and bool.
+    jet a vector; with them ``source_index`` (number of the file), ``entry``, ``sample``,
+    ``selected`` and, where it is known, ``trained_on``. A missing generator jet is zero, as in the
+    published files. Numbers are float32, int32 and bool.
     """
 
     Config: ClassVar[type[JetClassRootConfig]] = JetClassRootConfig
@@ -90,11 +94,19 @@ class JetClassRootWriter(Writer):
         """Add jets.
 
         Raises:
-            ContractError: If the batch lacks an input, a number does not fit into 32 bits, or the
-                tensors are not those of the earlier batches.
+            ContractError: If the batch lacks an input, a number does not fit into 32 bits, two
+                different tensors have one column, or the tensors are not those of the earlier
+                batches.
         """
         file = self._opened()
-        columns = dict(self._columns(batch))
+        columns: dict[str, Data] = {}
+        for name, data in self._columns(batch):
+            if name in columns and not _are_same(columns[name], data):
+                raise ContractError(
+                    f"{self._target}: two different tensors become the column {name!r}; give "
+                    "one of them another name, or leave it out"
+                )
+            columns[name] = data
         kinds = {name: (_letter(data), isinstance(data, Jagged)) for name, data in columns.items()}
         if self._tree is None:
             self._kinds = kinds
@@ -193,6 +205,8 @@ class JetClassRootWriter(Writer):
             elif kind in {"target", "extra", "weight"}:
                 column = (name or kind).replace("/", "_")
                 yield column, self._cast(column, values, None)
+        if batch.predictions:
+            yield from self._identity(batch)
         for name, values in batch.predictions.items():
             if values.dtype.kind not in "biuf" or values.ndim > 2:
                 continue
@@ -203,6 +217,14 @@ class JetClassRootWriter(Writer):
                 yield column, Jagged(offsets, cast.reshape(-1))
             else:
                 yield column, cast
+
+    def _identity(self, batch: EventBatch) -> Iterator[tuple[str, Array]]:
+        """Say what event a prediction is of, and whether there is one."""
+        for column, name in _IDS.items():
+            yield column, self._cast(column, batch.ids[name], None)
+        for name in (SELECTED, TRAINED_ON):
+            if name in batch.arrays:
+                yield name, self._cast(name, batch.arrays[name], None)
 
     def _label(self, values: Array) -> Iterator[tuple[str, Array]]:
         classes = self.config.classes
@@ -238,7 +260,7 @@ class JetClassRootWriter(Writer):
 
     def _cast(self, name: str, values: Array, quantity: Quantity | None) -> Array:
         letter = quantity.dtype if quantity is not None else _letter(values)
-        if letter == "i" and len(values) and values.dtype.itemsize > 4:
+        if letter == "i" and len(values) and not np.can_cast(values.dtype, np.int32):
             limits = np.iinfo(np.int32)
             low, high = values.min(), values.max()
             if low < limits.min or high > limits.max:
@@ -251,6 +273,19 @@ class JetClassRootWriter(Writer):
 def _letter(data: Data) -> str:
     values = data.content if isinstance(data, Jagged) else data
     return {"b": "b", "i": "i", "u": "i"}.get(values.dtype.kind, "f")
+
+
+def _are_same(one: Data, other: Data) -> bool:
+    """Whether two columns hold the same, such as a number of the jet that was derived again."""
+    if isinstance(one, Jagged) or isinstance(other, Jagged):
+        return (
+            isinstance(one, Jagged)
+            and isinstance(other, Jagged)
+            and np.array_equal(one.offsets, other.offsets)
+            and _are_same(one.content, other.content)
+        )
+    same = one.dtype == other.dtype
+    return same and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _name(block: str, feature: str, table: dict[str, Quantity]) -> str:

@@ -148,6 +148,41 @@ def test_predictions_and_extras_are_written_as_they_are(tmp_path: Path) -> None:
         written(large, contract, tmp_path / "b.root")
 
 
+def test_predictions_tell_of_which_event_and_whether_it_was_selected(tmp_path: Path) -> None:
+    batch, contract = jets(tmp_path, 4)
+    plain = written(batch, contract, tmp_path / "plain.root")
+    assert not {"source_index", "entry", "sample", "selected"} & set(plain.keys())
+    batch = batch.take(np.array([3, 1, 0])).with_arrays({"selected": np.array([True, False, True])})
+    batch = replace(batch, predictions={"mass/value": np.array([5.0, np.nan, 7.0])})
+    tree = written(batch, contract, tmp_path / "a.root")
+    assert tree["entry"].array().to_list() == [3, 1, 0]
+    assert tree["source_index"].array().to_list() == tree["sample"].array().to_list() == [0, 0, 0]
+    assert tree["selected"].array().to_list() == [True, False, True]
+    assert tree["selected"].typename == "bool"
+    assert "trained_on" not in tree
+    known = batch.with_arrays({"trained_on": np.array([False, True, True])})
+    tree = written(known, contract, tmp_path / "b.root")
+    assert tree["trained_on"].array().to_list() == [False, True, True]
+    ids = batch.ids.copy()
+    ids["source"][1] = 2**31
+    with pytest.raises(ContractError, match=r"source_index goes from 0 to 2147483648, beyond 32"):
+        written(replace(batch, ids=ids), contract, tmp_path / "c.root")
+
+
+def test_two_tensors_of_one_column_are_refused(tmp_path: Path) -> None:
+    batch, contract = jets(tmp_path, 4)
+    twice = batch.with_arrays({"extra/jet_pt": np.zeros(4, np.float32)})
+    with pytest.raises(ContractError, match="two different tensors become the column 'jet_pt'"):
+        written(twice, contract, tmp_path / "a.root")
+    again = batch.with_arrays({"extra/jet_pt": batch["jet"][:, 0]})
+    assert contract["jet"].columns[0] == "pt"
+    tree = written(again, contract, tmp_path / "b.root")
+    assert tree["jet_pt"].array().to_list() == batch["jet"][:, 0].tolist()
+    for other in ("extra/part_px", "extra/jet_nparticles"):
+        with pytest.raises(ContractError, match="two different tensors"):
+            written(batch.with_arrays({other: np.zeros(4)}), contract, tmp_path / "c.root")
+
+
 def test_batches_have_the_same_columns(tmp_path: Path) -> None:
     batch, contract = jets(tmp_path, 4)
     with JetClassRootWriter() as writer:
