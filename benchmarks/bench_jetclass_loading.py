@@ -14,13 +14,10 @@ process that starts, imports and gives one batch is measured from outside.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -43,6 +40,7 @@ from benchmarks.harness import (
     run_python,
 )
 from benchmarks.jetclass_files import make_table, write_parquet, write_root
+from benchmarks.other_program import OtherProgram
 from hepset import Run, open_dataset
 from hepset.readers import open_reader
 from hepset_jetclass.columns import PARTICLES
@@ -153,45 +151,9 @@ def deliver_converted(folder: str) -> int:
     return sum(len(batch["pf"]) for batch in loader)
 
 
-class Weaver:
-    """weaver's loader in an interpreter of its own, which measures itself when it is asked.
-
-    Raises:
-        RuntimeError: If weaver cannot be imported there, or its process ends.
-    """
-
-    def __init__(self, python: str) -> None:
-        with tempfile.TemporaryFile("w+") as errors:
-            self.process = subprocess.Popen(
-                [python, str(ADAPTER), str(BATCH)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-            assert self.process.stdout is not None
-            if self.process.stdout.readline() != "ready\n":
-                self.process.wait()
-                errors.seek(0)
-                raise RuntimeError((errors.read().strip().splitlines() or ["it ended"])[-1])
-
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": what, **more}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"weaver's process ended with {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def cost(self, what: str, **more: Any) -> Cost:
-        answer = self.ask(what, **more)
-        return Cost(answer["cpu"], answer["wall"])
-
-    def close(self) -> None:
-        self.process.communicate()
+def start_weaver(python: str) -> OtherProgram:
+    """Start weaver's loader in its interpreter."""
+    return OtherProgram("weaver", python, ADAPTER, BATCH)
 
 
 def run(options: Options) -> Iterator[Report]:
@@ -203,8 +165,8 @@ def run(options: Options) -> Iterator[Report]:
     python = os.environ.get("HEPSET_WEAVER_PYTHON", sys.executable)
     weaver, missing = None, ""
     try:
-        weaver = Weaver(python)
-    except (OSError, RuntimeError) as problem:
+        weaver = start_weaver(python)
+    except RuntimeError as problem:
         missing = MISSING.format(reason=problem)
     config = options.folder / "sophon.yaml"
     unweighted(DATA / "JetClassII_full.yaml", config)
@@ -228,7 +190,7 @@ def run(options: Options) -> Iterator[Report]:
 
 
 def compare(
-    kind: str, path: str, configs: tuple[str, str], options: Options, weaver: Weaver | None
+    kind: str, path: str, configs: tuple[str, str], options: Options, weaver: OtherProgram | None
 ) -> Report:
     """Compare on one file."""
     config, reweighted = configs
@@ -310,7 +272,7 @@ def cold(kind: str, path: str, config: str, python: str, options: Options, repor
 
     def theirs() -> Cost:
         began = time.perf_counter()
-        weaver = Weaver(python)
+        weaver = start_weaver(python)
         try:
             cpu = weaver.ask("first", data=path, config=config, **fetch)["cpu"]
         finally:

@@ -8,11 +8,8 @@ trim as they do in a training.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import ROOT, Cost, Floor, Options, Report, Task, cost_table, interleave
+from benchmarks.harness import ROOT, Floor, Options, Report, Task, cost_table, interleave
+from benchmarks.other_program import OtherProgram
 from hepset.dialects import load_yaml
 from hepset.interfaces.backbone import InputLayout, Inputs
 from hepset.nn.mlp import MLP
@@ -40,47 +38,6 @@ MISSING = (
     "weaver-core is skipped: {reason}. Install weaver-core==0.5.3 from PyPI into an environment of "
     "its own, and name its interpreter by HEPSET_WEAVER_PYTHON."
 )
-
-
-class Weaver:
-    """Weaver's network in an interpreter of its own, which measures itself when it is asked.
-
-    Raises:
-        RuntimeError: If weaver cannot be imported there, or its process ends.
-    """
-
-    def __init__(self, python: str, jets: Path) -> None:
-        with tempfile.TemporaryFile("w+") as errors:
-            try:
-                self.process = subprocess.Popen(
-                    [python, str(ADAPTER), str(jets)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
-            except OSError as problem:
-                raise RuntimeError(str(problem)) from None
-            assert self.process.stdout is not None
-            self.version = self.process.stdout.readline().strip()
-            if not self.version:
-                self.process.wait()
-                errors.seek(0)
-                raise RuntimeError((errors.read().strip().splitlines() or ["it ended"])[-1])
-
-    def cost(self, what: str) -> Cost:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": what}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"weaver's process ended with {self.process.wait()}")
-        answer = json.loads(line)
-        return Cost(answer["cpu"], answer["wall"])
-
-    def close(self) -> None:
-        self.process.communicate()
 
 
 def load_jets(count: int) -> dict[str, NDArray[np.float32]]:
@@ -142,7 +99,9 @@ def run(options: Options) -> Iterator[Report]:
     }
     weaver, missing = None, ""
     try:
-        weaver = Weaver(os.environ.get("HEPSET_WEAVER_PYTHON", sys.executable), file)
+        weaver = OtherProgram(
+            "weaver", os.environ.get("HEPSET_WEAVER_PYTHON", sys.executable), ADAPTER, file
+        )
     except RuntimeError as problem:
         missing = MISSING.format(reason=problem)
     try:
@@ -169,7 +128,7 @@ def run(options: Options) -> Iterator[Report]:
     if weaver is None:
         report.notes.append(missing)
     else:
-        report.notes.append(f"weaver-core {weaver.version}")
+        report.notes.append(f"weaver-core {weaver.ready}")
         for what, limit in (("train", 1.5), ("evaluate", 2.0)):
             ratio = costs[what][WEAVER].over(costs[what][OURS]).cpu
             report.floors.append(Floor(f"{what}: weaver-core / hepset, CPU", ratio, limit))

@@ -9,11 +9,8 @@ batch size and number of events; one thread, no worker process. The batches hold
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import partial
 from pathlib import Path
@@ -25,7 +22,6 @@ import numpy as np
 from benchmarks.harness import (
     ROOT,
     Cell,
-    Cost,
     Floor,
     Options,
     Report,
@@ -34,6 +30,7 @@ from benchmarks.harness import (
     interleave,
     peak_memory,
 )
+from benchmarks.other_program import OtherProgram
 from hepset.dataset import open_dataset
 from hepset.dataset.loader import reader_loader
 from hepset.dialects import load_event
@@ -110,48 +107,9 @@ def epoch_of_shards(folder: str, options: dict[str, Any]) -> int:
     return count(from_shards(Path(folder), **options))
 
 
-class Spanet:
-    """SPANet's data set in an interpreter of its own, which measures itself when it is asked.
-
-    Raises:
-        RuntimeError: If SPANet cannot be imported there, or its process ends.
-    """
-
-    def __init__(self, python: str) -> None:
-        with tempfile.TemporaryFile("w+") as errors:
-            try:
-                self.process = subprocess.Popen(
-                    [python, str(ADAPTER), str(BATCH)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                )
-            except OSError as problem:
-                raise RuntimeError(str(problem)) from None
-            assert self.process.stdout is not None
-            if self.process.stdout.readline() != "ready\n":
-                self.process.wait()
-                errors.seek(0)
-                raise RuntimeError((errors.read().strip().splitlines() or ["it ended"])[-1])
-
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"do": what, **more}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"SPANet's process ended with {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def cost(self, what: str, **more: Any) -> Cost:
-        answer = self.ask(what, **more)
-        return Cost(answer["cpu"], answer["wall"])
-
-    def close(self) -> None:
-        self.process.communicate()
+def start_spanet(python: str) -> OtherProgram:
+    """Start SPANet's data set and network in its interpreter."""
+    return OtherProgram("SPANet", python, ADAPTER, BATCH)
 
 
 def repeat_file(source: Path, target: Path, events: int) -> None:
@@ -172,7 +130,7 @@ def run(options: Options) -> Iterator[Report]:
         return
     spanet, missing = None, ""
     try:
-        spanet = Spanet(options.spanet_python or sys.executable)
+        spanet = start_spanet(options.spanet_python or sys.executable)
     except RuntimeError as problem:
         missing = MISSING.format(reason=problem)
     try:
@@ -189,7 +147,7 @@ def run(options: Options) -> Iterator[Report]:
 
 
 def compare(
-    name: str, options: Options, spanet: Spanet | None, memory: Mapping[str, Cell]
+    name: str, options: Options, spanet: OtherProgram | None, memory: Mapping[str, Cell]
 ) -> Report:
     """Compare on one of the public files."""
     data, event = DATA / f"{name}.h5", DATA / f"{name}.yaml"
@@ -260,7 +218,7 @@ def compare(
     return report
 
 
-def peaks(name: str, options: Options, spanet: Spanet | None) -> dict[str, Cell]:
+def peaks(name: str, options: Options, spanet: OtherProgram | None) -> dict[str, Cell]:
     """Return the memory that every contender adds, in MB, with the events of a file repeated."""
     data, event = options.folder / f"{name}-repeated.h5", DATA / f"{name}.yaml"
     shards = options.folder / f"{name}-repeated"

@@ -20,7 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.bench_spanet_loading import ADAPTER, DATA, FILES, MISSING, SPANET, Spanet, convert
+from benchmarks.bench_spanet_loading import (
+    ADAPTER,
+    DATA,
+    FILES,
+    MISSING,
+    SPANET,
+    convert,
+    start_spanet,
+)
 from benchmarks.harness import (
     Cost,
     Floor,
@@ -32,6 +40,7 @@ from benchmarks.harness import (
     peak_memory,
     run_python,
 )
+from benchmarks.other_program import OtherProgram
 from hepset.dataset import open_dataset
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig
@@ -237,7 +246,7 @@ def run(options: Options) -> Iterator[Report]:
         return
     python = options.spanet_python or sys.executable
     try:
-        spanet = Spanet(python)
+        spanet = start_spanet(python)
     except RuntimeError as problem:
         yield Report(15, "training SPANet's network", notes=[MISSING.format(reason=problem)])
         return
@@ -259,7 +268,7 @@ def compare(
     files: Prepared,
     batch: int,
     options: Options,
-    spanet: Spanet,
+    spanet: OtherProgram,
     memory: Mapping[str, float],
 ) -> Report:
     """Compare steps and forward passes at one batch size."""
@@ -299,14 +308,16 @@ def compare(
     return report
 
 
-def peaks(name: str, files: Prepared, batch: int, spanet: Spanet, python: str) -> dict[str, float]:
+def peaks(
+    name: str, files: Prepared, batch: int, spanet: OtherProgram, python: str
+) -> dict[str, float]:
     """Return the memory that building and some steps add to processes that have imported all."""
     spanet.ask("network", **files.request(batch))
     module = "benchmarks.bench_spanet_training"
     imported = (str(files.saved), str(files.options), str(files.event), MEMORY_STEPS)
     default = (str(files.shards), DEPTHS[name], batch, MEMORY_STEPS)
     # A process that has held a network before has memory at hand, which would count for nothing.
-    fresh = Spanet(python)
+    fresh = start_spanet(python)
     try:
         theirs = fresh.ask("step_peak", times=MEMORY_STEPS, **files.request(batch))["added"]
     finally:
