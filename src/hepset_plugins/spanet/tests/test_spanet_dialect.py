@@ -92,6 +92,8 @@ def test_targets_lose_the_words_that_only_spanet_needs(event: EventInfo) -> None
         "t1/b/energy": ("standardise",),
         "signal": (),
     }
+    residuals = {name: target.residuals for name, target in event.targets.items()}
+    assert residuals == {**dict.fromkeys(event.targets), "t1/pt": "laplace"}
 
 
 def test_default_heads_name_every_target_with_its_loss() -> None:
