@@ -76,7 +76,7 @@ def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Whether `torch.func` or forward derivatives are at work, which oneDNN's product is not for."""
+    """Whether `torch.func` or forward derivatives are at work; oneDNN has no rules for them."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
