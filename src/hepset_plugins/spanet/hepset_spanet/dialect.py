@@ -34,6 +34,8 @@ class SpanetDialect(Dialect):
     ``EVENT/<n>``             target ``<n>``
     ``<p>/PARTICLE/<n>``      target ``<p>/<n>``
     ``<p>/<product>/<n>``     target ``<p>/<product>/<n>``
+    ``[<n>, laplacian]``      ``residuals: laplace`` of the target
+    ``[<n>, log_gaussian]``   ``asinh`` among the target's transforms
     ========================  ===================================================================
 
     Units are unknown to SPANet and stay null.
