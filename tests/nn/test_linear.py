@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from hepset.nn import linear as linear_module
@@ -114,6 +115,30 @@ def test_mixed_precision_and_switched_off_libraries_are_respected(
     assert not products
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+def test_transformed_functions_have_torchs_derivatives() -> None:
+    x, weight, bias = layer(LARGE)
+    tangent = layer(LARGE, seed=5)[0]
+
+    def ours(x: Tensor) -> Tensor:
+        return linear(x, weight, bias)
+
+    forward = functional.linear(tangent, weight)
+    torch.testing.assert_close(torch.func.jvp(ours, (x,), (tangent,))[1], forward)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(ours(forward_ad.make_dual(x, tangent)))
+    torch.testing.assert_close(dual.tangent, forward)
+    gradient = torch.func.grad(lambda x: ours(x).sum())(x)
+    torch.testing.assert_close(gradient, weight.sum(0).expand(x.shape), rtol=1e-4, atol=1e-5)
+    both = torch.func.vmap(ours)(torch.stack([x, tangent]))
+    torch.testing.assert_close(both[1], functional.linear(tangent, weight, bias))
+
+
+def test_one_row_without_an_axis_is_taken() -> None:
+    x, weight = torch.ones(1 << 16), torch.ones(256, 1 << 16)
+    assert torch.equal(linear(x, weight), torch.full((256,), 65536.0))
+
+
 def test_the_layer_is_torchs_layer() -> None:
     ours, theirs = Linear(64, 96), nn.Linear(64, 96)
     theirs.load_state_dict(ours.state_dict())
@@ -125,10 +150,10 @@ LARGE, SMALL = (5, 300, 64), (2, 3, 64)
 """Shapes of inputs that are and are not worth a call of oneDNN, with 256 outputs."""
 
 
-def layer(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(3)
+def layer(shape: tuple[int, ...], seed: int = 3) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
     sizes = (shape, (256, shape[-1]), (256,))
-    return tuple(torch.randn(size, generator=generator, dtype=dtype) / 8 for size in sizes)
+    return tuple(torch.randn(size, generator=generator) / 8 for size in sizes)
 
 
 def exact(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:

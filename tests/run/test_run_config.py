@@ -69,6 +69,14 @@ def test_overrides(folder: Path) -> None:
     assert config.seed == 5
 
 
+def test_bits_of_the_arithmetic_are_a_number_in_yaml(folder: Path) -> None:
+    assert (
+        load_config(folder / "config.yaml", ["train.precision=16"]).config.train.precision == "16"
+    )
+    with pytest.raises(ConfigurationError, match="'16', found '8'"):
+        load_config(folder / "config.yaml", ["train.precision=8"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

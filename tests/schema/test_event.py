@@ -98,6 +98,10 @@ def test_roles_from_names(name: str, expected: tuple[str, str] | None) -> None:
         ({"particles": {"t1/a": ["b"]}, "symmetries": {}}, "'t1/a': a particle or product is text"),
         ({"targets": {"x": {"kind": "regression", "classes": ["a", "b"]}}}, "has no classes"),
         ({"targets": {"x": {"kind": "classification", "classes": ["a", "a"]}}}, "given twice"),
+        (
+            {"targets": {"x": {"kind": "classification", "residuals": "laplace"}}},
+            "no unit, transform or residuals",
+        ),
         ({"targets": {"x": {"kind": "regression", "stream": "jet"}}}, "no stream 'jet'"),
         ({"targets": {"assignment/t": {"kind": "regression"}}}, "this name is reserved"),
         ({"streams": {"je ts": {"features": ["pt"]}}}, "letters, digits and '_'"),

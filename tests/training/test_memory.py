@@ -37,6 +37,31 @@ def test_blocks_are_used_again_without_asking_the_system() -> None:
     assert new_memory("kept") < 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("largest", "expected", "agreed"),
+    [
+        (1 << 31, [(-3, 1 << 30), (-1, 2**31 - 1)], True),
+        (1 << 25, [(-3, 1 << 30), (-3, 1 << 25), (-1, 2**31 - 1)], True),
+        (0, [(-3, 1 << 30), (-3, 1 << 25)], False),
+    ],
+    ids=["glibc 2.35", "before", "refused"],
+)
+def test_an_older_glibc_is_asked_for_what_it_can(
+    monkeypatch: pytest.MonkeyPatch, largest: int, expected: list[tuple[int, int]], agreed: bool
+) -> None:
+    """The other option alone would make it give back every block of more than 128 kB."""
+    asked: list[tuple[int, int]] = []
+
+    def mallopt(name: int, value: int) -> int:
+        asked.append((name, value))
+        return int(name != -3 or value <= largest)
+
+    library = SimpleNamespace(gnu_get_libc_version=None, mallopt=mallopt)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    assert keep_freed_memory() is agreed
+    assert asked == expected
+
+
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     assert not keep_freed_memory()

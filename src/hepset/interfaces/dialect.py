@@ -58,7 +58,7 @@ class Dialect(ABC):
     ) -> dict[str, Any]:
         """Translate the system's training options into defaults for the run configuration.
 
-        They win over the event file's defaults; ``model.heads`` replaces its heads as a whole.
+        They win over the event file's defaults; heads with a ``name`` replace its heads as a whole.
 
         Args:
             document: The loaded options.

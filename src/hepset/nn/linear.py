@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from hepset.nn.exporting import is_exporting
@@ -63,13 +64,20 @@ class Linear(nn.Linear):
 def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         not is_exporting()
+        and x.dim() > 1
         and x.numel() * len(weight) >= _FEWEST_PRODUCTS
         and min(weight.shape) >= _NARROWEST
         and all(p is None or (p.is_cpu and p.dtype == torch.float32) for p in (x, weight, bias))
         and _has_wide_vectors()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
+        and not _is_transformed()
     )
+
+
+def _is_transformed() -> bool:
+    """Whether `torch.func` or forward derivatives are at work; oneDNN has no rules for them."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 @cache

@@ -266,7 +266,8 @@ def _reading(defaults: Any, own: Any) -> Any:  # noqa: ANN401  YAML content
 
 
 _REPLACED = {"heads", "read", "select", "derive", "split"}
-"""Mappings that a user's own line replaces as a whole: to name heads is to choose them."""
+"""Mappings that a user's own line replaces as a whole: to name heads is to choose them. Heads none
+of which says its ``name`` are options of those that there are."""
 
 
 def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,8 +277,18 @@ def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
         merged = {}
     for key, value in own.items():
         known = merged.get(key)
-        if isinstance(known, Mapping) and isinstance(value, Mapping) and key not in _REPLACED:
+        completes = key not in _REPLACED or (key == "heads" and _only_options(value))
+        if isinstance(known, Mapping) and isinstance(value, Mapping) and completes:
             merged[key] = _merge(known, value)
         else:
             merged[key] = value
     return merged
+
+
+def _only_options(heads: object) -> bool:
+    """Whether heads are given of which none says what it is."""
+    return (
+        isinstance(heads, Mapping)
+        and bool(heads)
+        and all(isinstance(head, Mapping) and "name" not in head for head in heads.values())
+    )

@@ -270,6 +270,15 @@ class TrainConfig(Model):
     progress: bool = True
     """Whether to show a progress bar with the time left."""
 
+    @field_validator(
+        "precision",
+        mode="before",
+        json_schema_input_type=Literal["auto", "32", "bf16", "16", 32, 16],
+    )
+    @classmethod
+    def _number_of_bits(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
     @field_validator("start_from", mode="before", json_schema_input_type=str | StartFrom | None)
     @classmethod
     def _path_alone(cls, value: object) -> object:

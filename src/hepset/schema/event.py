@@ -229,6 +229,10 @@ class Target(Model):
     """Unit of a regression target."""
     transform: Transform = ()
     """Steps from the physical value to model space, for regression."""
+    residuals: Literal["gaussian", "laplace"] | None = None
+    """Distribution of a regression's residuals, where the event's file states one: a network that
+    takes it from the event (SPANet's) learns the squared or the absolute error. Null: not stated.
+    The head ``regression`` has its option ``loss``."""
     stream: str | None = None
     """The stream of a target that every object has; null = one per event."""
     role: Role | None = None
@@ -237,8 +241,8 @@ class Target(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         if self.kind == "classification":
-            if self.transform or self.unit:
-                raise ValueError("a classification target has no unit and no transform")
+            if self.transform or self.unit or self.residuals:
+                raise ValueError("a classification target has no unit, transform or residuals")
             if self.classes is not None and len(set(self.classes)) != len(self.classes):
                 raise ValueError(f"classes {list(self.classes)!r}: a name is given twice")
             if self.classes is not None and len(self.classes) < 2:

@@ -8,7 +8,9 @@ __all__ = ["keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of options in glibc's ``malloc.h``."""
-_LARGEST = 1 << 30
+_LARGEST = (1 << 30, 1 << 25)
+"""Blocks that need not come from the system by themselves; before its version 2.35 glibc takes no
+more than 32 MB for them."""
 _MOST_KEPT = (1 << 31) - 1
 
 
@@ -29,5 +31,7 @@ def keep_freed_memory() -> bool:
         option = library.mallopt
     except (OSError, TypeError, AttributeError):
         return False
-    kept = [option(_MMAP_THRESHOLD, _LARGEST), option(_TRIM_THRESHOLD, _MOST_KEPT)]
-    return all(kept)
+    # Either option alone would end glibc's own adjustment, and leave the other at 128 kB.
+    if not any(option(_MMAP_THRESHOLD, size) for size in _LARGEST):
+        return False
+    return bool(option(_TRIM_THRESHOLD, _MOST_KEPT))

@@ -29,9 +29,8 @@ class SpanetBackboneConfig(BackboneConfig):
     """SPANet's own options, of which those of the architecture are used."""
     topology: Topology | None = None
     """Inputs, particles and further outputs, as an imported checkpoint has them; null takes those
-    of the event, and the targets that heads ask for."""
-    laplacian: tuple[str, ...] = ()
-    """Regression targets of SPANet's type ``laplacian``, which learn the absolute error."""
+    of the event, and the targets that heads ask for. A regression learns the absolute error where
+    the event says ``residuals: laplace`` (SPANet's ``laplacian``)."""
     tables: dict[str, tuple[int, ...] | tuple[float, ...]] = Field(default_factory=dict)
     """Constants of the balanced losses that the checkpoint holds, by SPANet's name."""
 
@@ -83,7 +82,7 @@ class SpanetBackbone(Backbone):
             **{n: width + layout.pairs.get(n, 0) for n, width in layout.streams.items()},
             **layout.globals,
         }
-        self.topology = self.config.topology or describe_topology(layout, self.config.laplacian)
+        self.topology = self.config.topology or describe_topology(layout)
         expected = {each.name: each.features for each in self.topology.inputs}
         if found != expected:
             raise ConfigurationError(

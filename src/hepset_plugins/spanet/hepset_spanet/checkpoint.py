@@ -142,8 +142,8 @@ def load_spanet(
         EventInfoError: If the event file does not follow SPANet's grammar.
     """
     parsed = _options(options)
-    given, kinds = _event(event)
-    network = read_network(state_dict, parsed, given, regression_kinds=kinds, where=where)
+    given = _event(event)
+    network = read_network(state_dict, parsed, given, where=where)
     own = _without_standardisation(given, where)
     config = _config(network, given, exclusive_sources=exclusive_sources)
     classes = {
@@ -292,14 +292,12 @@ def _options(
 
 def _event(
     event: EventInfo | Mapping[str, Any] | str | os.PathLike[str],
-) -> tuple[EventInfo, dict[str, str]]:
+) -> EventInfo:
     if isinstance(event, EventInfo):
-        return event, {}
+        return event
     if isinstance(event, Mapping):
-        parsed = parse_event_file(event, where="event", parity=True)
-    else:
-        parsed = parse_event_file(load_yaml(Path(event)), where=str(event), parity=True)
-    return parsed.event, parsed.regression_types
+        return parse_event_file(event, where="event", parity=True)
+    return parse_event_file(load_yaml(Path(event)), where=str(event), parity=True)
 
 
 def _without_standardisation(event: EventInfo, where: str) -> EventInfo:

@@ -13,11 +13,6 @@ from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.ini_file import from_ini, is_ini
 from hepset_spanet.options import parse_options_file, run_defaults
 
-_LOSSES = {"laplacian": "laplace"}
-"""Regression type → loss of the regression head, where it is not the head's own default."""
-_PARITY_LOSSES = {"laplacian": "laplace", "gaussian": "mse", "log_gaussian": "mse"}
-"""The same where SPANet's squared error is kept instead of the head's robust default."""
-
 _EVENET_KEYS = frozenset(
     {"CLASSLABEL", "GENERATIONS", "PARTICLE_PROPERTIES", "RESONANCE_LABEL", "SEGMENTATIONS"}
 )
@@ -39,6 +34,8 @@ class SpanetDialect(Dialect):
     ``EVENT/<n>``             target ``<n>``
     ``<p>/PARTICLE/<n>``      target ``<p>/<n>``
     ``<p>/<product>/<n>``     target ``<p>/<product>/<n>``
+    ``[<n>, laplacian]``      ``residuals: laplace`` of the target
+    ``[<n>, log_gaussian]``   ``asinh`` among the target's transforms
     ========================  ===================================================================
 
     Units are unknown to SPANet and stay null.
@@ -72,10 +69,10 @@ class SpanetDialect(Dialect):
                 itself ignores in silence included.
         """
         plain = from_ini(document, where=where) if is_ini(document) else document
-        parsed = parse_event_file(plain, where=where, parity=parity)
-        heads = default_heads(parsed.event, parsed.regression_types, parity=parity)
+        event = parse_event_file(plain, where=where, parity=parity)
+        heads = default_heads(event, parity=parity)
         defaults = {"model": {"heads": heads}} if heads else {}
-        return Description(parsed.event, defaults)
+        return Description(event, defaults)
 
     def options(
         self, document: Mapping[str, Any], described: Description, *, where: str
@@ -116,9 +113,7 @@ class SpanetDialect(Dialect):
         )
 
 
-def default_heads(
-    event: EventInfo, regression_types: Mapping[str, str], *, parity: bool = False
-) -> dict[str, dict[str, Any]]:
+def default_heads(event: EventInfo, *, parity: bool = False) -> dict[str, dict[str, Any]]:
     """Return one head per classification, one per kind of regression, and the assignment's.
 
     Only heads that an installed plugin provides are named.
@@ -138,8 +133,8 @@ def default_heads(
         if target.kind == "classification":
             add(name, {"name": "classification", "target": name})
         else:
-            losses = _PARITY_LOSSES if parity else _LOSSES
-            loss = losses.get(regression_types.get(name, "gaussian"), "")
+            # The head's own default is robust; SPANet's is the squared error.
+            loss = "laplace" if target.residuals == "laplace" else "mse" if parity else ""
             groups.setdefault(loss, []).append(name)
     for loss, names in groups.items():
         head: dict[str, Any] = {"name": "regression", "targets": names}

@@ -29,30 +29,20 @@ TAGS: dict[str, tuple[TransformName, ...]] = {
 }
 """Feature tag → steps; SPANet's logarithm is ln(1 + x)."""
 
-REGRESSION_TYPES: dict[str, tuple[TransformName, ...]] = {
-    "gaussian": ("standardise",),
-    "laplacian": ("standardise",),
-    "log_gaussian": ("asinh", "standardise"),
+REGRESSION_TYPES: dict[str, dict[str, Any]] = {
+    "gaussian": {"transform": ("standardise",)},
+    "laplacian": {"transform": ("standardise",), "residuals": "laplace"},
+    "log_gaussian": {"transform": ("asinh", "standardise")},
 }
-"""Type of a regression → steps; ``log_gaussian`` standardises asinh(y / 2)."""
+"""Type of a regression → what is stated of its target; ``log_gaussian`` standardises
+asinh(y / 2). `hepset_spanet.network.topology.regression_kind` reads the type from it."""
 
 
-@dataclass(frozen=True)
-class EventFile:
-    """What an event file says.
-
-    Attributes:
-        event: The event. Features of ``RELATIVE`` inputs are all under ``features``: which of them
-            belong to pairs of objects only the data files tell, see `SpanetReader.event_info`.
-        regression_types: Target → ``gaussian``, ``laplacian`` or ``log_gaussian``.
-    """
-
-    event: EventInfo
-    regression_types: dict[str, str]
-
-
-def parse_event_file(document: Mapping[str, Any], *, where: str, parity: bool = False) -> EventFile:
+def parse_event_file(document: Mapping[str, Any], *, where: str, parity: bool = False) -> EventInfo:
     """Translate a SPANet event file.
+
+    Features of ``RELATIVE`` inputs are all under ``features``: which of them belong to pairs of
+    objects only the data files tell, see `SpanetReader.event_info`.
 
     Args:
         document: The loaded YAML.
@@ -72,7 +62,7 @@ class _Parser:
     parity: bool
     problems: list[str] = field(default_factory=list)
 
-    def parse(self, document: Mapping[str, Any]) -> EventFile:
+    def parse(self, document: Mapping[str, Any]) -> EventInfo:
         for key in document:
             if key not in KEYS:
                 known = ", ".join(KEYS)
@@ -88,10 +78,9 @@ class _Parser:
         if particles:
             event["particles"] = particles
             event["symmetries"] = symmetries
-        targets, types = self.targets(document, particles)
-        event["targets"] = targets
+        event["targets"] = self.targets(document, particles)
         self.stop()
-        return EventFile(EventInfo.parse(event, self.where, EventInfoError), types)
+        return EventInfo.parse(event, self.where, EventInfoError)
 
     def complain(self, place: str, message: str) -> None:
         self.problems.append(f"{self.where}: {place}: {message}")
@@ -272,33 +261,28 @@ class _Parser:
 
     def targets(
         self, document: Mapping[str, Any], particles: Mapping[str, Mapping[str, object]]
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    ) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         stated: dict[str, str] = {}
-        types: dict[str, str] = {}
 
-        def add(section: str, key: str, target: dict[str, Any]) -> bool:
+        def add(section: str, key: str, target: Mapping[str, Any]) -> None:
             name, place = target_name(key), f"{section}/{key}"
             if name in found:
                 self.complain(place, f"this target is already stated as {stated[name]}")
-                return False
-            found[name], stated[name] = target, place
-            return True
+                return
+            found[name], stated[name] = dict(target), place
 
         for key, target in self.leaves(document.get("REGRESSIONS"), "REGRESSIONS", particles):
             leaf, kind = self.regression(target, key)
             if leaf is None:
                 continue
-            full = f"{key}/{leaf}"
-            steps = REGRESSION_TYPES[kind]
-            if add("REGRESSIONS", full, {"kind": "regression", "transform": steps}):
-                types[target_name(full)] = kind
+            add("REGRESSIONS", f"{key}/{leaf}", {"kind": "regression", **REGRESSION_TYPES[kind]})
         section: Literal["CLASSIFICATIONS"] = "CLASSIFICATIONS"
         for key, target in self.leaves(document.get(section), section, particles):
             place = f"{section}.{key.replace('/', '.')}"
             if self.name(target, place):
                 add(section, f"{key}/{target}", {"kind": "classification"})
-        return found, types
+        return found
 
     def regression(self, target: object, key: str) -> tuple[str | None, str]:
         """Return name and type of a regression target; the name is None after a complaint."""

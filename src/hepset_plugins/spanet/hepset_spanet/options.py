@@ -427,7 +427,6 @@ def _network(
         if name in _NETWORK and getattr(options, name) != getattr(plain, name)
     }
     found: dict[str, dict[str, Any]] = {}
-    laplacian: list[str] = []
     regressions: list[str] = []
     parity = {"parity": "spanet"} if any("parity" in head for head in heads.values()) else {}
     for name, head in heads.items():
@@ -442,13 +441,8 @@ def _network(
             found[name] = own
         else:
             regressions += head["targets"]
-            if head.get("loss") == "laplace":
-                laplacian += head["targets"]
             found["regression"] = own | {"name": "spanet-regression", "targets": regressions}
-    backbone = {"name": "spanet", "options": stated}
-    if laplacian:
-        backbone["laplacian"] = laplacian
-    return backbone, found
+    return {"name": "spanet", "options": stated}, found
 
 
 def _split(options: SpanetOptions) -> dict[str, Any]:

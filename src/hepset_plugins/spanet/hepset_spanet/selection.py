@@ -42,8 +42,9 @@ _ROUNDS: Final = 24
 """Changes of the prices where three particles or more compete: with few products, with many."""
 _MANY_PRODUCTS: Final = 8
 """Products from which there are many."""
-_PORTION: Final = 32
-"""Events that everything which could be better is listed of at a time."""
+_PORTION: Final = 8
+"""Events of which everything that could be better is listed at a time: each takes the memory, and
+the time, of the one among them that needs most."""
 
 
 class Selection(NamedTuple):

@@ -41,7 +41,7 @@ WriteFile = Callable[[Mapping[str, Any]], str]
 @pytest.fixture
 def event() -> EventInfo:
     """Two streams, a global, two particles, targets at every level."""
-    return parse_event_file(yaml.safe_load(EVENT), where="event.yaml").event
+    return parse_event_file(yaml.safe_load(EVENT), where="event.yaml")
 
 
 @pytest.fixture

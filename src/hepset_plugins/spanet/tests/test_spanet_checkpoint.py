@@ -22,6 +22,7 @@ from hepset.errors import ConfigurationError
 from hepset.schema.event import EventInfo
 from hepset_spanet.checkpoint import SpanetModel, import_spanet, load_spanet, load_spanet_run
 from hepset_spanet.commands import import_spanet_run
+from hepset_spanet.matching import Matching
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
 from hepset_spanet.options import SpanetOptions
 from hepset_spanet.reader import SpanetReader, SpanetReaderConfig
@@ -350,6 +351,25 @@ def test_data_tell_which_features_of_an_imported_run_belong_to_pairs(
     other = SpanetReader(SpanetReaderConfig(files=[write_file(content)]), stated)
     changed = model.predict(next(iter(other)))
     assert abs(found["assignment/h/detection"] - changed["assignment/h/detection"]).max() > 0
+
+
+def test_types_of_regressions_are_those_of_the_event_however_it_was_loaded(
+    document: dict[str, Any],
+) -> None:
+    document["REGRESSIONS"]["EVENT"] = [["mass", "laplacian"]]
+    event = hepset.load_event(document, dialect="spanet", parity=True)
+    again = hepset.load_event(event.model_dump(mode="json", exclude_none=True))
+    expected = {"EVENT/mass": "laplacian", "t1/PARTICLE/pt": "log_gaussian"}
+    targets = {"target/mass": torch.tensor([3.0]), "target/t1/pt": torch.tensor([math.nan])}
+    for given in (document, event, again):
+        model = load_spanet(make_network().state_dict(), OPTIONS, given)
+        assert model.network.topology.regressions == expected
+        head = model.head("regression")
+        head.kinds = model.network.topology.regressions
+        head.matching = Matching(model.event, (), follow=False)
+        ones = dict.fromkeys(["EVENT/mass.std", "t1/PARTICLE/pt.std"], torch.ones(1))
+        zeros = dict.fromkeys(expected, torch.zeros(1))
+        assert float(head.loss(zeros | ones, targets)["mass"].value) == 3.0
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from hepset.dialects import describe_event, load_event
 from hepset.errors import EventInfoError
+from hepset.run.config import load_config
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset_spanet.dialect import SpanetDialect
@@ -92,6 +93,8 @@ def test_targets_lose_the_words_that_only_spanet_needs(event: EventInfo) -> None
         "t1/b/energy": ("standardise",),
         "signal": (),
     }
+    residuals = {name: target.residuals for name, target in event.targets.items()}
+    assert residuals == {**dict.fromkeys(event.targets), "t1/pt": "laplace"}
 
 
 def test_default_heads_name_every_target_with_its_loss() -> None:
@@ -108,6 +111,25 @@ def test_default_heads_name_every_target_with_its_loss() -> None:
         "regression": {"name": "regression", "targets": ["m", "t1/m"]},
         "regression_laplace": {"name": "regression", "targets": ["x"], "loss": "laplace"},
     }
+
+
+def test_options_of_heads_complete_the_files_own_heads() -> None:
+    """``--set model.heads.assignment.selection=greedy``; a head with a name chooses heads."""
+    document = {
+        "event": {"inline": {**GOOD, "CLASSIFICATIONS": {"EVENT": ["signal"]}}},
+        "read": {"reader": "spanet-hdf5", "files": ["a.h5"]},
+    }
+
+    def heads(*overrides: str) -> dict[str, Any]:
+        return load_config(document, overrides).config.model.heads
+
+    files = heads()
+    assert {"assignment", "signal"} <= files.keys()
+    found = heads("model.heads.assignment.selection=greedy")
+    assert found == {**files, "assignment": {**files["assignment"], "selection": "greedy"}}
+    chosen = {"name": "classification", "target": "signal"}
+    assert heads(f"model.heads.mine={json.dumps(chosen)}") == {"mine": chosen}
+    assert heads("model.heads={}") == {}
 
 
 def test_null_sections_are_empty() -> None:

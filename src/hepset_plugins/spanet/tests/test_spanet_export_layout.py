@@ -50,7 +50,7 @@ CLASSIFICATIONS:
 
 
 def make_event() -> EventInfo:
-    event = parse_event_file(yaml.safe_load(EVENT), where="event.yaml").event
+    event = parse_event_file(yaml.safe_load(EVENT), where="event.yaml")
     data: dict[str, Any] = event.model_dump(mode="json")
     data["streams"]["Jets"]["slots"], data["streams"]["Leptons"]["slots"] = 4, 2
     data["targets"]["signal"]["classes"] = ["background", "signal"]
@@ -271,7 +271,7 @@ def relative_event() -> EventInfo:
         "EVENT": {"t": ["a", "b"]},
         "PERMUTATIONS": {"t": [["a", "b"]]},
     }
-    data = parse_event_file(document, where="event.yaml").event.model_dump(mode="json")
+    data = parse_event_file(document, where="event.yaml").model_dump(mode="json")
     data["streams"]["Jets"]["pairs"] = {"dr": {"transform": ["log1p"]}, "dphi": {}}
     data["streams"]["Jets"]["slots"], data["streams"]["Leptons"]["slots"] = 4, 2
     return EventInfo.model_validate(data)

@@ -40,10 +40,10 @@ def test_every_term_and_gradient_equals_spanet(name: str) -> None:
     folder = FIXTURES / name
     options = SpanetOptions.parse(json.loads((folder / "options.json").read_text()), "options")
     document = yaml.safe_load((folder / "event.yaml").read_text())
-    parsed = parse_event_file(document, where="event", parity=True)
+    event = parse_event_file(document, where="event", parity=True)
     with np.load(folder / "state_dict.npz") as stored:
         weights = {key: torch.from_numpy(stored[key]) for key in stored}
-    network = read_network(weights, options, parsed.event)
+    network = read_network(weights, options, event)
     numbers = np.load(folder / "io.npz")
     topology = network.topology
 

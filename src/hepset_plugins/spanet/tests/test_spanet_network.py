@@ -95,10 +95,10 @@ def load(name: str) -> tuple[SpanetNetwork, Any]:
     folder = FIXTURES / name
     options = SpanetOptions.parse(json.loads((folder / "options.json").read_text()), "options")
     document = yaml.safe_load((folder / "event.yaml").read_text())
-    parsed = parse_event_file(document, where="event", parity=True)
+    event = parse_event_file(document, where="event", parity=True)
     with np.load(folder / "state_dict.npz") as stored:
         weights = {key: torch.from_numpy(stored[key]) for key in stored}
-    return read_network(weights, options, parsed.event), np.load(folder / "io.npz")
+    return read_network(weights, options, event), np.load(folder / "io.npz")
 
 
 def largest(found: Tensor, expected: Any) -> float:

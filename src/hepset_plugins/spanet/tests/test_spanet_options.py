@@ -197,7 +197,6 @@ def test_one_line_chooses_spanets_own_network(event: EventInfo) -> None:
     assert model["backbone"] == {
         "name": "spanet",
         "options": {"hidden_dim": 64, "num_jet_encoder_layers": 2},
-        "laplacian": ["t1/pt"],
     }
     heads = model["heads"]
     assert heads["assignment"]["name"] == "spanet-assignment"

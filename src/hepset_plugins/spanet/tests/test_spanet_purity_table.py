@@ -216,7 +216,7 @@ PERMUTATIONS: {EVENT: [[t1, t2]], t1: [[q1, q2]], t2: [[q1, q2]]}
 
 @pytest.fixture
 def tops() -> EventInfo:
-    return parse_event_file(yaml.safe_load(EVENT), where="event.yaml").event
+    return parse_event_file(yaml.safe_load(EVENT), where="event.yaml")
 
 
 def batch_of(predictions: Mapping[str, Array], mask: Array) -> EventBatch:

@@ -174,7 +174,7 @@ def test_relative_inputs(write_file: WriteFile, name: str) -> None:
         "INPUTS": {"RELATIVE": {"Jets": {"dr": "log", "pt": "none", "dphi": "none"}}},
         "EVENT": {"t": ["a", "b"]},
     }
-    event = parse_event_file(document, where="event.yaml").event
+    event = parse_event_file(document, where="event.yaml")
     pairs = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
     path = write_file(
         {
@@ -210,7 +210,7 @@ def test_version_1_files(write_file: WriteFile) -> None:
         "INPUTS": {"SEQUENTIAL": {"Source": {"pt": "log"}}},
         "EVENT": {"t1": ["b", "q"], "t2": ["b", "q"]},
     }
-    event = parse_event_file(document, where="event.yaml").event
+    event = parse_event_file(document, where="event.yaml")
     path = write_file(
         {
             "source/pt": np.array([[1.0, 2.0]]),

@@ -47,7 +47,7 @@ EVENT = EventInfo.model_validate(
         },
         "symmetries": {"event": [["t1", "t2"]], "t1": [["q1", "q2"]], "t2": [["q1", "q2"]]},
         "targets": {
-            "m": {"kind": "regression", "transform": "standardise"},
+            "m": {"kind": "regression", "transform": "standardise", "residuals": "laplace"},
             "t1/mass": {"kind": "regression", "transform": ["asinh", "standardise"]},
             "t2/mass": {"kind": "regression", "transform": ["asinh", "standardise"]},
             "w/l/charge": {"kind": "classification", "classes": ["minus", "plus"]},
@@ -60,7 +60,7 @@ EVENT = EventInfo.model_validate(
 
 
 def small(**options: Any) -> Backbone:
-    given = {"options": {**SMALL, **options}, "laplacian": ["m"]}
+    given = {"options": {**SMALL, **options}}
     return SpanetBackbone(parse_options(SpanetBackboneConfig, given, "test"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import InputLayout
@@ -16,18 +16,17 @@ from hepset_spanet.network.topology import (
     RegressionKind,
     SpanetInput,
     Topology,
+    regression_kind,
 )
 
 __all__ = ["describe_particles", "describe_topology", "sources_of"]
 
 
-def describe_topology(layout: InputLayout, laplacian: Collection[str] = ()) -> Topology:
+def describe_topology(layout: InputLayout) -> Topology:
     """Return what a network is for: all inputs and particles, and the targets that heads require.
 
     Args:
         layout: Widths of the inputs, and the event where it is known.
-        laplacian: Regression targets whose absolute error is learnt; those with the transform
-            ``asinh`` are ``log_gaussian``, all others ``gaussian``.
 
     Raises:
         ConfigurationError: If there are several processes, or SPANet has no place for a target.
@@ -53,13 +52,7 @@ def describe_topology(layout: InputLayout, laplacian: Collection[str] = ()) -> T
         if key is None or target.stream is not None:
             continue
         if target.kind == "regression":
-            regressions[key] = (
-                "laplacian"
-                if name in laplacian
-                else "log_gaussian"
-                if "asinh" in target.transform
-                else "gaussian"
-            )
+            regressions[key] = regression_kind(target)
         else:
             classes = _classes(contract, tensor)
             if classes is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from hepset_spanet.network.topology import (
     RegressionKind,
     SpanetInput,
     Topology,
+    regression_kind,
 )
 from hepset_spanet.options import SpanetOptions
 
@@ -28,7 +28,6 @@ _LAYERS = "embedding.vector_embedding_layers."
 _REGRESSIONS = "regression_decoder.networks."
 _CLASSIFICATIONS = "classification_decoder.networks."
 _GROUP = "event_permutation_tensor"
-_KINDS: tuple[RegressionKind, ...] = get_args(RegressionKind)
 _SHOWN = 5
 """How many names of parameters a message lists."""
 
@@ -38,7 +37,6 @@ def read_network(
     options: SpanetOptions,
     event: EventInfo,
     *,
-    regression_kinds: Mapping[str, str] | None = None,
     where: str = "the SPANet state dict",
 ) -> SpanetNetwork:
     """Build the network of a checkpoint, in evaluation mode.
@@ -47,8 +45,6 @@ def read_network(
         state_dict: SPANet's own parameters by name.
         options: The options it was trained with.
         event: The event it was trained for.
-        regression_kinds: Target → ``gaussian``, ``laplacian`` or ``log_gaussian``; see
-            `read_topology`.
         where: Name of the checkpoint, for messages.
 
     Raises:
@@ -58,7 +54,7 @@ def read_network(
         raise ConfigurationError(
             f"{where}: expected parameters by name, found {type(state_dict).__name__}"
         )
-    topology = read_topology(state_dict, event, regression_kinds=regression_kinds, where=where)
+    topology = read_topology(state_dict, event, where=where)
     _refuse_not_finite(state_dict, where)
     tables = {
         name: value
@@ -75,7 +71,6 @@ def read_topology(
     state_dict: Mapping[str, Tensor],
     event: EventInfo,
     *,
-    regression_kinds: Mapping[str, str] | None = None,
     where: str = "the SPANet state dict",
 ) -> Topology:
     """Find out what a checkpoint was trained for.
@@ -87,9 +82,6 @@ def read_topology(
     Args:
         state_dict: SPANet's own parameters by name.
         event: The event.
-        regression_kinds: Target → ``gaussian``, ``laplacian`` or ``log_gaussian``; where it does
-            not say, a target with the transform ``asinh`` is ``log_gaussian`` and any other one
-            ``gaussian``, which is computed like ``laplacian``.
         where: Name of the checkpoint, for messages.
 
     Raises:
@@ -116,7 +108,7 @@ def read_topology(
             for name, products in process.particles.items()
         ),
         permutations=_permutations(state_dict, process, where),
-        regressions=_regressions(state_dict, event, process, regression_kinds or {}, where),
+        regressions=_regressions(state_dict, event, process, where),
         classifications=_classifications(state_dict, event, process, where),
     )
 
@@ -181,7 +173,6 @@ def _regressions(
     state_dict: Mapping[str, Tensor],
     event: EventInfo,
     process: Process,
-    kinds: Mapping[str, str],
     where: str,
 ) -> dict[str, RegressionKind]:
     found: dict[str, RegressionKind] = {}
@@ -194,12 +185,7 @@ def _regressions(
                 f"{where}: the checkpoint regresses {key}, but the event declares no regression "
                 f"target {name!r}{hint}: its type is not known"
             )
-        stated = kinds.get(name, "log_gaussian" if "asinh" in target.transform else "gaussian")
-        kind = next((each for each in _KINDS if each == stated), None)
-        if kind is None:
-            known = ", ".join(_KINDS)
-            raise ConfigurationError(f"{where}: {key}: unknown type {stated!r}; known: {known}")
-        found[key] = kind
+        found[key] = regression_kind(target)
     _refuse_headless(event, process, "regression", found, where)
     return found
 

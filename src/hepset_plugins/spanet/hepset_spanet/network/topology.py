@@ -7,11 +7,19 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from hepset.schema.base import Model
+from hepset.schema.event import Target
 
-__all__ = ["InputKind", "Particle", "RegressionKind", "SpanetInput", "Topology"]
+__all__ = ["InputKind", "Particle", "RegressionKind", "SpanetInput", "Topology", "regression_kind"]
 
 InputKind = Literal["sequential", "relative", "global"]
 RegressionKind = Literal["gaussian", "laplacian", "log_gaussian"]
+
+
+def regression_kind(target: Target) -> RegressionKind:
+    """Return SPANet's type of a regression target, see `hepset_spanet.event_file`."""
+    if target.residuals == "laplace":
+        return "laplacian"
+    return "log_gaussian" if "asinh" in target.transform else "gaussian"
 
 
 class SpanetInput(Model):
