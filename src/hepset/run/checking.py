@@ -82,7 +82,6 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         run.need_training_split()
         _check_later_stages(run)
         run.need_start()
-        _check_later_stages(run)
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
     plan = make_plan(
