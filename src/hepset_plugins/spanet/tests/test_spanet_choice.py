@@ -63,13 +63,50 @@ PARTICLE = st.sampled_from(
 )
 
 
+def random_candidates(
+    kinds: list[tuple[int, ...]],
+    real: Tensor,
+    *,
+    identical: bool,
+    spread: float,
+    rounding: bool,
+    seed: int,
+    own: bool = False,
+) -> tuple[list[Candidates], list[Tensor]]:
+    """All tuples of some particles with random scores, and scores of leaving a particle out.
+
+    Args:
+        kinds: Products of the particles; of the first one only where they are `identical`.
+        real: Which objects there are, (event, slot).
+        identical: Whether all particles share the scores of the first.
+        spread: Width of the scores.
+        rounding: Whether to round them, which makes ties.
+        seed: Of the scores.
+        own: Whether every event has a list of tuples of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    events, slots = real.shape
+    candidates: list[Candidates] = []
+    none: list[Tensor] = []
+    for kind in kinds[:1] if identical else kinds:
+        objects = all_tuples(slots, kind)
+        scores = spread * torch.randn(events, len(objects), generator=generator)
+        scores = scores.round() if rounding else scores
+        scores = torch.where(real[:, objects].all(-1), scores, -math.inf)
+        objects = objects.expand(events, -1, -1).contiguous() if own else objects
+        candidates.append(Candidates(scores, objects))
+        none.append(spread * torch.randn(events, generator=generator))
+    copies = len(kinds) if identical else 1
+    return candidates * copies, none * copies
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     kinds=st.lists(PARTICLE, min_size=1, max_size=4),
     identical=st.booleans(),
     counts=st.lists(st.integers(0, SLOTS), min_size=1, max_size=4),
     detection=st.booleans(),
-    rounding=st.sampled_from([0.0, 1.0]),
+    rounding=st.booleans(),
     width=st.sampled_from([2, 8, 64]),
     own=st.booleans(),
     seed=st.integers(0, 1000),
@@ -79,31 +116,16 @@ def test_exact_is_the_maximum(
     identical: bool,
     counts: list[int],
     detection: bool,
-    rounding: float,
+    rounding: bool,
     width: int,
     own: bool,
     seed: int,
 ) -> None:
     """1 to 4 particles of 1 to 5 products, whatever the width; with ties and padding."""
-    generator = torch.Generator().manual_seed(seed)
     real = torch.arange(SLOTS) < torch.tensor(counts)[:, None]
-    if identical:
-        kinds = kinds[:1] * len(kinds)
-    candidates: list[Candidates] = []
-    none: list[Tensor] = []
-    for kind in kinds:
-        if identical and candidates:
-            candidates.append(candidates[0])
-            none.append(none[0])
-            continue
-        objects = all_tuples(SLOTS, kind)
-        scores = 2 * torch.randn(len(counts), len(objects), generator=generator)
-        scores = scores.round() if rounding else scores
-        scores = torch.where(real[:, objects].all(-1), scores, -math.inf)
-        if own:
-            objects = objects.expand(len(counts), -1, -1).contiguous()
-        candidates.append(Candidates(scores, objects))
-        none.append(2 * torch.randn(len(counts), generator=generator))
+    candidates, none = random_candidates(
+        kinds, real, identical=identical, spread=2, rounding=rounding, seed=seed, own=own
+    )
     given_none = none if detection else None
     for select in (exact, greedy):
         options = {"width": width} if select is exact else {}
@@ -166,23 +188,11 @@ def test_what_a_graph_certifies_is_the_maximum(
     seed: int,
 ) -> None:
     """However little may be listed; of three particles, by default all events are certified."""
-    generator = torch.Generator().manual_seed(seed)
     counts = [SLOTS, SLOTS, 7, 6, 3, 0]
     real = torch.arange(SLOTS) < torch.tensor(counts)[:, None]
-    kinds = kinds[:1] * len(kinds) if identical else kinds
-    candidates: list[Candidates] = []
-    none: list[Tensor] = []
-    for kind in kinds:
-        if identical and candidates:
-            candidates.append(candidates[0])
-            none.append(none[0])
-            continue
-        objects = all_tuples(SLOTS, kind)
-        scores = spread * torch.randn(len(counts), len(objects), generator=generator)
-        scores = scores.round() if rounding else scores
-        scores = torch.where(real[:, objects].all(-1), scores, -math.inf)
-        candidates.append(Candidates(scores, objects))
-        none.append(spread * torch.randn(len(counts), generator=generator))
+    candidates, none = random_candidates(
+        kinds, real, identical=identical, spread=spread, rounding=rounding, seed=seed
+    )
     with pytest.MonkeyPatch.context() as patch:
         as_in_a_graph(patch)
         patch.setattr("hepset_spanet.choice.combining._MOST_TUPLES", most[0])
