@@ -166,3 +166,29 @@ def test_the_probability_is_that_of_the_logarithm(count: int, symmetric: bool) -
     assert torch.allclose(found, expected, atol=1e-6)
     assert 0 < expected[2] < 1
     assert found[1] == 0
+
+
+def test_which_of_two_almost_equal_tuples_is_the_last_one_listed_does_not_matter() -> None:
+    slots, listed = 16, 64  # of 120 pairs
+    plan, pairs = _plan(2), _pairs(slots)
+    scores = 0.5 * torch.randn(20, len(pairs), generator=torch.Generator().manual_seed(5))
+    order = scores.argsort(1, descending=True)
+    last, next_one = order[:, listed - 1 : listed], order[:, listed : listed + 1]
+    best = torch.zeros_like(scores, dtype=torch.bool).scatter(1, order[:, :1], True)
+    allowed = [best, torch.ones_like(best)]
+
+    def chances(first: float, second: float, *, fade: bool) -> torch.Tensor:
+        level = scores.gather(1, last)
+        varied = scores.scatter(1, last, level + first).scatter(1, next_one, level + second)
+        joint = Joint(plan, [Candidates(varied, pairs)] * 2, slots, [best, best], fade=fade)
+        return joint.probability(allowed)
+
+    torch.testing.assert_close(
+        chances(1e-6, 0, fade=True), chances(0, 1e-6, fade=True), rtol=3e-4, atol=0
+    )
+    jump = chances(1e-6, 0, fade=False) / chances(0, 1e-6, fade=False) - 1
+    assert jump.abs().max() > 3e-3
+    # Otherwise it changes little.
+    torch.testing.assert_close(
+        chances(0, -1, fade=True), chances(0, -1, fade=False), rtol=2e-2, atol=0
+    )

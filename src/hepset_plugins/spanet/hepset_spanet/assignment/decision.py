@@ -102,7 +102,8 @@ def _chances(
     for outcome, cell in zip(outcomes, cells, strict=True):
         number = torch.arange(outcome.logarithm.shape[1], device=cell.device)
         picked.append((number == cell[:, None]) | (cell < 0)[:, None])
-    combined = Joint(plan, [outcome.tuples for outcome in outcomes], objects, picked)
+    tuples = [outcome.tuples for outcome in outcomes]
+    combined = Joint(plan, tuples, objects, picked, fade=True)
     anything = [torch.ones_like(part) for part in picked]
     chances = [
         combined.probability([*anything[:number], part, *anything[number + 1 :]])

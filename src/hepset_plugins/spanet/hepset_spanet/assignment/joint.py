@@ -35,6 +35,9 @@ IMPOSSIBLE: Final = _LEFT_OUT / 2
 """ln of a probability below which a particle is left out without need, or nothing fits."""
 _EXISTS: Final = FORBIDDEN / 2
 _PREFERRED: Final = 1e6
+_EDGE: Final = 0.005
+"""Distance from the first score that is not listed, within which tuples count less and less."""
+_FAINTEST: Final = 1e-6
 
 
 def has_joint(plan: ProcessPlan, *, shared: bool) -> bool:
@@ -65,6 +68,8 @@ class Joint:
         objects: Number of positions.
         preferred: Sets of tuples, (B, C) per particle, each of whose best members are listed
             whatever their scores: the true ones in training, the chosen ones in a decision.
+        fade: Whether the last listed tuples fade out. Which of two tuples of almost equal scores is
+            the last one is a matter of rounding; the probabilities then do not hang on it.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Joint:
         candidates: Sequence[Candidates],
         objects: int,
         preferred: Sequence[Tensor],
+        *,
+        fade: bool = False,
     ) -> None:
         self.plan = plan
         width = round(_COMBINATIONS ** (1 / len(candidates)))
@@ -82,7 +89,8 @@ class Joint:
             orbit = next(orbit for orbit in plan.orbits if number in orbit)
             key = (id(each), *orbit)
             if key not in listed:
-                listed[key] = _best(each, [preferred[other] for other in orbit], width, objects)
+                wanted = [preferred[other] for other in orbit]
+                listed[key] = _best(each, wanted, width, objects, fade=fade)
             value, cell, occupied = listed[key]
             self.cells.append(cell)
             if number == 0:
@@ -179,7 +187,7 @@ def _any_order(orders: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _best(
-    each: Candidates, preferred: Sequence[Tensor], width: int, objects: int
+    each: Candidates, preferred: Sequence[Tensor], width: int, objects: int, *, fade: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (B, K + 1), tuples and occupied objects (B, K + 1, T); the last leaves it out."""
     scores = each.scores
@@ -198,9 +206,13 @@ def _best(
         value, best = torch.where(part, order, FORBIDDEN).topk(share, 1)
         raised = torch.where(value > _EXISTS, value + _PREFERRED, rank.gather(1, best))
         rank = rank.scatter(1, best, raised)
-    cells = rank.topk(size, 1).indices
+    fades = fade and (is_exporting() or count > size)
+    ranks, cells = rank.topk(size + fades, 1)
+    cells = cells[:, :size]
     known = cells.clamp(max=count - 1)
     value = torch.where(cells < count, scores.gather(1, known), FORBIDDEN)
+    if fades:
+        value = _faded(value, ranks[:, :size], ranks[:, size:])
     occupied = occupancy(each, known, torch.ones_like(known, dtype=torch.bool), objects)
     nothing = torch.full_like(value[:, :1], _LEFT_OUT)
     return (
@@ -208,3 +220,18 @@ def _best(
         torch.cat([known, torch.full_like(known[:, :1], count)], 1),
         functional.pad(occupied, (0, 0, 0, 1)),
     )
+
+
+def _faded(value: Tensor, ranks: Tensor, first_out: Tensor) -> Tensor:
+    """Let the last of the listed scores fade out, and share what they lose among all.
+
+    Args:
+        value: The scores, from the best one on, (B, K).
+        ranks: By which they were chosen: the same, or far more where they are listed anyway.
+        first_out: The rank of the first one that is not listed, (B, 1).
+    """
+    share = ((ranks - first_out) / _EDGE).clamp(min=_FAINTEST, max=1.0)
+    others = ranks < _PREFERRED / 2
+    faded = value + share.log()
+    lost = log_sum_exp(only(value, others)) - log_sum_exp(only(faded, others))
+    return torch.where(others, faded + lost[:, None], value)
