@@ -20,10 +20,10 @@ from benchmarks.bench_spanet_loading import DATA, FILES, MISSING, convert, open_
 from benchmarks.harness import Floor, Options, Report, cost_table, interleave
 from hepset.batch import Array
 from hepset.dataset import open_dataset
-from hepset.inference import export_onnx
-from hepset.inference.runtime import open_session
-from hepset.inputs import as_batch, input_arrays
+from hepset.export import export_onnx
 from hepset.model import Model, build_model
+from hepset.model.inputs import as_batch, input_arrays
+from hepset.model.onnx_model import open_session
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract
 from hepset_spanet.export_layout import SpanetLayout

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.harness import Cell, Cost, Floor, Options, Report, Table, now, peak_memory
+from hepset.convert import prepare_dataset
+from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import open_dataset
-from hepset.prepare import prepare_dataset
-from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.testing.events import SyntheticConfig, SyntheticReader

@@ -30,12 +30,12 @@ from benchmarks.harness import (
     peak_memory,
 )
 from hepset.batch import make_ids
+from hepset.convert import prepare_dataset
+from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import open_dataset
 from hepset.dataset.columns import ColumnLayout
 from hepset.dataset.shards import ShardFile, ShardRecord, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
-from hepset.prepare import prepare_dataset
-from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo

@@ -31,12 +31,12 @@ from benchmarks.harness import (
     peak_memory,
 )
 from benchmarks.other_program import OtherProgram
+from hepset.convert import prepare_dataset
+from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import open_dataset
 from hepset.dataset.loader import reader_loader
 from hepset.dialects import load_event
 from hepset.interfaces.engine import Engine
-from hepset.prepare import prepare_dataset
-from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset_spanet.reader import SpanetReader, SpanetReaderConfig

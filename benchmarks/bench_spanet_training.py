@@ -45,7 +45,7 @@ from hepset.dataset import open_dataset
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig
 from hepset.training.losses import WeightedLoss, summarise_weights
-from hepset.training.memory import keep_freed_memory
+from hepset.training.malloc import keep_freed_memory
 from hepset.training.schedule import parameter_groups
 from hepset_spanet.checkpoint import load_spanet
 from hepset_spanet.losses import AssignmentTarget, LossTargets, spanet_loss

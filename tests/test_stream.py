@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose
 
 import hepset.stream
 from hepset import Run
+from hepset.convert.reading import read_chunk_scalars
 from hepset.dataset.loader import ids_of
 from hepset.errors import ConfigurationError, ContractError, MissingColumnError, ReadError
 from hepset.plugins import registry
-from hepset.prepare.reading import read_chunk_scalars
 
 ROWS = 900
 

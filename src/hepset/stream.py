@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.check import check_batch
-from hepset.dataset.pool import EventPool
+from hepset.convert.plan import Plan, Range, digest_of
+from hepset.convert.reading import UNUSABLE, read_chunk, read_chunk_rows, read_chunk_scalars
+from hepset.dataset.event_buffer import EventPool
 from hepset.errors import (
     ConfigurationError,
     ContractError,
@@ -38,25 +40,23 @@ from hepset.errors import (
     ReadError,
     did_you_mean,
 )
-from hepset.interfaces import Chunk
-from hepset.plugins import registry
-from hepset.prepare.derivations import compile_derivations, names_of
-from hepset.prepare.expressions import Scope, compile_selection
-from hepset.prepare.plan import Plan, Range, digest_of
-from hepset.prepare.reading import UNUSABLE, read_chunk, read_chunk_rows, read_chunk_scalars
-from hepset.prepare.rows import pick
-from hepset.prepare.select import (
+from hepset.events.derivations import compile_derivations, names_of
+from hepset.events.rows import pick
+from hepset.events.select import (
     BatchColumns,
     derive,
     plugin_functions,
     select_and_derive,
     without_columns,
 )
-from hepset.prepare.slots import conform
-from hepset.prepare.split import hash_rows
+from hepset.events.slots import conform
+from hepset.events.split import hash_rows
+from hepset.expressions.language import Scope, compile_selection
+from hepset.interfaces import Chunk
+from hepset.plugins import registry
 from hepset.sampling.acceptance import Acceptances
+from hepset.sampling.cache import Decision, Learnt, kept_or_learnt
 from hepset.sampling.drawing import repeats_of, throws
-from hepset.sampling.learnt import Decision, Learnt, kept_or_learnt
 from hepset.sampling.rule import SamplingRule
 from hepset.schema.sampling import SamplingConfig
 

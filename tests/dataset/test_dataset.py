@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import hepset
+from hepset.convert import prepare_dataset
+from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import DatasetError
-from hepset.prepare import prepare_dataset
-from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.testing.events import SyntheticConfig, SyntheticReader

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from hepset.dialects import load_event
+from hepset.expressions.functions import FUNCTIONS
 from hepset.interfaces.component import parse_options
 from hepset.plugins import registry
 from hepset.plugins.builtin import COMMANDS
-from hepset.prepare.functions import FUNCTIONS
 from hepset.schema.config import RunConfig
 from hepset.schema.event import EventInfo
 

@@ -9,9 +9,9 @@ from scipy import stats
 
 from hepset.heads.entries import Entries
 from hepset.heads.rejection import rejection, threshold_at
-from hepset.inference.headline import compare_metric
-from hepset.inference.numbers import metric_text
 from hepset.interfaces.head import Metric
+from hepset.report.numbers import metric_text
+from hepset.report.summary import compare_metric
 
 
 def entries(truth: list[int], weight: list[float] | None = None) -> Entries:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hepset.errors import ConfigurationError
 from hepset.nn.attention import AttentionPool, TransformerEncoder
 from hepset.nn.buckets import run_in_buckets
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset.nn.pairs import PairBias
 
 WIDTH = 8

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from hepset import plugins
+from hepset.expressions.functions import Function
 from hepset.plugins import KINDS, Kind
-from hepset.prepare.functions import Function
 
 INSTALLED = [
     (plugin.name, kind, name)

@@ -12,8 +12,8 @@ import pytest
 
 import hepset
 from hepset.errors import ExpressionError, ReadError
-from hepset.prepare import input_event
-from hepset.prepare.select import derive_and_select
+from hepset.events.derive import input_event
+from hepset.events.select import derive_and_select
 from hepset.schema.event import EventInfo
 
 COUNTS = np.array([2, 0, 3, 1])

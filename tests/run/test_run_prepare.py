@@ -22,7 +22,7 @@ from hepset.errors import (
 from hepset.interfaces import Chunk
 from hepset.readers.columnar import ColumnarReader
 from hepset.run import Run
-from hepset.run.checking import check_run
+from hepset.run.preflight import check_run
 
 
 def _write(path: Path, events: int, seed: int) -> None:

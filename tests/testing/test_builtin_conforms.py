@@ -11,7 +11,7 @@ from hepset.batch import EventBatch, make_ids
 from hepset.dialects import HepsetDialect
 from hepset.heads.classification import ClassificationHead
 from hepset.heads.regression import RegressionHead
-from hepset.inference.predictions import ParquetWriter, read_predictions
+from hepset.predict.predictions import ParquetWriter, read_predictions
 from hepset.schema.contract import compile_contract
 from hepset.testing import (
     check_backbone,

@@ -26,7 +26,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 def check(config: str, *, full: bool, overrides: tuple[str, ...]) -> None:
     """Check CONFIG, its event file, the headers of its files and their first events."""
     from hepset.run import Run  # noqa: PLC0415
-    from hepset.run.checking import check_run  # noqa: PLC0415
+    from hepset.run.preflight import check_run  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
     found = check_run(Run.from_yaml(config, overrides=overrides), full=full)

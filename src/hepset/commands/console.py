@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from hepset.convert.convert import Progress, ProgressCallback
 from hepset.plugins import registry
-from hepset.prepare.convert import Progress, ProgressCallback
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 30.0

@@ -36,7 +36,8 @@ def export(
     The graph takes physical inputs and gives physics decisions; it is compared with torch before
     it is written.
     """
-    from hepset.inference import export_onnx, load_checkpoint  # noqa: PLC0415  imports torch
+    from hepset.export import export_onnx  # noqa: PLC0415  imports torch
+    from hepset.model import load_checkpoint  # noqa: PLC0415
 
     if Path(run).suffix == ".onnx":
         raise ConfigurationError(f"{run}: already an ONNX file; give a run or a checkpoint")

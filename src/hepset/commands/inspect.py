@@ -18,8 +18,8 @@ from rich.table import Table
 from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, HepsetError, ReadError
-from hepset.inference.numbers import number, with_error
 from hepset.interfaces.remote import file_system, is_address, open_address
+from hepset.report.numbers import number, with_error
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report
@@ -27,9 +27,9 @@ from hepset.schema.statistics import ColumnStatistics
 from hepset.schema.units import unit_of
 
 if TYPE_CHECKING:
-    from hepset.inference.runtime import OnnxModel
     from hepset.interfaces import Reader
     from hepset.model import Model
+    from hepset.model.onnx_model import OnnxModel
 
 _READER_OF = {
     ".root": "root",
@@ -62,11 +62,11 @@ def inspect(path: str, *, event: str | None, reader: str | None) -> None:
     if place.is_dir():
         _directory(place, console)
     elif place.suffix == ".onnx":
-        from hepset.inference import OnnxModel  # noqa: PLC0415
+        from hepset.model import OnnxModel  # noqa: PLC0415
 
         _onnx(OnnxModel(place), console)
     elif place.suffix in {".ckpt", ".pt"}:
-        from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+        from hepset.model import load_checkpoint  # noqa: PLC0415  imports torch
 
         _model(load_checkpoint(place), console)
     elif event is not None:
@@ -83,7 +83,7 @@ def _directory(place: Path, console: Console) -> None:
         # An imported network has no training, only its checkpoint.
         checkpoint = place / "checkpoints" / "best.ckpt"
         if checkpoint.is_file():
-            from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+            from hepset.model import load_checkpoint  # noqa: PLC0415  imports torch
 
             _model(load_checkpoint(checkpoint), console)
             return
@@ -261,9 +261,8 @@ def _events(path: str, name: str | None, description: str, console: Console) -> 
     What the description derives is derived, and nothing is selected.
     """
     from hepset.dialects import describe_event  # noqa: PLC0415
-    from hepset.prepare import input_event  # noqa: PLC0415
-    from hepset.prepare.derive import restored_event  # noqa: PLC0415
-    from hepset.prepare.select import derive, possible, without_columns  # noqa: PLC0415
+    from hepset.events.derive import input_event, restored_event  # noqa: PLC0415
+    from hepset.events.select import derive, possible, without_columns  # noqa: PLC0415
 
     described = describe_event(description)
     derived = described.defaults.get("prepare", {}).get("derive", {})

@@ -17,7 +17,7 @@ from hepset.interfaces import Reader, parse_options
 from hepset.plugins import registry
 
 if TYPE_CHECKING:
-    from hepset.inference.predict import Predictor
+    from hepset.predict.predict import Predictor
 
 UNKNOWN_TRAINING = "the data set of the training is not at hand: nothing says which events it used"
 _BOOKKEEPING = {"files", "sample", "max_events"}
@@ -58,7 +58,8 @@ def predict(
     Derived features and cuts of the training are applied; events that fail a cut are kept and
     marked. Events that the model was trained on are marked too, where the data set is at hand.
     """
-    from hepset.inference import load_model, predict_files  # noqa: PLC0415  torch, unless ONNX
+    from hepset.model import load_model  # noqa: PLC0415  torch, unless ONNX
+    from hepset.predict import predict_files  # noqa: PLC0415
 
     console = Console(soft_wrap=True)
     trained = load_model(model)
@@ -127,8 +128,8 @@ def open_files(
     Raises:
         ConfigurationError: If neither the run nor the user says how to read.
     """
-    from hepset.inference.predict import preparation  # noqa: PLC0415  only after the model
-    from hepset.prepare import input_event  # noqa: PLC0415
+    from hepset.events.derive import input_event  # noqa: PLC0415
+    from hepset.predict.predict import preparation  # noqa: PLC0415  only after the model
 
     known = [options for options in origin.read if name in (None, options.get("reader"))]
     options = dict(known[0]) if known else {}

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.batch import ID_DTYPE, EventBatch
+from hepset.dataset.as_parquet import export_shard
 from hepset.dataset.batches import assemble, with_masks
 from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, part, widen
-from hepset.dataset.export import export_shard
 from hepset.dataset.manifest import MANIFEST, CutflowStep, Manifest, SampleRecord
 from hepset.dataset.shards import ShardFile, ShardRecord, check_size, digest_file
 from hepset.errors import DatasetError, did_you_mean

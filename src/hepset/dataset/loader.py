@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset
 from hepset.batch import ID_DTYPE, EventBatch, concatenate
 from hepset.dataset.batches import with_masks
 from hepset.dataset.columns import Column, ColumnLayout, Jagged, part, widen
-from hepset.dataset.expanded import expand
+from hepset.dataset.mmap_cache import expand
 from hepset.dataset.order import (
     EpochOrder,
     Piece,

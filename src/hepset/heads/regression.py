@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset.events.select import plugin_functions
+from hepset.expressions.language import EVENT, Expression, Scope, compile_expression
 from hepset.heads.calibration import FEWEST, calibrate
 from hepset.heads.entries import Entries, entries_with_number, first_events
 from hepset.heads.variables import Variable, event_variables, object_variables
@@ -40,8 +42,6 @@ from hepset.nn.losses import (
 )
 from hepset.nn.mlp import MLP
 from hepset.nn.transforms import TargetTransform
-from hepset.prepare.expressions import EVENT, Expression, Scope, compile_expression
-from hepset.prepare.select import plugin_functions
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation
 from hepset.kinematics import mass_of
+from hepset.model.input_transform import four_momentum, momentum_columns
 from hepset.schema.event import GlobalInput, Stream
 from hepset.schema.feature import Role
 from hepset.schema.tensors import TensorSpec
-from hepset.transforms import four_momentum, momentum_columns
 
 __all__ = ["LEADING", "Variable", "event_variables", "object_variables"]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError
-from hepset.nn.exporting import is_exporting, is_written
-from hepset.nn.linear import Linear, linear
+from hepset.nn.export_mode import is_exporting, is_written
+from hepset.nn.onednn import Linear, linear
 from hepset.nn.packed import Packing, packed_attention
 
 __all__ = [
@@ -332,7 +332,7 @@ class TransformerEncoder(nn.Module):
             mask = torch.cat([tokens_mask, mask], 1)
             bias = None if bias is None else functional.pad(bias, (count, 0, count, 0))
         if is_written():
-            from hepset.nn.exported import encode_rows  # noqa: PLC0415  it needs these layers
+            from hepset.nn.onnx_encoder import encode_rows  # noqa: PLC0415  it needs these layers
 
             x = encode_rows(self, x, mask, bias)
         else:

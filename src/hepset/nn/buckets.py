@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hepset.errors import ConfigurationError
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 
 __all__ = ["run_in_buckets"]
 

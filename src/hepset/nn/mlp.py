@@ -8,7 +8,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.nn.linear import Linear
+from hepset.nn.onednn import Linear
 
 __all__ = ["ACTIVATIONS", "MLP", "make_activation"]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 
 __all__ = ["MOST_KEYS", "Packing", "can_pack", "packed_attention"]
 

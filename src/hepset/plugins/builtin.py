@@ -55,7 +55,7 @@ def hepset_readers() -> dict[str, str]:
 @hookimpl
 def hepset_writers() -> dict[str, str]:
     """Name the core's writers."""
-    return {"parquet": "hepset.inference.predictions:ParquetWriter"}
+    return {"parquet": "hepset.predict.predictions:ParquetWriter"}
 
 
 @hookimpl
@@ -88,7 +88,7 @@ def hepset_commands() -> dict[str, str]:
 @hookimpl
 def hepset_engines() -> dict[str, str]:
     """Name the core's engines."""
-    return {"local": "hepset.prepare.engines:LocalEngine"}
+    return {"local": "hepset.convert.engines:LocalEngine"}
 
 
 @hookimpl
@@ -106,4 +106,4 @@ def hepset_optimizers() -> dict[str, str]:
 @hookimpl
 def hepset_export_layouts() -> dict[str, str]:
     """Name the core's ONNX layout."""
-    return {"hepset": "hepset.inference.onnx:HepsetLayout"}
+    return {"hepset": "hepset.export.onnx:HepsetLayout"}

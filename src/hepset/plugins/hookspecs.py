@@ -137,7 +137,7 @@ def hepset_engines() -> Components:  # type: ignore[empty-body]
 def hepset_functions() -> Components:  # type: ignore[empty-body]
     """Name functions that selections and derived features may call.
 
-    Each is a `hepset.prepare.functions.Function` over numpy arrays. Called once, when the
+    Each is a `hepset.expressions.functions.Function` over numpy arrays. Called once, when the
     installed plugins are first needed. Core and plugins may implement it.
 
     Returns:

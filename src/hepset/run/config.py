@@ -14,9 +14,9 @@ import yaml
 
 from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
+from hepset.events.derive import input_event
 from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group, parse_options
 from hepset.plugins import registry
-from hepset.prepare import input_event
 from hepset.schema.config import EventConfig, RunConfig
 from hepset.schema.event import EventInfo
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hepset.convert import plan_inputs, prepare_dataset
+from hepset.convert.plan import make_plan, open_sources
 from hepset.dataset import Dataset, open_dataset
 from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, DatasetError
-from hepset.inference.load import run_checkpoint
-from hepset.inference.numbers import with_error
-from hepset.prepare import plan_inputs, prepare_dataset, restored_event
-from hepset.prepare.plan import make_plan, open_sources
+from hepset.events.derive import restored_event
+from hepset.model.load import run_checkpoint
+from hepset.report.numbers import with_error
 from hepset.run.config import Resolved, dump_config, engine_of, load_config, open_readers
 from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
@@ -27,9 +28,9 @@ from hepset.schema.event import EventInfo
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hepset.convert.convert import ProgressCallback
     from hepset.interfaces import Engine, Reader
     from hepset.model import Model
-    from hepset.prepare.convert import ProgressCallback
     from hepset.stream import SourceStream
 
 _LOG = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Run:
         Raises:
             ConfigurationError: If it has not been trained.
         """
-        from hepset.inference import load_checkpoint  # noqa: PLC0415  imports torch
+        from hepset.model import load_checkpoint  # noqa: PLC0415  imports torch
 
         return load_checkpoint(self.checkpoint)
 
@@ -302,7 +303,7 @@ class Run:
             TrainingError: If the loss becomes non-finite.
         """
         from hepset.training.fit import NO_INFLUENCE, fit  # noqa: PLC0415  imports torch
-        from hepset.training.start import digest_of_start  # noqa: PLC0415
+        from hepset.training.warm_start import digest_of_start  # noqa: PLC0415
 
         self._need_heads("train")
         dataset = self.dataset
@@ -339,7 +340,7 @@ class Run:
         Raises:
             ConfigurationError: If the run has not been trained.
         """
-        from hepset.inference import evaluate_run  # noqa: PLC0415  imports torch
+        from hepset.evaluate import evaluate_run  # noqa: PLC0415  imports torch
 
         self._need_heads("evaluate")
         inputs = {
@@ -374,7 +375,8 @@ class Run:
             ExportError: If the graph disagrees with torch.
             ConfigurationError: If the run has not been trained.
         """
-        from hepset.inference import export_onnx, load_checkpoint  # noqa: PLC0415  imports torch
+        from hepset.export import export_onnx  # noqa: PLC0415  imports torch
+        from hepset.model import load_checkpoint  # noqa: PLC0415
 
         self._need_heads("export")
         path = Path(target) if target is not None else self.output / "model.onnx"
@@ -450,19 +452,19 @@ class Run:
             ConfigurationError: If ``train.start_from`` names no checkpoint.
         """
         if self.config.train.start_from is not None:
-            from hepset.training.start import digest_of_start  # noqa: PLC0415  imports torch
+            from hepset.training.warm_start import digest_of_start  # noqa: PLC0415  imports torch
 
             digest_of_start(self.config.train.start_from)
 
     def _check_later_stages(self, stop: int) -> None:
         """Refuse what evaluation and export cannot make, before hours of training."""
-        from hepset.inference.evaluate import (  # noqa: PLC0415  imports torch
+        from hepset.evaluate.columns import kept_in_dataset  # noqa: PLC0415  imports numpy
+        from hepset.evaluate.evaluate import (  # noqa: PLC0415  imports torch
             choose_split,
             open_variations,
             require_drawings,
         )
-        from hepset.inference.onnx import parse_layout  # noqa: PLC0415  imports much
-        from hepset.inference.quantities import kept_in_dataset  # noqa: PLC0415  imports numpy
+        from hepset.export.onnx import parse_layout  # noqa: PLC0415  imports much
 
         asked, dataset = self.config.evaluate, self.dataset
         open_variations(dataset, asked)

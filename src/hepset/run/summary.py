@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from hepset.inference.numbers import metric_text
+from hepset.report.numbers import metric_text
 from hepset.run.stages import StageRecords
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def print_summary(
 
 def _table(name: str, metrics: Mapping[str, Any]) -> Table:
     """The headline of ``metrics.json``."""
-    from hepset.inference.headline import (  # noqa: PLC0415  imports torch
+    from hepset.report.summary import (  # noqa: PLC0415  imports torch
         compare_metric,
         headline,
         metric_of,

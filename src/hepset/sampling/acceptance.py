@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
-from hepset.sampling.learnt import Learnt
+from hepset.sampling.cache import Learnt
 from hepset.sampling.reweighting import OUTSIDE, Histograms
 from hepset.sampling.rule import SamplingRule
 

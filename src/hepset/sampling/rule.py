@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.prepare.expressions import Expression, compile_expression
-from hepset.prepare.select import BatchColumns, plugin_functions
+from hepset.events.select import BatchColumns, plugin_functions
+from hepset.expressions.language import Expression, compile_expression
 from hepset.schema.event import EventInfo
 from hepset.schema.sampling import SamplingConfig
 

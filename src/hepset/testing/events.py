@@ -14,8 +14,8 @@ from pydantic import PositiveInt
 
 from hepset.batch import EventBatch, PaddedStream, StreamData, make_ids
 from hepset.errors import ReadError
+from hepset.events.split import hash_rows
 from hepset.interfaces import Chunk, Reader, ReaderConfig, Source
-from hepset.prepare.split import hash_rows
 from hepset.schema.event import EventInfo
 
 Array = NDArray[Any]

@@ -25,6 +25,7 @@ from hepset.interfaces.head import (
     HeadConfig,
     LossTerm,
 )
+from hepset.model.input_transform import InputTransform
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.testing.batches import make_batch, make_event_info, make_statistics, resolved
@@ -39,7 +40,6 @@ from hepset.testing.modules import (
     shake,
 )
 from hepset.testing.rearrangement import Rearrangement
-from hepset.transforms import InputTransform
 
 __all__ = ["check_head", "small_backbone"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hepset.dataset import Dataset
-from hepset.inference.load import load_checkpoint
-from hepset.inference.save import write_checkpoint
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
+from hepset.model.load import load_checkpoint
+from hepset.model.save import write_checkpoint
 
 __all__ = ["calibrate_checkpoint"]
 

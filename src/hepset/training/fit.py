@@ -27,10 +27,10 @@ from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.calibration import calibrate_checkpoint
 from hepset.training.checkpoints import BEST, LAST, Checkpoints, StopEarly, stored_key
 from hepset.training.history import History
-from hepset.training.learnable import check_dataset
-from hepset.training.memory import keep_freed_memory
+from hepset.training.malloc import keep_freed_memory
 from hepset.training.module import TrainingModule
-from hepset.training.start import digest_of_start, start_from
+from hepset.training.preflight import check_dataset
+from hepset.training.warm_start import digest_of_start, start_from
 
 __all__ = ["fit"]
 
@@ -56,7 +56,7 @@ def fit(
     (one row per epoch, `hepset.training.history`), and TensorBoard's files in ``logs``. Where
     ``last.ckpt`` was made with the same model, data, options and seed, the training continues
     there, and ends with the same weights as one that was never interrupted. From then on the
-    process keeps memory that it frees (`hepset.training.memory`).
+    process keeps memory that it frees (`hepset.training.malloc`).
 
     Args:
         model_config: Backbone and heads.

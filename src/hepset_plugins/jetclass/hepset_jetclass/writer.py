@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from hepset.batch import EventBatch
 from hepset.errors import ContractError, did_you_mean
-from hepset.inference.predictions import SELECTED, TRAINED_ON
 from hepset.interfaces import Writer, WriterConfig
+from hepset.predict.predictions import SELECTED, TRAINED_ON
 from hepset.readers.assembly import Data, Jagged, joined, part
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Labels

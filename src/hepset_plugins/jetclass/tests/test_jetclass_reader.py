@@ -12,10 +12,10 @@ import pytest
 
 import hepset
 from hepset.batch import EventBatch, concatenate
+from hepset.convert import prepare_dataset
+from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.errors import ConfigurationError, ReadError
 from hepset.interfaces.reader import Reader
-from hepset.prepare import prepare_dataset
-from hepset.prepare.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.testing import check_reader
 from hepset.testing.conditions import require_same_batch

@@ -17,7 +17,7 @@ from torch import Tensor
 import hepset
 from hepset.cli import main
 from hepset.errors import ConfigurationError
-from hepset.inputs import input_arrays
+from hepset.model.inputs import input_arrays
 from hepset_jetclass.part.backbone import PartBackbone
 from hepset_jetclass.part.checkpoint import import_weaver, load_part
 from hepset_jetclass.part.commands import import_weaver_run

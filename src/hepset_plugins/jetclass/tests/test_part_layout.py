@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from hepset.errors import ConfigurationError, ExportError
-from hepset.inference import export_onnx
+from hepset.export import export_onnx
 from hepset.model import Model, build_model
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hepset.errors import EventInfoError, ExpressionError
-from hepset.prepare.expressions import Scope, compile_expression
-from hepset.prepare.select import plugin_functions
+from hepset.events.select import plugin_functions
+from hepset.expressions.language import Scope, compile_expression
 from hepset_jetclass.weaver.expressions import Translator
 
 COUNTS = np.array([3, 0, 2, 1])

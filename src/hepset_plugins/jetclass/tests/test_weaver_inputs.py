@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepset.batch import EventBatch, concatenate
+from hepset.model.input_transform import InputTransform
 from hepset.run import Run
-from hepset.transforms import InputTransform
 from hepset_jetclass import weaver_batches, weaver_inputs
 from hepset_jetclass.weaver.writing import write_configuration
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
-from hepset.inference.load import BEST_CHECKPOINT
-from hepset.inference.save import save_run
 from hepset.model import Model, build_model
+from hepset.model.load import BEST_CHECKPOINT
+from hepset.model.save import save_run
 from hepset.schema.config import ModelConfig, RunConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
@@ -38,7 +38,7 @@ from hepset_spanet.options import (
 
 if TYPE_CHECKING:
     from hepset.batch import EventBatch
-    from hepset.model import Array
+    from hepset.model.model import Array
 
 __all__ = ["SpanetModel", "import_spanet", "load_spanet", "load_spanet_run"]
 

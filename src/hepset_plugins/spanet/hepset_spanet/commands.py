@@ -108,7 +108,8 @@ def spanet_test(
         find_origin,
         open_files,
     )
-    from hepset.inference import load_model, predict_files  # noqa: PLC0415  imports torch
+    from hepset.model import load_model  # noqa: PLC0415  imports torch
+    from hepset.predict import predict_files  # noqa: PLC0415
     from hepset_spanet.purity_table import PurityTableWriter  # noqa: PLC0415
 
     trained = load_model(model)

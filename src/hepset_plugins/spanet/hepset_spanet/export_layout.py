@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hepset.batch import Array
 from hepset.errors import ExportError
-from hepset.inference.layouts import ExportLayout
+from hepset.export.layouts import ExportLayout
 from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model

@@ -20,7 +20,7 @@ from hepset.interfaces.head import (
     LossTerm,
     Metric,
 )
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset.nn.mlp import MLP
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo

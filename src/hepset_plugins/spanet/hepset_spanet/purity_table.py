@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
-from hepset.inference.predictions import SELECTED
+from hepset.events.slots import conform
 from hepset.interfaces.writer import Writer, WriterConfig
-from hepset.prepare.slots import conform
+from hepset.predict.predictions import SELECTED
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.symmetry import PermutationGroup

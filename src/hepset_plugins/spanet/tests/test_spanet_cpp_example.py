@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 import torch
 
-from hepset.inference import export_onnx
-from hepset.inference.runtime import OnnxModel
+from hepset.export import export_onnx
 from hepset.model import build_model
+from hepset.model.onnx_model import OnnxModel
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hepset.batch import Array
 from hepset.errors import ExportError
-from hepset.inference import export_onnx
-from hepset.inference.runtime import open_session
+from hepset.export import export_onnx
 from hepset.model import Model, build_model
+from hepset.model.onnx_model import open_session
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo

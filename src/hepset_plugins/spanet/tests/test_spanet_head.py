@@ -13,6 +13,7 @@ from hepset.backbones.transformer import TransformerBackbone, TransformerConfig
 from hepset.errors import ConfigurationError
 from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Evaluation
+from hepset.model.input_transform import InputTransform
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import (
@@ -22,7 +23,6 @@ from hepset.schema.statistics import (
     TensorStatistics,
 )
 from hepset.testing import check_head, make_event_info
-from hepset.transforms import InputTransform
 from hepset_spanet.head import AssignmentConfig, AssignmentHead
 from hepset_spanet.losses import (
     AssignmentTarget,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ConfigurationError
-from hepset.inference.predictions import SELECTED
+from hepset.predict.predictions import SELECTED
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.symmetry import PermutationGroup

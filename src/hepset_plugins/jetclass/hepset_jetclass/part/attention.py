@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
-from hepset.nn.linear import linear
+from hepset.nn.export_mode import is_exporting
+from hepset.nn.onednn import linear
 from hepset_jetclass.part.dropout import dropout
 
 __all__ = ["Projections", "attend", "attend_by_head", "read_tokens"]

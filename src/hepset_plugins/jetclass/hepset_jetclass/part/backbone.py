@@ -13,7 +13,7 @@ from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
 from hepset.nn.attention import attention_logit_bias
 from hepset.nn.buckets import run_in_buckets
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset.nn.pairs import pair_coordinates, pair_features
 from hepset_jetclass.part.attention import Projections
 from hepset_jetclass.part.blocks import Block

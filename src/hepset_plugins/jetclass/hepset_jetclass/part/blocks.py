@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hepset.nn.exporting import is_exporting
-from hepset.nn.linear import linear
+from hepset.nn.export_mode import is_exporting
+from hepset.nn.onednn import linear
 from hepset_jetclass.part.attention import Projections, attend, attend_by_head, read_tokens
 from hepset_jetclass.part.dropout import dropout
 from hepset_jetclass.part.options import HeadLayout

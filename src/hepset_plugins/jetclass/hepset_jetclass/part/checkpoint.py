@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hepset.dialects import describe_event
 from hepset.errors import ConfigurationError
-from hepset.inference.save import save_run
 from hepset.interfaces import Description
 from hepset.model import Model, build_model
+from hepset.model.save import save_run
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo

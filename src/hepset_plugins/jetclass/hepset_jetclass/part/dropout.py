@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 
 __all__ = ["dropout"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hepset.nn.linear import linear
+from hepset.nn.onednn import linear
 from hepset.nn.pairs import PAIR_FEATURES, features_between
 from hepset_jetclass.part.normalisation import folded_linear, normalise, pointwise
 from hepset_jetclass.part.pair_training import embed_in_training

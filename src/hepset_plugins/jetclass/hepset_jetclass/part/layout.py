@@ -12,7 +12,7 @@ import numpy as np
 from hepset.batch import Array
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError, ExportError
-from hepset.inference.layouts import ExportLayout
+from hepset.export.layouts import ExportLayout
 from hepset.interfaces import ComponentConfig
 from hepset.schema.feature import AffineStep, ClipStep, Feature, Role
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from hepset.nn.linear import linear
+from hepset.nn.onednn import linear
 
 __all__ = ["embed_in_training"]
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.prepare.functions import Function
+from hepset.expressions.functions import Function
 
 Array = NDArray[Any]
 

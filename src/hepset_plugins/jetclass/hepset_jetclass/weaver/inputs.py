@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from hepset.batch import EventBatch
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
+from hepset.events.derive import input_event
+from hepset.events.select import derive_and_select, possible
 from hepset.interfaces import parse_options
 from hepset.plugins import registry
-from hepset.prepare import input_event
-from hepset.prepare.select import derive_and_select, possible
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import AffineStep, ClipStep, Feature
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver

@@ -13,8 +13,8 @@ import yaml
 
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
+from hepset.events.derivations import names_of
 from hepset.plugins import registry
-from hepset.prepare.derivations import names_of
 from hepset_jetclass.weaver.grammar import parse_weaver
 from hepset_jetclass.weaver.translation import Translation, translate
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hepset.interfaces.head import Evaluation
 from hepset.kinematics import mass_of, pt_of
-from hepset.transforms import four_momentum, momentum_columns
+from hepset.model.input_transform import four_momentum, momentum_columns
 from hepset_spanet.assignment.topology import ProcessPlan, Topology
 
 __all__ = ["Simple", "momenta", "momentum_unit", "simple_assignment"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset_spanet.assignment.places import extents_of, row
 from hepset_spanet.assignment.topology import Topology
 from hepset_spanet.assignment.tuples import (

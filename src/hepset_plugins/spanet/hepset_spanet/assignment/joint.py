@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset_spanet.assignment.sums import log_sum_exp, only
 from hepset_spanet.assignment.topology import ProcessPlan
 from hepset_spanet.choice.candidates import occupancy

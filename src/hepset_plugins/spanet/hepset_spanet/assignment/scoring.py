@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hepset.kinematics import delta_r, eta_of, mass_of, phi_of, pt_of
-from hepset.nn.linear import Linear, linear
+from hepset.nn.onednn import Linear, linear
 from hepset_spanet.assignment.topology import Kind
 
 __all__ = ["KINEMATICS", "TupleScorer", "Where", "kinematics"]

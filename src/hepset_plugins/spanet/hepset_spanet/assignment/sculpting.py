@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.events.split import hash_rows
 from hepset.interfaces.head import Evaluation, Metric
-from hepset.prepare.split import hash_rows
 from hepset.uncertainty import ONE_SIGMA, Estimate, distance, efficiency, weighted_quantile
 from hepset_spanet.assignment.masses import Masses, Observable, observables, truth_of
 from hepset_spanet.assignment.quality import Judged

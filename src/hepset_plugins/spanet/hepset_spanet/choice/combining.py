@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset_spanet.choice.bounds import Limits, Top, find_top
 from hepset_spanet.choice.candidates import FORBIDDEN, at
 from hepset_spanet.choice.problem import Problem

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset_spanet.network.blocks import LinearStack, Masking
 from hepset_spanet.network.embedding import Embedded
 from hepset_spanet.network.encoder import StackedEncoder

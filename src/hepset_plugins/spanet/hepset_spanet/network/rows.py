@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
+from hepset.nn.export_mode import is_exporting
 from hepset.nn.packed import Packing, packed_attention
 
 __all__ = ["AllRows", "RealRows", "Rows"]

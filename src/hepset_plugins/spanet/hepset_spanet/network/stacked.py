@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from hepset.nn.exporting import is_exporting
-from hepset.nn.linear import linear
+from hepset.nn.export_mode import is_exporting
+from hepset.nn.onednn import linear
 
 __all__ = ["GruGate", "Stacked", "StackedLayerNorm", "StackedLinear", "stacked_linear"]
 

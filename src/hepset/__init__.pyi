@@ -1,0 +1,30 @@
+__version__: str
+
+from .batch import EventBatch as EventBatch
+from .dataset import open_dataset as open_dataset
+from .dialects import load_event as load_event
+from .errors import ConfigurationError as ConfigurationError
+from .errors import ContractError as ContractError
+from .errors import DatasetError as DatasetError
+from .errors import EventInfoError as EventInfoError
+from .errors import ExportError as ExportError
+from .errors import ExpressionError as ExpressionError
+from .errors import HepsetError as HepsetError
+from .errors import PluginConflictError as PluginConflictError
+from .errors import PluginError as PluginError
+from .errors import ReadError as ReadError
+from .errors import TrainingError as TrainingError
+from .errors import UnknownComponentError as UnknownComponentError
+from .interfaces import Chunk as Chunk
+from .interfaces import Reader as Reader
+from .interfaces import Writer as Writer
+from .interfaces.backbone import Backbone as Backbone
+from .interfaces.head import Head as Head
+from .model import load_model as load_model
+from .plugins.hookspecs import hookimpl as hookimpl
+from .readers import open_reader as open_reader
+from .run import Run as Run
+from .schema.contract import Contract as Contract
+from .schema.contract import compile_contract as compile_contract
+from .schema.event import EventInfo as EventInfo
+from .schema.tensors import TensorSpec as TensorSpec

@@ -1,0 +1,1 @@
+"""What happens to the events of a chunk on their way to a dataset or a model."""

@@ -1,0 +1,1 @@
+"""The language of selections and derived features: ``count(jets.pt > 30) >= 4``."""

@@ -1,0 +1,351 @@
+"""`Model`: input transform, backbone and heads in a row, with the contract that they obey.
+
+Physical tensors go in, physics decisions come out. Everything that is needed to build the same
+model again is plain data (`Model.record`) beside a state dict, so that no pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hepset import __version__
+from hepset.batch import EventBatch
+from hepset.errors import ConfigurationError, did_you_mean
+from hepset.interfaces.backbone import Backbone, Encoded
+from hepset.interfaces.component import parse_options
+from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head
+from hepset.model.input_transform import InputTransform
+from hepset.model.inputs import as_batch, input_arrays
+from hepset.plugins import Kind, registry
+from hepset.schema.config import ModelConfig
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+from hepset.schema.statistics import Statistics
+
+__all__ = ["MODEL_FORMAT", "Model", "build_model"]
+
+MODEL_FORMAT: Final = 1
+"""Format of `Model.record`."""
+
+Array = NDArray[Any]
+Outputs = dict[str, dict[str, Tensor]]
+"""Head → name of a raw output → tensor, batch first."""
+
+
+class Model(nn.Module):
+    """Transform, backbone and heads; made by `build_model`.
+
+    Attributes:
+        transform: Physical inputs to model space.
+        backbone: Model space to embeddings.
+        heads: Head name → head.
+        config: Backbone and heads with their options, as in a run configuration.
+        event: What an event is.
+        contract: The resolved contract, with what the heads need to learn.
+        statistics: Statistics of the training split.
+        provenance: Where the model comes from: run name, dataset, digests; any JSON-ready data.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        event: EventInfo,
+        contract: Contract,
+        statistics: Statistics,
+        *,
+        backbone: Backbone,
+        heads: Mapping[str, Head],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.event = event
+        self.contract = contract
+        self.statistics = statistics
+        self.provenance = dict(provenance or {})
+        self.transform = InputTransform(event, contract, statistics)
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def head(self, name: str) -> Head:
+        """Return a head.
+
+        Raises:
+            ConfigurationError: If the model has none of this name.
+        """
+        if name not in self.heads:
+            raise ConfigurationError(
+                f"the model has no head {name!r}{did_you_mean(name, self.heads)}; it has "
+                f"{', '.join(self.heads) or 'none'}"
+            )
+        head = self.heads[name]
+        assert isinstance(head, Head)
+        return head
+
+    def encode(self, tensors: Mapping[str, Tensor]) -> Encoded:
+        """Return the embeddings of events; `tensors` as for `forward`."""
+        encoded: Encoded = self.backbone(self.transform(tensors))
+        return encoded
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Outputs:
+        """Compute the raw outputs of every head.
+
+        Args:
+            tensors: Physical inputs by contract name (`InputTransform.inputs`); a batch of a
+                dataset's loader fits, its targets are not looked at.
+        """
+        inputs = self.transform(tensors)
+        encoded = self.backbone(inputs)
+        handle = EncoderHandle(self.transform, self.backbone, inputs)
+        return {name: head(encoded, handle) for name, head in self.heads.items()}
+
+    def losses(
+        self, tensors: Mapping[str, Tensor], outputs: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, LossTerm]:
+        """Compute every head's losses, per event and without any weight.
+
+        Args:
+            tensors: The batch with its targets, by contract name.
+            outputs: What `forward` gave for it.
+
+        Returns:
+            ``<head>/<term>`` → value and valid, both ``(B,)``.
+        """
+        return {
+            f"{name}/{term}": loss
+            for name in self.heads
+            for term, loss in self.head(name).loss(outputs[name], tensors).items()
+        }
+
+    def decode(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Turn raw outputs into physics decisions, ``<head>/<field>`` → tensor."""
+        return {
+            f"{name}/{field}": value
+            for name in self.heads
+            for field, value in self.head(name).decode(outputs[name]).items()
+        }
+
+    def predict(
+        self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
+    ) -> dict[str, Array]:
+        """Decide for some events; targets are neither needed nor looked at.
+
+        Args:
+            batch: Events, or physical input arrays by contract name: ``jets`` (event, jets,
+                feature), ``jets.mask`` (event, jets), ``met`` (event, feature) and, where some are
+                absent, ``met.mask`` (event,).
+            batch_size: Events that are computed at a time; changes nothing but memory and speed.
+
+        Returns:
+            ``<head>/<field>`` → array, first axis event.
+
+        Raises:
+            ContractError: Naming every rule that the inputs break, or events with more objects than
+                the model was trained on; the number of padded slots is free.
+        """
+        return self._in_parts(batch, batch_size, self.decode)
+
+    def diagnose(
+        self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Decide for some events, and compute what heads want to know for judging only.
+
+        Args:
+            batch: As for `predict`.
+            batch_size: As for `predict`.
+
+        Returns:
+            What `predict` returns, and ``<head>/<field>`` → array of `Head.diagnose`.
+
+        Raises:
+            ContractError: As `predict`.
+        """
+        decided: set[str] = set()
+
+        def both(outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            found = self.decode(outputs)
+            decided.update(found)
+            for name in self.heads:
+                for field, value in self.head(name).diagnose(outputs[name]).items():
+                    found[f"diagnosis:{name}/{field}"] = value
+            return found
+
+        found = self._in_parts(batch, batch_size, both)
+        return (
+            {name: array for name, array in found.items() if name in decided},
+            {
+                name.removeprefix("diagnosis:"): array
+                for name, array in found.items()
+                if name not in decided
+            },
+        )
+
+    def _in_parts(
+        self,
+        batch: EventBatch | Mapping[str, Array],
+        batch_size: int,
+        decide: Callable[[Outputs], dict[str, Tensor]],
+    ) -> dict[str, Array]:
+        """Compute and decide some events at a time, without gradients."""
+        arrays = input_arrays(self.contract, as_batch(batch))
+        events = len(next(iter(arrays.values())))
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                if not events:
+                    # One event without objects, and its row dropped: shapes and dtypes are as ever.
+                    one = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
+                    return {name: array[:0] for name, array in self._part(one, decide).items()}
+                parts = [
+                    self._part(
+                        {n: a[start : start + batch_size] for n, a in arrays.items()}, decide
+                    )
+                    for start in range(0, events, batch_size)
+                ]
+        finally:
+            self.train(was_training)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def record(self) -> dict[str, Any]:
+        """Describe the model as JSON-ready data; with the state dict it is the whole model."""
+        return {
+            "format": MODEL_FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "event": self.event.model_dump(mode="json"),
+            "contract": self.contract.dump(),
+            "statistics": self.statistics.model_dump(mode="json"),
+            "versions": self._versions(),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_record(
+        cls,
+        record: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
+        where: str = "the stored model",
+    ) -> Model:
+        """Build a model again.
+
+        Args:
+            record: What `record` gave.
+            state_dict: The weights.
+            where: Path of the checkpoint, for messages.
+
+        Raises:
+            ConfigurationError: If the record is of a newer format or incomplete, or the weights
+                do not fit it.
+            UnknownComponentError: If a plugin that the model needs is not installed.
+        """
+        found = record.get("format")
+        if not isinstance(found, int) or found > MODEL_FORMAT:
+            raise ConfigurationError(
+                f"{where}: model format {found!r} is not one that this hepset reads "
+                f"(1 to {MODEL_FORMAT}); update hepset"
+            )
+        missing = {"config", "event", "contract", "statistics"} - set(record)
+        if missing:
+            raise ConfigurationError(f"{where}: the record lacks {', '.join(sorted(missing))}")
+        model = build_model(
+            ModelConfig.parse(record["config"], f"{where}: model"),
+            EventInfo.parse(record["event"], f"{where}: event"),
+            Contract.load(record["contract"], f"{where}: contract"),
+            Statistics.parse(record["statistics"], f"{where}: statistics"),
+            provenance=record.get("provenance"),
+        )
+        try:
+            model.load_state_dict(dict(state_dict))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{where}: the weights do not fit the model (written with "
+                f"{record.get('versions', {})}): {error}"
+            ) from error
+        return model
+
+    def _part(
+        self, arrays: Mapping[str, Array], decide: Callable[[Outputs], dict[str, Tensor]]
+    ) -> dict[str, Array]:
+        """Decide for events given by `input_arrays`."""
+        # Copied, because arrays of a data set may be read-only, which torch knows not.
+        tensors = {name: torch.tensor(array, device=self.device) for name, array in arrays.items()}
+        return {k: v.cpu().numpy() for k, v in decide(self.forward(tensors)).items()}
+
+    def _versions(self) -> dict[str, str]:
+        """Versions of what the numbers depend on, plugins included."""
+        found = {"hepset": __version__, "torch": torch.__version__, "numpy": np.__version__}
+        found["python"] = platform.python_version()
+        used: list[tuple[Kind, str]] = [("backbones", self.config.backbone["name"])]
+        used += [("heads", options["name"]) for options in self.config.heads.values()]
+        for kind, name in used:
+            plugin = registry().provider(kind, name)
+            found[plugin.distribution] = plugin.version
+        return {name: str(version) for name, version in found.items()}
+
+
+def build_model(
+    config: ModelConfig,
+    event: EventInfo,
+    contract: Contract,
+    statistics: Statistics,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+) -> Model:
+    """Build an untrained model; seed torch before, for weights that can be made again.
+
+    Args:
+        config: Backbone and heads by name, with their options.
+        event: What an event is.
+        contract: The resolved contract of the data; what the heads need is added to it.
+        statistics: Statistics of the training split.
+        provenance: Where the model comes from.
+
+    Raises:
+        UnknownComponentError: If no installed plugin provides a component.
+        ConfigurationError: If options do not fit; names their place under ``model.``.
+        ContractError: If a head needs a tensor that the contract describes differently.
+    """
+    name = config.backbone.get("name")
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            "model.backbone: 'name' says which backbone this is; available: "
+            f"{', '.join(registry().names('backbones'))}"
+        )
+    cls = registry().load("backbones", name)
+    backbone: Backbone = cls(parse_options(cls.Config, config.backbone, "model.backbone"))
+    heads = {}
+    for head_name, options in config.heads.items():
+        if hasattr(nn.ModuleDict(), head_name):
+            raise ConfigurationError(
+                f"model.heads.{head_name}: a head cannot have this name; choose another one"
+            )
+        heads[head_name] = create_head(head_name, options)
+        contract = contract.merge(heads[head_name].contract(event))
+    model = Model(
+        config,
+        event,
+        contract,
+        statistics,
+        backbone=backbone,
+        heads=heads,
+        provenance=provenance,
+    )
+    backbone.build(
+        replace(model.transform.layout, event=event, contract=contract, statistics=statistics)
+    )
+    for head in heads.values():
+        head.build(contract, statistics, backbone.width)
+    return model

@@ -1,0 +1,268 @@
+"""Apply a trained model to a split of a data set, or to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from hepset.batch import Array, EventBatch
+from hepset.convert.convert import Progress
+from hepset.dataset import Dataset
+from hepset.errors import ContractError
+from hepset.events.select import derive as add_derived
+from hepset.events.select import passes, possible, without_columns
+from hepset.events.slots import conform
+from hepset.predict.membership import TrainingMembership
+from hepset.predict.predictions import SELECTED, TRAINED_ON, ParquetWriter
+from hepset.schema.contract import Contract
+from hepset.schema.event import EventInfo
+
+if TYPE_CHECKING:
+    from hepset.interfaces.reader import Reader
+    from hepset.interfaces.writer import Writer
+
+__all__ = ["PredictionCounts", "Predictor", "predict_files", "predict_split", "preparation"]
+
+
+class Predictor(Protocol):
+    """What a model has to offer: a torch model, or an ONNX file."""
+
+    @property
+    def contract(self) -> Contract:
+        """Inputs of the model."""
+        ...
+
+    @property
+    def event(self) -> EventInfo:
+        """What an event is."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the model comes from."""
+        ...
+
+    def predict(self, batch: EventBatch) -> dict[str, Array]:
+        """Return ``<head>/<field>`` → array."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictionCounts:
+    """What was predicted.
+
+    Attributes:
+        events: Number of events in the files.
+        selected: Number that pass the selection; only these have predictions.
+        trained_on: Number that the model was trained on; None where that is not known.
+        cut: Stream → objects beyond its slots, which the model did not see.
+    """
+
+    events: int = 0
+    selected: int = 0
+    trained_on: int | None = None
+    cut: Mapping[str, int] | None = None
+
+
+def preparation(model: Predictor) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the derived features and the cuts that belong to a model, as it says itself."""
+    prepare = model.provenance.get("prepare") or {}
+    cuts = prepare.get("predict_select")
+    if cuts is None:
+        cuts = prepare.get("select") or {}
+    return dict(prepare.get("derive") or {}), dict(cuts)
+
+
+def predict_split(
+    model: Predictor,
+    dataset: Dataset,
+    split: str,
+    path: Path | None = None,
+    *,
+    batch_size: int = 1024,
+    max_events: int | None = None,
+    writer: Writer | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    decide: Callable[[EventBatch], EventBatch] | None = None,
+) -> Iterator[EventBatch]:
+    """Predict a split batch by batch, and write the predictions on the way.
+
+    The file is complete when the iteration is; an iteration that is given up leaves none.
+
+    Args:
+        model: The model.
+        dataset: Where the events are.
+        split: Name of the split.
+        path: File to write; None writes nothing.
+        batch_size: Events per batch: what is in memory at once.
+        max_events: Stop after so many events.
+        writer: How to write; Parquet where None.
+        provenance: Where the predictions come from, for the file's metadata.
+        decide: Returns a batch with its predictions, and whatever else, in the place of
+            ``model.predict``.
+
+    Yields:
+        The events with ``batch.predictions``, ``selected`` and ``trained_on``.
+
+    Raises:
+        DatasetError: If there is no such split.
+        ContractError: If the inputs do not obey the model's contract.
+    """
+    left = len(dataset.split(split)) if max_events is None else max_events
+    with ExitStack() as stack:
+        used: Writer | None = None
+        if path is not None:
+            used = writer if writer is not None else ParquetWriter()
+            if isinstance(used, ParquetWriter):
+                used.provenance = {
+                    **model.provenance,
+                    "dataset": str(dataset.path),
+                    "split": split,
+                    **(provenance or {}),
+                }
+            used.open(path, model.contract)
+            stack.enter_context(used)
+        for events in dataset.split(split).batches(batch_size):
+            if left <= 0:
+                break
+            batch = events if len(events) <= left else events.take(np.arange(left))
+            left -= len(batch)
+            flags = {
+                SELECTED: np.ones(len(batch), bool),
+                TRAINED_ON: np.full(len(batch), split == "train"),
+            }
+            if decide is None:
+                judged = replace(batch, predictions=model.predict(batch))
+            else:
+                judged = decide(batch)
+            judged = judged.with_arrays(flags)
+            if used is not None:
+                used.write(judged)
+            yield judged
+
+
+def predict_files(
+    model: Predictor,
+    reader: Reader,
+    out: Path,
+    *,
+    writer: Writer | None = None,
+    derive: Mapping[str, str] | None = None,
+    select: Mapping[str, str] | None = None,
+    dataset: Dataset | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PredictionCounts:
+    """Predict files chunk by chunk, with the derived features and the cuts of the training.
+
+    Every event of the files has a row. One that fails a cut is marked ``selected = false`` and has
+    no prediction (null in Parquet; NaN, −1 or False for other writers). Targets are not needed.
+    Objects are ordered and cut to the model's slots as prepare does it, so predicted indices count
+    through the ordered objects.
+
+    Args:
+        model: The model.
+        reader: Reads the files; its event is that of the files (`hepset.events.derive`).
+        out: File to write; it appears complete or not at all.
+        writer: How to write; Parquet where None.
+        derive: Derived feature → expression; as the model says where None.
+        select: Cut → expression; as the model says where None.
+        dataset: What the model was trained on, to mark those events; None leaves the column
+            ``trained_on`` out.
+        progress: Called after each chunk, in units of chunks.
+
+    Returns:
+        How many events there were.
+
+    Raises:
+        ReadError: If a file cannot be read.
+        ContractError: If selected events do not obey the model's contract.
+        ExpressionError: If an expression names what the files do not have.
+    """
+    own_derive, own_select = preparation(model)
+    derive = own_derive if derive is None else derive
+    cuts = own_select if select is None else select
+    membership = None if dataset is None else TrainingMembership(dataset, reader.sources())
+    counts = PredictionCounts(trained_on=None if membership is None else 0, cut={})
+    used = writer if writer is not None else ParquetWriter()
+    if isinstance(used, ParquetWriter):
+        used.provenance = {
+            **model.provenance,
+            "files": [source.key for source in reader.sources()],
+            "reader": type(reader).__name__,
+        }
+    chunks = reader.chunks()
+    used.open(out, model.contract)
+    with used:
+        for number, chunk in enumerate(chunks):
+            judged, cut = _predict_chunk(model, reader.read(chunk), derive, cuts, membership)
+            used.write(judged)
+            counts = _count(counts, judged, cut)
+            if progress is not None:
+                progress(Progress("predict", number + 1, len(chunks)))
+    return counts
+
+
+def _predict_chunk(
+    model: Predictor,
+    batch: EventBatch,
+    derive: Mapping[str, str],
+    cuts: Mapping[str, str],
+    membership: TrainingMembership | None,
+) -> tuple[EventBatch, dict[str, int]]:
+    """Derive, select, conform and predict one batch as a reader gave it."""
+    batch = add_derived(batch, model.event, possible(batch, model.event, derive))
+    selected = np.ones(len(batch), bool)
+    for passed in passes(batch, model.event, cuts).values():
+        selected &= passed
+    batch = without_columns(batch, derive)
+    flags = {SELECTED: selected}
+    if membership is not None:
+        flags[TRAINED_ON] = membership.flags(batch)
+    conformed, truncated = conform(_complete(batch, model), model.event, model.contract)
+    chosen = conformed if selected.all() else conformed.take(selected)
+    predictions = {name: _spread(array, selected) for name, array in model.predict(chosen).items()}
+    cut = {name: found.objects for name, found in truncated.items() if found.objects}
+    return replace(batch.with_arrays(flags), predictions=predictions), cut
+
+
+def _complete(batch: EventBatch, model: Predictor) -> EventBatch:
+    """Refuse a batch that lacks an input, before it is rearranged."""
+    missing = [
+        spec.name
+        for spec in model.contract.of_kind("stream", "global", "pairs")
+        if spec.name not in batch.streams and spec.name not in batch.arrays
+    ]
+    if missing:
+        where = batch.where(0)[0] if len(batch) else "the files"
+        raise ContractError(
+            f"{where}: the model needs {', '.join(missing)}, the reader gives "
+            f"{', '.join(batch.names()) or 'nothing'}; is this the reader the model was trained "
+            "with (--reader)?"
+        )
+    return batch
+
+
+def _spread(array: Array, selected: Array) -> Array:
+    """Give predictions of the selected events a row per event."""
+    if selected.all():
+        return array
+    fill: Any = {"f": np.nan, "i": -1}.get(array.dtype.kind, 0)
+    full = np.full((len(selected), *array.shape[1:]), fill, array.dtype)
+    full[selected] = array
+    return full
+
+
+def _count(counts: PredictionCounts, judged: EventBatch, cut: dict[str, int]) -> PredictionCounts:
+    trained = judged.arrays.get(TRAINED_ON)
+    before = counts.cut or {}
+    return PredictionCounts(
+        counts.events + len(judged),
+        counts.selected + int(judged.arrays[SELECTED].sum()),
+        None if trained is None else (counts.trained_on or 0) + int(trained.sum()),
+        {name: before.get(name, 0) + cut.get(name, 0) for name in {**before, **cut}},
+    )
