@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Cell, Report
+    from benchmarks.harness import Report
 
 # One native thread each, and set before any library reads it.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
 NAMES = tuple(sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py")))
 
 
@@ -31,34 +32,25 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
-def text(cell: Cell) -> str:
-    """Write one figure."""
-    if cell is None:
-        return "–"
-    if isinstance(cell, str):
-        return cell
-    if cell != 0 and (abs(cell) < 1e-3 or abs(cell) >= 1e6):
-        return f"{cell:.1e}"
-    return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
-
-
 def show(report: Report, limits: dict[str, float], seconds: float) -> None:
     """Print one report."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable
 
+    from benchmarks.harness import shown
+
     console = Console(width=max(Console().width, 120), highlight=False)
     console.rule(f"[bold]{report.number}. {escape(report.title)}", align="left")
     for table in report.tables:
         console.print(escape(table.title), style="italic")
-        shown = RichTable()
-        shown.add_column("")
+        printed = RichTable()
+        printed.add_column("")
         for column in table.columns:
-            shown.add_column(escape(column), justify="right")
+            printed.add_column(escape(column), justify="right")
         for name, cells in table.rows.items():
-            shown.add_row(escape(name), *(escape(text(cell)) for cell in cells))
-        console.print(shown)
+            printed.add_row(escape(name), *(escape(shown(cell)) for cell in cells))
+        console.print(printed)
     for floor in report.floors:
         colour = "green" if floor.met else "red"
         console.print(f"[{colour}]{escape(floor.describe())}")
@@ -81,6 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
         default=os.environ.get("HEPSET_SPANET_PYTHON"),
         help="interpreter that can import SPANet ($HEPSET_SPANET_PYTHON)",
     )
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        action="append",
+        default=[],
+        help="another checkout of hepset beside this one, in `structure`; may be repeated",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write the figures, with machine and versions, to benchmarks/results/<name>.md",
+    )
     parser.add_argument("--output", type=Path, default=Path("build/benchmarks.json"))
     parser.add_argument("--directory", type=Path, help="where scratch files go")
     options = parser.parse_args(arguments)
@@ -88,20 +92,31 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     single_thread()
-    from benchmarks.harness import Options, machine, machine_limits
+    from benchmarks.harness import Options, as_markdown, machine, machine_limits
 
     results: list[dict[str, Any]] = []
     for name in options.names or NAMES:
         module = importlib.import_module(f"benchmarks.bench_{name}")
-        limits = machine_limits()
+        limits, where = machine_limits(), machine()
+        reports = []
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix=f"hepset-{name}-", dir=options.directory) as folder:
-            chosen = Options(Path(folder), options.repeats, options.scale, options.spanet_python)
+            chosen = Options(
+                Path(folder),
+                options.repeats,
+                options.scale,
+                options.spanet_python,
+                tuple(path.resolve() for path in options.checkout),
+            )
             for report in module.run(chosen):
                 seconds = time.perf_counter() - start
                 show(report, limits, seconds)
+                reports.append(report)
                 results.append({"benchmark": name, "limits_gb_s": limits, **report.as_json()})
                 start = time.perf_counter()
+        if options.record:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.md").write_text(as_markdown(name, reports, where))
     document = {
         "machine": machine(),
         "repeats": options.repeats,

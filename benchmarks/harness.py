@@ -14,12 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+
+VERSIONS = ("hepset", "numpy", "torch", "pyarrow", "awkward", "uproot", "onnxruntime")
+"""Distributions whose versions belong to a figure."""
 
 Task = Callable[[], object]
 Cell = float | str | None
@@ -34,12 +39,14 @@ class Options:
         repeats: Turns of every contender that count.
         scale: Factor on the number of events.
         spanet_python: Interpreter that can import SPANet, if it is not this one.
+        checkouts: Other checkouts of hepset to set beside this one.
     """
 
     folder: Path
     repeats: int = 3
     scale: float = 1.0
     spanet_python: str | None = None
+    checkouts: tuple[Path, ...] = ()
 
     def events(self, number: int) -> int:
         """Scale a number of events."""
@@ -185,10 +192,28 @@ def _copy_speed(size: int) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return what the figures were measured on, and with which versions."""
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"python": platform.python_version(), "cores": cores, "load": load}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu_name(),
+        "cores": cores,
+        "load": load,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
+def cpu_name(description: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name and its widest vectors, as far as the system tells them."""
+    if not description.is_file():
+        return platform.processor() or platform.machine()
+    lines = (line.partition(":") for line in description.read_text().splitlines())
+    told = {key.strip(): value.strip() for key, _, value in lines}
+    flags = told.get("flags", "").split()
+    widest = next((n for f, n in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if f in flags), "")
+    return ", ".join(filter(None, [told.get("model name", platform.machine()), widest]))
 
 
 @dataclass(frozen=True)
@@ -278,3 +303,40 @@ def cost_table(
         rows[name] = (*figures, *(column.get(name) for column in extra.values()))
     headings = (f"CPU {unit}", "ratio", f"wall {unit}", "ratio")
     return Table(f"{title}; ratios to {base}", (*headings, *extra), rows)
+
+
+def shown(cell: Cell) -> str:
+    """Write one figure."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    if cell != 0 and (abs(cell) < 1e-3 or abs(cell) >= 1e6):
+        return f"{cell:.1e}"
+    return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+
+
+def as_markdown(name: str, reports: Sequence[Report], where: Mapping[str, Any]) -> str:
+    """Write the figures of one benchmark as a page.
+
+    Args:
+        name: The benchmark.
+        reports: What it found.
+        where: `machine()`.
+    """
+    versions = ", ".join(f"{what} {number}" for what, number in where["versions"].items())
+    place = f"{where['cpu']}, {where['cores']} cores, load {where['load']:.1f}"
+    page = [
+        f"# Benchmark `{name}`",
+        "",
+        f"{where['date']} · {place} · Python {where['python']}, {versions}",
+    ]
+    for report in reports:
+        page += ["", f"## {report.number}. {report.title}"]
+        for table in report.tables:
+            page += ["", table.title, "", f"| | {' | '.join(table.columns)} |"]
+            page += [f"| --- |{' ---: |' * len(table.columns)}"]
+            page += [f"| {n} | {' | '.join(map(shown, row))} |" for n, row in table.rows.items()]
+        page += ["", *(f"- {floor.describe()}" for floor in report.floors)] if report.floors else []
+        page += ["", *(f"- {note}" for note in report.notes)] if report.notes else []
+    return "\n".join(page) + "\n"

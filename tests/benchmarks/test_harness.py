@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -100,6 +101,39 @@ def test_a_report_is_json() -> None:
     assert found["floors"] == [
         {"what": "a / b", "measured": 1.0, "limit": 3.0, "at_least": True, "met": False}
     ]
+
+
+def test_a_page_says_where_the_figures_come_from() -> None:
+    table = harness.Table("read", ("ratio", "size"), {"a": (1.54321, None), "b": (20000.0, "x")})
+    floor = harness.Floor("a / b", 1.0, 3.0)
+    report = harness.Report(4, "what is read", [table], [floor], ["a note"])
+    found = harness.as_markdown("reading", [report], harness.machine()).splitlines()
+    assert found[0] == "# Benchmark `reading`"
+    assert re.match(r"20\d\d-\d\d-\d\d · .+ cores, load .* Python 3.*hepset .*torch", found[2])
+    assert found[4:] == [
+        "## 4. what is read",
+        "",
+        "read",
+        "",
+        "| | ratio | size |",
+        "| --- | ---: | ---: |",
+        "| a | 1.54 | – |",
+        "| b | 20000 | x |",
+        "",
+        "- a / b: 1 (floor ≥ 3, NOT MET)",
+        "",
+        "- a note",
+    ]
+
+
+def test_the_processor_is_named_with_its_vectors(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("model name\t: Great 7\nflags\t\t: fpu avx avx2\n\nmodel name\t: Great 7\n")
+    assert harness.cpu_name(told) == "Great 7, AVX2"
+    told.write_text("model name\t: Great 9\nflags\t\t: avx2 avx512f\n")
+    assert harness.cpu_name(told) == "Great 9, AVX-512"
+    told.write_text("Hardware : board\n")
+    assert harness.cpu_name(told)
 
 
 def test_peak_memory_is_that_of_the_call_alone(
