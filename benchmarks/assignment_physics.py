@@ -33,8 +33,8 @@ from hepset.testing.batches import make_statistics
 from hepset.training.augment import Augmentation
 from hepset.training.losses import WeightedLoss
 from hepset.training.schedule import create_optimizer, learning_rate_factor
-from hepset_spanet.assignment.baseline import simple_assignment
-from hepset_spanet.assignment.topology import make_topology
+from hepset_assignment.evaluation.baseline import simple_assignment
+from hepset_assignment.topology import make_topology
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -72,7 +72,7 @@ MODULES = {
 }
 """Former name of a module to the name it has now."""
 
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "hepset.inference": (
         "hepset.evaluate",
         "hepset.export",
@@ -130,6 +130,12 @@ class _Package(ModuleType):
 
 def _warn(former: str, now: str) -> None:
     warnings.warn(f"{former} is now {now}", DeprecationWarning, stacklevel=4)
+
+
+def add(modules: Mapping[str, str], packages: Mapping[str, tuple[str, ...]]) -> None:
+    """Add the former names of a plugin's modules and packages, see `MODULES` and `PACKAGES`."""
+    MODULES.update(modules)
+    PACKAGES.update(packages)
 
 
 def install() -> None:

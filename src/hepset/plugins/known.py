@@ -12,7 +12,7 @@ DISTRIBUTION_OF: dict[tuple[Kind, str], str] = {
     ("dialects", "spanet"): "hepset-spanet",
     ("dialects", "umami"): "hepset-umami",
     ("dialects", "weaver"): "hepset-jetclass",
-    ("heads", "assignment"): "hepset-spanet",
+    ("heads", "assignment"): "hepset-assignment",
     ("heads", "point-energy"): "hepset-pointnet",
     ("heads", "recon-generation"): "hepset-truthgen",
     ("heads", "segmentation"): "hepset-seg",

@@ -24,7 +24,7 @@ from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature
 from hepset.schema.statistics import Statistics
-from hepset_spanet.assignment.dense import as_spanet
+from hepset_assignment.dense_scores import as_spanet
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.names import target_name
 from hepset_spanet.network.network import SpanetNetwork

@@ -22,9 +22,9 @@ from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
 from hepset.schema.feature import transform_parts
-from hepset_spanet.assignment.dense import as_spanet, dense_log_probability
+from hepset_assignment.dense_scores import as_spanet, dense_log_probability
+from hepset_assignment.head import AssignmentHead
 from hepset_spanet.backbone import SpanetEncoded
-from hepset_spanet.head import AssignmentHead
 from hepset_spanet.names import spanet_key
 from hepset_spanet.network_assignment import SpanetAssignmentHead
 

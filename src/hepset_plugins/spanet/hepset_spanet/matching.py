@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hepset.interfaces.backbone import Encoded
 from hepset.schema.event import EventInfo
+from hepset_assignment.selection import FORBIDDEN
 from hepset_spanet.losses import AssignmentTarget, combine, pair_terms, permutation_terms
 from hepset_spanet.network.describing import describe_particles, sources_of
 from hepset_spanet.network.network import SpanetOutputs
-from hepset_spanet.selection import FORBIDDEN
 
 __all__ = ["Matching"]
 

@@ -24,15 +24,15 @@ from hepset.interfaces.head import (
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
-from hepset_spanet.assignment.balance import object_table, particle_table
-from hepset_spanet.assignment.objective import overlap_penalty
-from hepset_spanet.assignment.topology import make_topology
+from hepset_assignment.balance import object_table, particle_table
+from hepset_assignment.likelihood import overlap_penalty
+from hepset_assignment.selection import FORBIDDEN, dense_candidates, exact, greedy
+from hepset_assignment.topology import make_topology
 from hepset_spanet.backbone import read_network
 from hepset_spanet.losses import AssignmentTarget, combine, pair_terms, permutation_terms
 from hepset_spanet.names import weight_tensor
 from hepset_spanet.network.describing import describe_particles, sources_of
 from hepset_spanet.network.topology import Particle, Topology
-from hepset_spanet.selection import FORBIDDEN, dense_candidates, exact, greedy
 
 __all__ = ["SpanetAssignmentConfig", "SpanetAssignmentHead"]
 
@@ -215,19 +215,19 @@ class SpanetAssignmentHead(Head):
 
     def metrics(self, evaluation: Evaluation) -> list[Metric]:
         """Give purities and the detection's efficiency, as the head ``assignment`` does."""
-        from hepset_spanet.assignment.judging import metrics  # noqa: PLC0415
+        from hepset_assignment.evaluation.metrics import metrics  # noqa: PLC0415
 
         return metrics(self.judged, evaluation)
 
     def baselines(self, evaluation: Evaluation) -> list[Metric]:
         """Judge the mass χ² on all-hadronic top pairs, elsewhere the leading objects."""
-        from hepset_spanet.assignment.judging import baselines  # noqa: PLC0415
+        from hepset_assignment.evaluation.metrics import baselines  # noqa: PLC0415
 
         return baselines(self.judged, evaluation)
 
     def figures(self, evaluation: Evaluation) -> list[Drawing]:
         """Draw purity by multiplicity, reconstructed masses, and the calibration."""
-        from hepset_spanet.assignment.figures import figures  # noqa: PLC0415  matplotlib
+        from hepset_assignment.evaluation.figures import figures  # noqa: PLC0415  matplotlib
 
         return figures(self.judged, evaluation)
 

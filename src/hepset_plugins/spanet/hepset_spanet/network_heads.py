@@ -27,7 +27,7 @@ from hepset.interfaces.head import (
 from hepset.schema.contract import Contract, compile_contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
-from hepset_spanet.assignment.balance import effective_weights
+from hepset_assignment.balance import effective_weights
 from hepset_spanet.backbone import read_network
 from hepset_spanet.matching import Matching
 from hepset_spanet.names import spanet_key

@@ -35,7 +35,6 @@ def hepset_backbones() -> dict[str, str]:
 def hepset_heads() -> dict[str, str]:
     """Name the heads of this plugin."""
     return {
-        "assignment": "hepset_spanet.head:AssignmentHead",
         "spanet-assignment": "hepset_spanet.network_assignment:SpanetAssignmentHead",
         "spanet-classification": "hepset_spanet.network_heads:SpanetClassificationHead",
         "spanet-regression": "hepset_spanet.network_heads:SpanetRegressionHead",

@@ -22,10 +22,10 @@ from hepset.schema.config import ModelConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
+from hepset_assignment.head import AssignmentHead
 from hepset_spanet import load_spanet
 from hepset_spanet.event_file import parse_event_file
 from hepset_spanet.export_layout import SpanetLayout, SpanetLayoutConfig
-from hepset_spanet.head import AssignmentHead
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
 from hepset_spanet.network.embedding import Source
 from hepset_spanet.options import SpanetOptions

@@ -13,7 +13,7 @@ from hepset.interfaces.dialect import Description
 from hepset.interfaces.head import create_head
 from hepset.schema.config import RunConfig
 from hepset.schema.event import EventInfo
-from hepset_spanet.assignment.config import AssignmentConfig
+from hepset_assignment.config import AssignmentConfig
 from hepset_spanet.dialect import SpanetDialect
 from hepset_spanet.options import SpanetOptions, parse_options_file
 

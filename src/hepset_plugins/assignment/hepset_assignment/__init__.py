@@ -1,0 +1,7 @@
+"""Which objects are the products of which particle: network, loss, exact choice, evaluation."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

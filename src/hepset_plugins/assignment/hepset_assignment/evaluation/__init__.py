@@ -1,0 +1,1 @@
+"""How good assignments are: metrics, simple methods to compare with, figures."""

@@ -1,1 +1,0 @@
-"""The parts of the assignment head: topology, tuples, network, loss, judgement, figures."""

@@ -1,1 +1,0 @@
-"""The jointly best assignment: bounds, partial assignments, and the search that is left."""
