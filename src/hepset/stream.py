@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.check import check_batch
-from hepset.convert.plan import Plan, Range, digest_of
+from hepset.convert.plan import Plan, Range, digest_of, digests_of_named_files
 from hepset.convert.reading import UNUSABLE, read_chunk, read_chunk_rows, read_chunk_scalars
 from hepset.dataset.event_buffer import EventPool
 from hepset.errors import (
@@ -422,9 +422,9 @@ class SourceStream:
         kept = ("algorithm", "event", "seed", "readers", "sources", "skipped")
         prepare = self.plan.config.model_dump(mode="json", include={"select", "derive", "split"})
         sampling = config.model_dump(mode="json", exclude={"events", "max_repeats"})
-        return digest_of(
-            [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, _versions()]
-        )
+        known = [{k: inputs[k] for k in kept}, prepare, self.split, sampling, states, _versions()]
+        named = digests_of_named_files([prepare, sampling])
+        return digest_of([*known, named] if named else known)
 
 
 _ROW: Final = "extra/row"

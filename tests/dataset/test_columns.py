@@ -22,8 +22,9 @@ from hepset.dataset.columns import (
     smallest_integer,
     tensor_layout,
 )
-from hepset.dataset.shards import ShardFile, digest_file, row_group_rows, write_shard
+from hepset.dataset.shards import ShardFile, row_group_rows, write_shard
 from hepset.errors import ContractError, DatasetError
+from hepset.files import digest_file
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 

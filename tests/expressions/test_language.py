@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from hepset.expressions.language import (
     compile_expression,
     compile_selection,
 )
+from hepset.expressions.named_files import absolute_files, named_files
 
 NAN = math.nan
 SCOPE = Scope(
@@ -350,6 +352,45 @@ def test_as_a_loop_over_events(text: str, events: list[list[float]]) -> None:
     np.testing.assert_allclose(result, np.array(expected, result.dtype), rtol=1e-12, atol=1e-9)
 
 
+def leading_by(values: list[tuple[float, float]], number: int) -> float:
+    """The value at the number-th largest key, equal keys in their order, NaN keys in no place."""
+    known = [pair for pair in values if not math.isnan(pair[1])]
+    ordered = sorted(known, key=lambda pair: -pair[1])
+    return ordered[number - 1][0] if len(ordered) >= number else NAN
+
+
+KEYS = st.sampled_from([-2.0, 1.0, 3.0, math.inf, -math.inf, NAN])
+
+
+@settings(deadline=None)
+@given(
+    events=st.lists(st.lists(st.tuples(st.integers(0, 99), KEYS), max_size=6), max_size=6),
+    number=st.integers(1, 4),
+)
+def test_leading_follows_another_column(
+    events: list[list[tuple[float, float]]], number: int
+) -> None:
+    columns = jets(*[[float(value) for value, _ in event] for event in events])
+    columns.objects["jets", "key"] = np.array([key for event in events for _, key in event])
+    scope = Scope(streams={"jets": ["pt", "key"]})
+    text = f"leading(jets.pt, {number}, jets.key)"
+    result = compile_expression(text, scope).evaluate(columns)
+    expected = [leading_by(event, number) for event in events]
+    np.testing.assert_array_equal(result, np.array(expected, result.dtype))
+
+
+def test_leading_tells_large_whole_numbers_apart() -> None:
+    near = 2**60
+    columns = jets([1, 2, 3])
+    columns.objects["jets", "key"] = np.array([near, near + 2, near + 1], np.int64)
+    scope = Scope(streams={"jets": ["pt", "key"]})
+    found = [
+        compile_expression(f"leading(jets.pt, {n}, jets.key)", scope).evaluate(columns)[0]
+        for n in (1, 2, 3)
+    ]
+    assert found == [2, 3, 1]
+
+
 @settings(deadline=None)
 @given(events=event_lists(), cut=st.integers(0, 6))
 def test_results_do_not_depend_on_the_chunk(events: list[list[float]], cut: int) -> None:
@@ -575,6 +616,48 @@ def test_functions_of_plugins() -> None:
     wrong = {"wrong": Function(lambda _, x: x, "reduction", ("x",))}
     with pytest.raises(ExpressionError, match=r"wrong\(\) gave shape \(2,\) for 1 events"):
         compile_expression("wrong(jets.pt)", SCOPE, wrong).evaluate(jets([1, 2]))
+
+
+def _tabulated(x: Any, path: str) -> Any:
+    return x * float(Path(path).read_text())
+
+
+def _grouped(offsets: Any, x: Any, mode: str) -> Any:
+    ends = {"last": offsets[1:] - 1, "first": offsets[:-1]}[mode]
+    return x[ends]
+
+
+NAMING = {
+    "tabulated": Function(_tabulated, "elementwise", ("x", "file"), files=frozenset({1})),
+    "grouped": Function(_grouped, "reduction", ("x", "mode"), strings=frozenset({1})),
+}
+
+
+def test_functions_take_strings_and_files(tmp_path: Path) -> None:
+    path = tmp_path / "factor.txt"
+    path.write_text("3")
+    text = f"tabulated(grouped(jets.pt, 'last'), '{path}')"
+    expression = compile_expression(text, SCOPE, NAMING)
+    assert_array_equal(expression.evaluate(jets([5, 3], [4])), [9, 12])
+    assert_array_equal(pickle.loads(pickle.dumps(expression)).evaluate(jets([5])), [15])
+    assert named_files({"derive": {"a": text, "b": "sum(jets.pt)"}}, NAMING) == [str(path)]
+    assert named_files(["no expression 'a", "other('a')"], NAMING) == []
+    wrong = {
+        "tabulated(met.pt, 'gone.txt')": "reads the file 'gone.txt', which does not exist",
+        "tabulated(met.pt, met.pt)": "'file' of tabulated(x, file) must be a string in quotes",
+        "tabulated('a', 'b')": "needs a number",
+    }
+    for expression_text, message in wrong.items():
+        assert message in failure(expression_text, functions=NAMING)
+
+
+def test_files_of_expressions_begin_at_a_folder() -> None:
+    text = "tabulated(met.pt, 'é.txt') +\n tabulated(met.pt, '/b.txt') * (met.pt > 'é.txt')"
+    assert absolute_files(text, NAMING, Path("/in")) == (
+        "tabulated(met.pt, '/in/é.txt') + tabulated(met.pt, '/b.txt') * (met.pt > 'é.txt')"
+    )
+    assert absolute_files("a +\n b", NAMING, Path("/in")) == "a +\n b"
+    assert absolute_files("a b (", NAMING, Path("/in")) == "a b ("
 
 
 def test_expressions_travel_to_worker_processes() -> None:

@@ -210,7 +210,7 @@ def test_training_events_are_recognised(
     batch_of: BatchOf,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from hepset.dataset.shards import digest_file
+    from hepset.files import digest_file
 
     file = tmp_path / "renamed.h5"
     file.write_bytes(b"the same bytes")

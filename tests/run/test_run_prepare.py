@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from hepset.batch import EventBatch
+from hepset.convert import plan
 from hepset.errors import (
     ConfigurationError,
     DatasetError,
@@ -19,9 +21,11 @@ from hepset.errors import (
     MissingColumnError,
     ReadError,
 )
+from hepset.events import select
+from hepset.expressions.functions import Function
 from hepset.interfaces import Chunk
 from hepset.readers.columnar import ColumnarReader
-from hepset.run import Run
+from hepset.run import Run, config
 from hepset.run.preflight import check_run
 
 
@@ -72,6 +76,35 @@ def test_what_has_not_changed_is_skipped_and_what_has_is_named(
     assert "prepare: sources.1.digest changed from" in _again(document, caplog)
     document["prepare"] = {"shard_size": 10}
     assert "prepare: prepare.shard_size changed from 65536 to 10" in _again(document, caplog)
+
+
+def _scaled(values: Any, path: str) -> Any:
+    return values * float(Path(path).read_text())
+
+
+def test_a_file_that_an_expression_names_is_part_of_the_inputs(
+    document: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function = Function(_scaled, "elementwise", ("x", "file"), files=frozenset({1}))
+    for module in (select, plan, config):
+        monkeypatch.setattr(module, "plugin_functions", lambda: {"scaled": function})
+    factor = tmp_path / "factor.txt"
+    factor.write_text("2")
+    document["prepare"] = {"derive": {"extra.double": "scaled(met.pt, 'factor.txt')"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    caplog.set_level(logging.INFO, logger="hepset")
+    for value in (2, 3):
+        factor.write_text(str(value))
+        dataset = Run.from_yaml(tmp_path / "run.yaml").prepare()
+        batch = next(iter(dataset.split("train").batches(100)))
+        np.testing.assert_array_equal(batch["extra/double"], value * batch["met"][:, 0])
+    assert "factor.txt changed from" in caplog.text
+    caplog.clear()
+    Run.from_yaml(tmp_path / "run.yaml").prepare()
+    assert caplog.messages == ["prepare: up to date, skipped"]
 
 
 def test_a_dataset_that_lost_a_shard_is_made_again(

@@ -58,9 +58,9 @@ from hepset.dataset.manifest import (
     SplitRecord,
     SplitRule,
 )
-from hepset.dataset.shards import atomic_file, remove_temporary
 from hepset.errors import ConfigurationError, DatasetError
 from hepset.events.rows import common_layouts
+from hepset.files import atomic_file, remove_temporary
 from hepset.interfaces import Engine, Reader
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import Contract

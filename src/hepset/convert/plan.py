@@ -13,10 +13,12 @@ from typing import Any, Final
 import xxhash
 
 from hepset.dataset.manifest import DATASET_FORMAT, SkippedSource, SourceRecord
-from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, ReadError
 from hepset.events.derive import derived_contract, derived_event
+from hepset.events.select import plugin_functions
 from hepset.events.split import Splitter
+from hepset.expressions.named_files import named_files
+from hepset.files import digest_file
 from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source
 from hepset.plugins import registry
 from hepset.schema.config import PrepareConfig
@@ -170,6 +172,7 @@ def make_plan(
         "sources": [record.model_dump(mode="json") for record in records],
         "skipped": [keys[path] for path, _ in unreadable],
     }
+    inputs |= digests_of_named_files(inputs["prepare"])
     plan = Plan(
         readers=tuple(usable),
         offsets=tuple(offsets),
@@ -261,14 +264,32 @@ def _keys(sources: Sequence[Source], unreadable: Sequence[str]) -> dict[str, str
 
 
 def _digest(source: Source) -> str:
-    if not source.is_file or "://" in source.key:
+    # Not every source that calls itself a file is one on this machine; its entries count.
+    return _local_digest(source.key) if source.is_file else ""
+
+
+def digests_of_named_files(document: object) -> dict[str, dict[str, str]]:
+    """Return the files that the expressions of a document name, with their digests.
+
+    Args:
+        document: JSON-ready data.
+
+    Returns:
+        Path → digest under the one key ``files``; empty where no file is named.
+    """
+    named = named_files(document, plugin_functions())
+    return {"files": {path: _local_digest(path) for path in named}} if named else {}
+
+
+def _local_digest(name: str) -> str:
+    """Digest of a file of this machine; empty for what is none."""
+    if "://" in name:
         return ""
-    path = Path(source.key)
+    path = Path(name)
     try:
         state = path.stat()
         return _digest_file(str(path.absolute()), state.st_size, state.st_mtime_ns)
     except OSError:
-        # Not every source that calls itself a file is one on this machine; its entries count.
         return ""
 
 

@@ -40,13 +40,14 @@ from hepset.dataset.columns import (
     record_batch,
 )
 from hepset.dataset.manifest import Truncation
-from hepset.dataset.shards import ShardRecord, atomic_file, row_group_rows, write_shard
+from hepset.dataset.shards import ShardRecord, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
 from hepset.errors import ContractError, DatasetError
 from hepset.events.rows import label_range, pick, stored_columns
 from hepset.events.select import Tally, derive_and_select
 from hepset.events.slots import conform
 from hepset.events.split import shard_bounds
+from hepset.files import atomic_file
 from hepset.interfaces import Chunk
 from hepset.schema.base import Model
 from hepset.schema.contract import Contract

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from hepset.dataset.batches import stream_of
 from hepset.dataset.columns import ID_COLUMNS, Column, ColumnLayout, widen
-from hepset.dataset.shards import ShardFile, atomic_file
+from hepset.dataset.shards import ShardFile
+from hepset.files import atomic_file
 
 Array = NDArray[Any]
 

@@ -17,8 +17,9 @@ from hepset.dataset.as_parquet import export_shard
 from hepset.dataset.batches import assemble, with_masks
 from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, part, widen
 from hepset.dataset.manifest import MANIFEST, CutflowStep, Manifest, SampleRecord
-from hepset.dataset.shards import ShardFile, ShardRecord, check_size, digest_file
+from hepset.dataset.shards import ShardFile, ShardRecord, check_size
 from hepset.errors import DatasetError, did_you_mean
+from hepset.files import digest_file
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics

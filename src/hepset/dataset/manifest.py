@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from hepset.dataset.columns import ColumnLayout
-from hepset.dataset.shards import ShardRecord, atomic_file
+from hepset.dataset.shards import ShardRecord
 from hepset.errors import DatasetError
+from hepset.files import atomic_file
 from hepset.schema.base import Model
 from hepset.schema.config import SplitConfig
 from hepset.schema.contract import Contract

@@ -7,7 +7,6 @@ order. Deleting the folder is always safe.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from hepset.batch import ID_DTYPE
 from hepset.dataset.columns import Column, Jagged, empty_column
 from hepset.errors import DatasetError
+from hepset.files import temporary_path
 
 if TYPE_CHECKING:
     from hepset.dataset.dataset import Split
@@ -126,7 +126,7 @@ class _ArrayFile:
         self.path = path
         self.rows = 0
         self._empty = empty
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_path(path)
         self._file: IO[bytes] = self._temporary.open("wb")
         self._file.write(b" " * self._HEADER)
 

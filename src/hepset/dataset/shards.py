@@ -7,9 +7,7 @@ bytes depend on nothing but the rows and the codec.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -29,6 +27,7 @@ from hepset.dataset.columns import (
     record_batch,
 )
 from hepset.errors import DatasetError, did_you_mean
+from hepset.files import atomic_file
 from hepset.schema.base import Model
 
 Array = NDArray[Any]
@@ -36,7 +35,6 @@ Codec = Literal["lz4", "zstd", "none"]
 
 ROW_GROUP_BYTES: Final = 6 * 2**20
 """Decoded size that row groups aim at: between 4 and 8 MB the cost of reading is flat."""
-DIGEST_BLOCK: Final = 2**22
 
 
 class ShardRecord(Model):
@@ -86,51 +84,6 @@ class _Digesting:
 
     def seekable(self) -> bool:
         return False
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name complete or not at all.
-
-    The temporary file is ``.<name>.<pid>.tmp`` in the same folder; it is synchronised, renamed,
-    and the folder synchronised. An exception removes it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what interrupted writers left behind."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def digest_file(path: Path) -> str:
-    """Return the xxh3-128 digest of a file's bytes, hexadecimal.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    digest = xxhash.xxh3_128()
-    block = bytearray(DIGEST_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(view[:count])
-    return digest.hexdigest()
 
 
 def row_group_rows(rows: int, decoded_bytes: int) -> int:

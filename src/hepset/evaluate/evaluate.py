@@ -16,11 +16,11 @@ import numpy as np
 
 from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset
-from hepset.dataset.shards import atomic_file
 from hepset.errors import ConfigurationError, DatasetError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, kept_in_dataset
 from hepset.evaluate.result import HeadResult, Judgement, drawn_shares, effective_events
 from hepset.evaluate.variations import Shift, metrics_in_parts, shifts, vary
+from hepset.files import atomic_file
 from hepset.interfaces.head import Evaluation, Metric
 from hepset.model.load import load_checkpoint
 from hepset.predict.predict import predict_split

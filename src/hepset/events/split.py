@@ -1,8 +1,7 @@
 """Which split an event belongs to, and where in a split it stands.
 
 Both are functions of the identity of the event and the seed, so they depend neither on the order in
-which files are read nor on how the work is cut. The mixer is splitmix64 (Steele, Lea and Flood,
-2014), a bijection of 64-bit integers whose output passes the usual tests of randomness.
+which files are read nor on how the work is cut.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
+from hepset.hashes import Hashes, splitmix64
 from hepset.schema.config import DEFAULT_FRACTIONS, GroupSplit, SplitConfig
 
 Array = NDArray[Any]
-Hashes = NDArray[np.uint64]
 
 _SPLIT: Final = 0x73706C6974
 """Separates the hash of the split from that of the order ("split", "order" in ASCII)."""
@@ -28,15 +27,6 @@ _WRAP: Final = (1 << 64) - 1
 
 EVENT_NUMBER: Final = "extra/event"
 RUN_NUMBER: Final = "extra/run"
-
-
-def splitmix64(values: Hashes) -> Hashes:
-    """Mix 64-bit integers, shape kept."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    result: Hashes = mixed ^ (mixed >> np.uint64(31))
-    return result
 
 
 def hash_rows(seed: int, parts: Sequence[Array]) -> Hashes:

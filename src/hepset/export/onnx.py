@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hepset.batch import Array
-from hepset.dataset.shards import atomic_file
 from hepset.errors import ConfigurationError, ExportError
 from hepset.export.examples import random_inputs
 from hepset.export.layouts import ExportLayout, HepsetLayout
+from hepset.files import atomic_file
 from hepset.interfaces.component import ComponentConfig, parse_options
 from hepset.model.onnx_metadata import GraphMetadata
 from hepset.model.onnx_model import open_session

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -607,6 +608,8 @@ class Compiler:
 
     def argument(self, name: str, function: Function, position: int, tree: ast.expr) -> Node:
         """Compile one argument and check what can be checked before evaluation."""
+        if position in function.strings | function.files:
+            return self.string(name, function, position, tree)
         node = self.number(self.visit(tree), f"{name}()")
         if position in function.ordinals:
             value = node.run(_NO_COLUMNS) if node.kind is None else None
@@ -618,6 +621,24 @@ class Compiler:
                 )
         if position in function.conditions:
             return self.condition(node, f"{name}()")
+        return node
+
+    def string(self, name: str, function: Function, position: int, tree: ast.expr) -> Node:
+        """Compile an argument that is a string constant, and look whether its file exists."""
+        node = self.visit(tree)
+        if not node.text:
+            raise self.error(
+                tree,
+                f"{function.arguments[position]!r} of {function.signature(name)} must be a string "
+                "in quotes",
+            )
+        path = node.run(_NO_COLUMNS)
+        if position in function.files and not Path(path).is_file():
+            raise self.error(
+                tree,
+                f"{name}() reads the file {path!r}, which does not exist (working directory "
+                f"{str(Path.cwd())!r})",
+            )
         return node
 
     def matches(self, tree: ast.Call) -> Node:

@@ -1,7 +1,9 @@
 """The functions that expressions may call.
 
 An expression knows nothing but columns, operators and these functions. A plugin adds its own
-through the component kind ``functions``: a name and a `Function`.
+through the component kind ``functions``: a name and a `Function`. Arguments may also be strings,
+and files: ``acceptance(jets.pt, 'spectrum.json')``, declared as
+``Function(call, "elementwise", ("pt", "file"), files=frozenset({1}))``.
 
 An *elementwise* function receives arrays of one length and returns one of that length. A
 *reduction* receives the values of a stream, event after event, and the offsets of the events in
@@ -33,6 +35,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.hashes import INCREMENT, splitmix64
 from hepset.kinematics import wrap_phi
 
 __all__ = ["FUNCTIONS", "Function"]
@@ -53,6 +56,10 @@ class Function:
         optional: How many of the last arguments may be left out.
         conditions: Positions of arguments that must be boolean.
         ordinals: Positions of arguments that must be whole constants of at least 1.
+        strings: Positions of arguments that must be string constants; `call` gets a ``str``.
+        files: Positions of string arguments that name a file. It has to exist, and its content is
+            part of what decides whether a dataset is up to date. A relative path in a run file
+            begins at the run file.
         result: ``"number"``, ``"boolean"``, or ``"any"`` where it depends on the arguments.
     """
 
@@ -62,6 +69,8 @@ class Function:
     optional: int = 0
     conditions: frozenset[int] = field(default_factory=frozenset)
     ordinals: frozenset[int] = field(default_factory=frozenset)
+    strings: frozenset[int] = field(default_factory=frozenset)
+    files: frozenset[int] = field(default_factory=frozenset)
     result: Literal["number", "boolean", "any"] = "number"
 
     def signature(self, name: str) -> str:
@@ -87,11 +96,9 @@ def _uniform(x: Array, seed: int) -> Array:
     """Hash values to [0, 1), as splitmix64 does (Steele, Lea and Flood, OOPSLA 2014)."""
     # Adding 0 makes one zero of both.
     state = (np.asarray(x, np.float64) + 0.0).view(np.uint64)
-    with np.errstate(over="ignore"):
-        state = state + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    number: Array = ((state ^ (state >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    # splitmix64 itself adds the increment once.
+    state = state + np.uint64((seed - 1) * INCREMENT % 2**64)
+    number: Array = (splitmix64(state) >> np.uint64(11)) * 2.0**-53
     return number
 
 
@@ -100,10 +107,13 @@ def _reduce(ufunc: np.ufunc, offsets: Array, values: Array, empty: Any) -> Array
 
     Each event is reduced on its own, so its result does not depend on its neighbours.
     """
-    filled = offsets[1:] > offsets[:-1]
-    result = np.full(len(filled), empty, dtype=values.dtype)
-    if filled.any():
-        result[filled] = ufunc.reduceat(values, offsets[:-1][filled])
+    result = np.empty(len(offsets) - 1, values.dtype)
+    # ``reduceat`` gives a wrong value, but no error, for an event without objects that others with
+    # objects follow; it refuses one at the very end.
+    last = int(np.searchsorted(offsets, len(values))) if len(values) else 0
+    if last:
+        ufunc.reduceat(values, offsets[:last], out=result[:last])
+    result[offsets[1:] == offsets[:-1]] = empty
     return result
 
 
@@ -157,16 +167,40 @@ def _nth(offsets: Array, values: Array, number: int) -> Array:
 
 
 def _leading(offsets: Array, values: Array, number: int, by: Array | None = None) -> Array:
-    key = values if by is None else by
-    if key.dtype.kind == "f":
-        descending, missing = -key, np.isnan(key)
-    else:
-        whole = key.astype(np.int8) if key.dtype.kind == "b" else key
-        descending, missing = ~whole, np.zeros(len(key), dtype=bool)
-    events = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    order = np.lexsort((descending, events))  # NaN sorts last
-    source = np.where(missing, np.asarray(np.nan, _with_nan(values).dtype), _with_nan(values))
-    return _take(offsets, source[order], number)
+    """The largest value is found and taken out, `number` - 1 times; equal ones in their order."""
+    source = _with_nan(values)
+    key = source if by is None else _distinguishable(by)
+    counts = np.diff(offsets)
+    if number > counts.max(initial=0):
+        return np.full(len(counts), np.nan, source.dtype)
+    left = key.copy()
+    largest = _reduce(np.fmax, offsets, left, np.nan)
+    for _ in range(number - 1):
+        left[_first_equal(left, largest, counts)] = np.nan
+        largest = _reduce(np.fmax, offsets, left, np.nan)
+    if by is None:
+        return largest
+    result = np.full(len(counts), np.nan, source.dtype)
+    result[~np.isnan(largest)] = source[_first_equal(left, largest, counts)]
+    return result
+
+
+def _distinguishable(key: Array) -> Array:
+    """The key as floats in the same order; whole numbers that float64 would merge as ranks."""
+    if key.dtype.kind == "f" or not key.size:
+        return _with_nan(key)
+    if max(abs(int(key.min())), abs(int(key.max()))) > 2**53:
+        key = np.unique(key, return_inverse=True)[1]
+    return key.astype(np.float64)
+
+
+def _first_equal(values: Array, wanted: Array, counts: Array) -> Array:
+    """Place of the first value of each event that equals the wanted one, which is not NaN."""
+    places = np.flatnonzero(values == np.repeat(wanted, counts))
+    if len(places) == len(wanted) - np.count_nonzero(np.isnan(wanted)):
+        return places
+    events = np.repeat(np.arange(len(counts)), counts)[places]
+    return places[np.flatnonzero(np.diff(events, prepend=-1))]
 
 
 def _elementwise(call: Callable[..., Any], *arguments: str, **options: Any) -> Function:  # noqa: ANN401

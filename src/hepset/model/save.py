@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from hepset.errors import ConfigurationError
+from hepset.files import atomic_file
 from hepset.model import Model
 from hepset.model.load import BEST_CHECKPOINT
 
@@ -49,6 +50,5 @@ def save_run(
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint in one step: there is never a part of one under its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(dict(content), temporary)
-    temporary.replace(path)
+    with atomic_file(path, durable=False) as file:
+        torch.save(dict(content), file)

@@ -11,8 +11,8 @@ import numpy as np
 
 from hepset.batch import Array, EventBatch
 from hepset.dataset import Dataset
-from hepset.dataset.shards import digest_file
 from hepset.events.split import EVENT_NUMBER, RUN_NUMBER, hash_rows
+from hepset.files import digest_file
 from hepset.interfaces.reader import Source
 
 __all__ = ["TrainingMembership"]

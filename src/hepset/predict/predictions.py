@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from hepset.batch import Array, EventBatch, make_ids
 from hepset.errors import ContractError
+from hepset.files import temporary_path
 from hepset.interfaces.writer import Writer, WriterConfig
 from hepset.schema.contract import Contract
 
@@ -51,7 +52,7 @@ class ParquetWriter(Writer):
         """Start to write `target`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._target = target
-        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_path(target)
         self._contract = contract
         self._file = None
 

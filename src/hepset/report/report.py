@@ -15,7 +15,6 @@ import yaml
 
 from hepset.dataset import Dataset
 from hepset.dataset.manifest import Manifest
-from hepset.dataset.shards import atomic_file
 from hepset.evaluate.result import Judgement, drawn_shares, effective_events
 from hepset.evaluate.spectra import (
     Compatibility,
@@ -26,6 +25,7 @@ from hepset.evaluate.spectra import (
     spectra,
 )
 from hepset.evaluate.variations import PARTS, Shift
+from hepset.files import atomic_file
 from hepset.interfaces.head import Metric
 from hepset.report import page
 from hepset.report.history import draw_history, losses_of, read_history

@@ -15,6 +15,8 @@ import yaml
 from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
 from hepset.events.derive import input_event
+from hepset.events.select import plugin_functions
+from hepset.expressions.named_files import absolute_files
 from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group, parse_options
 from hepset.plugins import registry
 from hepset.schema.config import EventConfig, RunConfig
@@ -203,6 +205,11 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             start["path"] = absolute(start["path"])
         elif isinstance(start, str):
             train["start_from"] = absolute(start)
+        if "sampling" in train:
+            train["sampling"] = _with_absolute_files(train["sampling"], folder)
+    for key in ("prepare", "evaluate"):
+        if key in document:
+            document[key] = _with_absolute_files(document[key], folder)
     reads = document.get("read")
     for read in reads if isinstance(reads, list) else [reads]:
         if not isinstance(read, dict) or "files" not in read:
@@ -217,6 +224,20 @@ def _resolve_paths(document: dict[str, Any], folder: Path) -> None:
             read["files"] = [pattern(path) for path in files]
         else:
             read["files"] = pattern(files)
+
+
+def _with_absolute_files(part: Any, folder: Path) -> Any:  # noqa: ANN401  YAML content
+    """Make the paths of files that expressions name absolute, in all strings of a part."""
+    if isinstance(part, dict):
+        return {
+            _with_absolute_files(key, folder): _with_absolute_files(value, folder)
+            for key, value in part.items()
+        }
+    if isinstance(part, list):
+        return [_with_absolute_files(item, folder) for item in part]
+    if isinstance(part, str) and "(" in part and ("'" in part or '"' in part):
+        return absolute_files(part, plugin_functions(), folder)
+    return part
 
 
 def _describe(event: EventConfig | None, where: str) -> tuple[EventInfo | None, dict[str, Any]]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hepset.convert import plan_inputs, prepare_dataset
-from hepset.convert.plan import make_plan, open_sources
+from hepset.convert.plan import digests_of_named_files, make_plan, open_sources
 from hepset.dataset import Dataset, open_dataset
-from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, DatasetError
 from hepset.events.derive import restored_event
+from hepset.files import atomic_file, digest_file
 from hepset.model.load import run_checkpoint
 from hepset.report.numbers import with_error
 from hepset.run.config import Resolved, dump_config, engine_of, load_config, open_readers
@@ -313,6 +313,7 @@ class Run:
             "train": self.config.train.model_dump(mode="json", exclude=NO_INFLUENCE),
             "seed": self.config.seed,
         }
+        inputs |= digests_of_named_files(inputs["train"])
         if self.config.train.start_from is not None:
             inputs["start"] = digest_of_start(self.config.train.start_from)
         reason = self._reason("train", inputs, [self.checkpoint], force)
@@ -348,6 +349,7 @@ class Run:
             "dataset": self.dataset.digest,
             "evaluate": self.config.evaluate.model_dump(mode="json"),
         }
+        inputs |= digests_of_named_files(inputs["evaluate"])
         outputs = [self.output / "metrics.json", self.output / "report.html"]
         reason = self._reason("evaluate", inputs, outputs, force)
         if reason is None:
@@ -520,7 +522,5 @@ class Run:
 
     def _write_config(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
-        path = self.output / "config.yaml"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(dump_config(self.config), encoding="utf-8")
-        temporary.replace(path)
+        with atomic_file(self.output / "config.yaml", durable=False) as file:
+            file.write(dump_config(self.config).encode())

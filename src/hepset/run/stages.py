@@ -8,11 +8,11 @@ the present and its outputs are there; otherwise the first differences are named
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hepset.files import atomic_file
 from hepset.schema.config import STAGES, Stage
 
 RECORD = "stages.json"
@@ -67,9 +67,8 @@ class StageRecords:
         self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self._records, indent=1), encoding="utf-8")
-        temporary.replace(self._path)
+        with atomic_file(self._path, durable=False) as file:
+            file.write(json.dumps(self._records, indent=1).encode())
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

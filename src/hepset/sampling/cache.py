@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
-from hepset.dataset.shards import atomic_file
+from hepset.files import atomic_file
 from hepset.sampling.reweighting import Histograms
 from hepset.sampling.rule import SamplingRule
 

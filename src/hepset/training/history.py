@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Final
 
-from hepset.dataset.shards import atomic_file
+from hepset.files import atomic_file
 
 __all__ = ["History"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from hepset.dataset.shards import digest_file
 from hepset.errors import ConfigurationError, did_you_mean
+from hepset.files import digest_file
 from hepset.model import Model
 from hepset.model.load import load_checkpoint, run_checkpoint
 from hepset.schema.config import StartFrom

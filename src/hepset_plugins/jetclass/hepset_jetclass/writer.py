@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from hepset.batch import EventBatch
 from hepset.errors import ContractError, did_you_mean
+from hepset.files import temporary_path
 from hepset.interfaces import Writer, WriterConfig
 from hepset.predict.predictions import SELECTED, TRAINED_ON
 from hepset.readers.assembly import Data, Jagged, joined, part
@@ -87,7 +88,7 @@ class JetClassRootWriter(Writer):
         self._waiting: list[dict[str, Data]] = []
         self._tree = None
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._hidden = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
+        self._hidden = temporary_path(self._target)
         self._file = self._hidden.open("wb")
 
     def write(self, batch: EventBatch) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hepset.batch import EventBatch, FlatStream, PaddedStream, make_ids
 from hepset.errors import ContractError
+from hepset.files import temporary_path
 from hepset.interfaces.writer import Writer, WriterConfig
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Index, TensorSpec
@@ -88,7 +89,7 @@ class SpanetWriter(Writer):
         self._known: frozenset[str] | None = None
         self._sources: tuple[str, ...] = ()
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._hidden = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
+        self._hidden = temporary_path(self._target)
         self._file = h5py.File(self._hidden, "w", locking=False)
 
     def write(self, batch: EventBatch) -> None:
