@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import hepset
 from hepset.cli import main
 from hepset.errors import ContractError, TrainingError
-from hepset.plugins import hookimpl, registry
+from hepset.plugins import Component, hookimpl, registry
 from hepset.plugins.builtin import COMMANDS
 
 
@@ -36,8 +36,11 @@ class ToyPlugin:
     """A plugin with commands."""
 
     @hookimpl
-    def hepset_commands(self) -> dict[str, object]:
-        return {"toy": toy, "not-a-command": "json:dumps"}
+    def hepset_components(self) -> list[Component]:
+        return [
+            Component("commands", "toy", toy, "Do what is said."),
+            Component("commands", "not-a-command", "json:dumps"),
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +105,9 @@ def test_the_help_lists_commands_of_core_and_plugins() -> None:
     for name, command in COMMANDS.items():
         assert name in result.output
         assert command.summary.split()[-1] in result.output
-    assert "From acme-toy." in result.output
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert "toy Do what is said." in lines
+    assert "not-a-command From acme-toy." in lines
 
 
 def test_a_bad_plugin_selection_is_a_message_for_help_too() -> None:

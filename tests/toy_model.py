@@ -23,7 +23,7 @@ from hepset.interfaces.head import (
     Metric,
 )
 from hepset.model import Model, build_model
-from hepset.plugins import hookimpl, registry
+from hepset.plugins import Component, hookimpl, registry
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import Contract, compile_contract, target_spec
 from hepset.schema.event import EventInfo
@@ -109,8 +109,8 @@ class _Plugin:
     hepset_interface = 1
 
     @hookimpl
-    def hepset_heads(self) -> dict[str, object]:
-        return {"toy": ToyHead}
+    def hepset_components(self) -> list[Component]:
+        return [Component("heads", "toy", ToyHead)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,6 +21,7 @@ from .interfaces import Writer as Writer
 from .interfaces.backbone import Backbone as Backbone
 from .interfaces.head import Head as Head
 from .model import load_model as load_model
+from .plugins.hookspecs import Component as Component
 from .plugins.hookspecs import hookimpl as hookimpl
 from .readers import open_reader as open_reader
 from .run import Run as Run

@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None if there is no such command."""
         if cmd_name in COMMANDS:
-            module, _, attribute = COMMANDS[cmd_name].reference.partition(":")
+            module, _, attribute = str(COMMANDS[cmd_name].reference).partition(":")
             command = getattr(importlib.import_module(module), attribute)
         elif cmd_name in self.list_commands(ctx):
             command = registry().load("commands", cmd_name)
@@ -68,10 +68,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
-        rows = [
-            (name, COMMANDS[name].summary if name in COMMANDS else _provided_by(name))
-            for name in self.list_commands(ctx)
-        ]
+        rows = [(name, _summary(name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -97,9 +94,14 @@ class LazyGroup(click.Group):
             ctx.exit(HepsetError.exit_code)
 
 
-def _provided_by(name: str) -> str:
-    """Say where a plugin's command comes from."""
-    claims = [plugin for plugin in registry().loaded if name in plugin.components["commands"]]
+def _summary(name: str) -> str:
+    """Say what a command does, or where it comes from if its plugin does not say what it does."""
+    if name in COMMANDS:
+        return COMMANDS[name].summary
+    claims = [plugin for plugin in registry().loaded if name in plugin.of_kind("commands")]
+    stated = [plugin.of_kind("commands")[name].summary for plugin in claims]
+    if len(stated) == 1 and stated[0]:
+        return stated[0]
     return "From " + " and ".join(plugin.distribution for plugin in claims) + "."
 
 

@@ -13,7 +13,7 @@ from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, ReadError
 from hepset.events.derive import derived_contract, derived_event, input_event
 from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source, expand_files
-from hepset.plugins import hookimpl, registry
+from hepset.plugins import Component, hookimpl, registry
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
@@ -95,8 +95,8 @@ def test_changed_file_changes_the_plan(tmp_path: Path) -> None:
 def test_another_version_of_the_plugin_changes_the_plan(tmp_path: Path) -> None:
     class Plugin:
         @hookimpl
-        def hepset_readers(self) -> dict[str, str]:
-            return {"toy-text": f"{__name__}.reader:TextReader"}
+        def hepset_components(self) -> list[Component]:
+            return [Component("readers", "toy-text", f"{__name__}.reader:TextReader")]
 
     reader = TextReader(FileReaderConfig(files=[f"{files(tmp_path / 'f')}/*/*.txt"]))
 

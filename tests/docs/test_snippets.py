@@ -15,7 +15,7 @@ import yaml
 from hepset.dialects import load_event
 from hepset.expressions.functions import FUNCTIONS
 from hepset.interfaces.component import parse_options
-from hepset.plugins import registry
+from hepset.plugins import KINDS, registry
 from hepset.plugins.builtin import COMMANDS
 from hepset.schema.config import RunConfig
 from hepset.schema.event import EventInfo
@@ -112,9 +112,16 @@ def test_every_rule_of_the_contract_is_documented() -> None:
         assert f"| `{rule}` |" in text, rule
 
 
+def test_the_tutorial_lists_every_kind_of_component() -> None:
+    text = (ROOT / "docs" / "tutorials" / "write-a-plugin.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    for kind in KINDS:
+        assert any(f"`{kind}`" in row for row in rows), kind
+
+
 def test_every_component_is_documented() -> None:
     text = (ROOT / "docs" / "reference" / "components.md").read_text(encoding="utf-8")
-    for kind in ("readers", "writers", "backbones", "heads", "engines", "optimizers", "dialects"):
+    for kind in set(KINDS) - {"commands", "functions"}:
         for name in registry().names(kind):
             assert f"`{name}`" in text, f"{kind}: {name}"
 

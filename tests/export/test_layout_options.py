@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from hepset import hookimpl
+from hepset import Component, hookimpl
 from hepset.cli import main
 from hepset.errors import ConfigurationError
 from hepset.export import export_onnx
@@ -51,8 +51,8 @@ class _Layouts:
     hepset_interface = 1
 
     @hookimpl
-    def hepset_export_layouts(self) -> dict[str, object]:
-        return {"scaled": Scaled}
+    def hepset_components(self) -> list[Component]:
+        return [Component("export_layouts", "scaled", Scaled)]
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +71,11 @@ def test_a_layout_has_options_looks_at_the_model_and_writes_files(
 
 
 def test_an_option_that_does_not_fit_is_named(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"export.layout scaled.*facto"):
+    with pytest.raises(
+        ConfigurationError, match=r"export\.layout: facto: unknown key; did you mean 'factor'"
+    ):
         export_onnx(model, tmp_path / "m.onnx", layout={"name": "scaled", "facto": 3})
-    with pytest.raises(ConfigurationError, match="'name' says which layout"):
+    with pytest.raises(ConfigurationError, match="'name' says which export layout"):
         export_onnx(model, tmp_path / "m.onnx", layout={"factor": 3})
     assert not list(tmp_path.iterdir())
 

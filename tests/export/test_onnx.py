@@ -17,7 +17,7 @@ from hepset.errors import ConfigurationError, ContractError, ExportError, Unknow
 from hepset.export import export_onnx
 from hepset.export.onnx import HepsetLayout, _compare, _proved, _same_decisions
 from hepset.model import Model, OnnxModel, load_model
-from hepset.plugins import hookimpl, registry
+from hepset.plugins import Component, hookimpl, registry
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,11 @@ class _Layouts:
     hepset_interface = 1
 
     @hookimpl
-    def hepset_export_layouts(self) -> dict[str, object]:
-        return {"biased": Biased, "renamed": Renamed}
+    def hepset_components(self) -> list[Component]:
+        return [
+            Component("export_layouts", "biased", Biased),
+            Component("export_layouts", "renamed", Renamed),
+        ]
 
 
 def test_layouts_of_plugins_and_a_graph_that_disagrees(model: Model, tmp_path: Path) -> None:

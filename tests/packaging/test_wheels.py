@@ -40,13 +40,13 @@ THIRD_PARTY = {
         """,
     "acme_heads/__init__.py": "",
     "acme_heads/plugin.py": """
-        from hepset import hookimpl
+        from hepset import Component, hookimpl
 
-        hepset_interface = 1
+        hepset_interface = 2
 
         @hookimpl
-        def hepset_heads():
-            return {"acme": "acme_heads.head:AcmeHead"}
+        def hepset_components():
+            return [Component("heads", "acme", "acme_heads.head:AcmeHead", "A head.")]
         """,
     "acme_heads/head.py": """
         class AcmeHead:

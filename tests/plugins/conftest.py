@@ -22,7 +22,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         name = plugin or distribution
         module = distribution.replace("-", "_") + "_module"
         (tmp_path / f"{module}.py").write_text(
-            "from hepset import hookimpl\n" + textwrap.dedent(source)
+            "from hepset import Component, hookimpl\n" + textwrap.dedent(source)
         )
         info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()

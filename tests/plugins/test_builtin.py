@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 
-from hepset import plugins
-from hepset.expressions.functions import Function
-from hepset.plugins import KINDS, Kind
+from hepset import Component, plugins
+from hepset.plugins.manager import first_party
 
+HERE = {
+    f"hepset-{project.parent.name}"
+    for project in Path(__file__).parents[2].glob("src/hepset_plugins/*/pyproject.toml")
+}
 INSTALLED = [
-    (plugin.name, kind, name)
+    (plugin.name, component)
     for plugin in plugins.registry().loaded
-    for kind in KINDS
-    for name in plugin.components[kind]
+    for component in plugin.components
 ]
 
 
@@ -19,8 +24,33 @@ def test_the_core_and_its_plugins_all_load() -> None:
     assert plugins.registry().conflicts() == ()
 
 
-@pytest.mark.parametrize(("plugin", "kind", "name"), INSTALLED)
-def test_every_component_that_is_named_exists(plugin: str, kind: Kind, name: str) -> None:
-    assert plugins.registry().provider(kind, name).name == plugin
-    found = plugins.load(kind, name)
-    assert isinstance(found, Function) if kind == "functions" else callable(found)
+@pytest.mark.parametrize(
+    ("plugin", "component"), INSTALLED, ids=lambda one: getattr(one, "name", one)
+)
+def test_every_component_that_is_named_exists(plugin: str, component: Component) -> None:
+    registry = plugins.registry()
+    assert registry.provider(component.kind, component.name).name == plugin
+    found = registry.load(component.kind, component.name)
+    module, _, name = plugins.KINDS[component.kind].base.partition(":")
+    base = getattr(importlib.import_module(module), name)
+    assert isinstance(found, base) or issubclass(found, base)
+
+
+@pytest.mark.parametrize("component", [c for _, c in INSTALLED], ids=lambda one: one.name)
+def test_every_component_says_in_a_sentence_what_it_is(component: Component) -> None:
+    assert component.summary[0].isupper() or component.summary.startswith(("hepset", "weaver"))
+    assert component.summary.endswith(".")
+    assert len(component.summary) <= 80
+
+
+def test_the_list_of_first_party_names_is_what_the_plugins_here_provide() -> None:
+    """A missing component is answered with the distribution to install."""
+    looked_up = [kind for kind in plugins.KINDS if kind not in {"commands", "functions"}]
+    provided = {
+        plugin.distribution: {
+            kind: sorted(found) for kind in looked_up if (found := plugin.of_kind(kind))
+        }
+        for plugin in plugins.registry().loaded
+        if plugin.distribution in HERE
+    }
+    assert {name: found for name, found in first_party().items() if found} == provided

@@ -12,26 +12,35 @@ from hepset.errors import (
     ConfigurationError,
     PluginConflictError,
     PluginError,
+    ReadError,
     UnknownComponentError,
 )
-from hepset.plugins import INTERFACE, KINDS, Plugins, hookimpl, hookspecs, registry
+from hepset.plugins import INTERFACE, KINDS, Component, Plugins, hookimpl, registry
+from hepset.schema.base import Model
 
 ONE_HEAD = """
+@hookimpl
+def hepset_components():
+    return [Component("heads", "origin", "collections:OrderedDict")]
+"""
+OLD_HEAD = """
 @hookimpl
 def hepset_heads():
     return {"origin": "collections:OrderedDict"}
 """
 
 
-def plugin(**hooks: Any) -> ModuleType:
-    """A plugin module whose hooks return the given things."""
-
-    def hook(answer: Any) -> Any:
-        return hookimpl(lambda: answer)
-
+def plugin(**kinds: dict[str, Any]) -> ModuleType:
+    """A plugin module that provides the given names."""
+    found = [Component(kind, *item) for kind, names in kinds.items() for item in names.items()]
     module = ModuleType("toy_plugin")
-    vars(module).update({f"hepset_{kind}": hook(answer) for kind, answer in hooks.items()})
+    vars(module)["hepset_components"] = hookimpl(lambda: found)
     return module
+
+
+def returning(text: str) -> str:
+    """Source of a plugin whose hook returns something."""
+    return f"@hookimpl\ndef hepset_components():\n    return {text}"
 
 
 def only(plugins: Plugins, name: str) -> str:
@@ -53,9 +62,7 @@ def test_an_installed_plugin_is_found_with_its_distribution(install: Any) -> Non
 
 
 def test_listing_and_asking_import_no_component(install: Any) -> None:
-    install(
-        "acme", "@hookimpl\ndef hepset_readers():\n    return {'toy': 'module_that_is_absent:Toy'}"
-    )
+    install("acme", returning("[Component('readers', 'toy', 'module_that_is_absent:Toy')]"))
     plugins = Plugins()
     assert plugins.failed == ()
     assert "toy" in plugins.names("readers")
@@ -79,16 +86,16 @@ def test_attributes_may_be_nested_and_components_may_be_objects() -> None:
     assert plugins.load("heads", "object") is OrderedDict
 
 
-def test_every_kind_has_a_documented_hook() -> None:
-    for kind in KINDS:
-        text = getattr(hookspecs, f"hepset_{kind}").__doc__
-        assert "Returns:" in text, kind
-        assert "Called once" in text, kind
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_provided(kind: str) -> None:
+    plugins = Plugins(names=[])
+    plugins.register(plugin(**{kind: {"toy": OrderedDict}}), name="acme")
+    assert plugins.load(kind, "toy") is OrderedDict
 
 
 def test_an_unknown_kind_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="no kind of component 'reader'; did you mean 'readers'"):
-        Plugins(names=[]).names("reader")  # type: ignore[arg-type]
+        Plugins(names=[]).names("reader")
 
 
 def test_the_registry_is_made_once() -> None:
@@ -105,16 +112,19 @@ def test_the_registry_is_made_once() -> None:
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("raise SystemExit('bye')", "SystemExit: bye"),
         ("def broken(", "SyntaxError"),
-        ("@hookimpl\ndef hepset_heads():\n    raise RuntimeError('no')", "RuntimeError: no"),
+        ("@hookimpl\ndef hepset_components():\n    raise RuntimeError('no')", "RuntimeError: no"),
         (
-            "@hookimpl\ndef hepset_haeds():\n    return {}",
-            "unknown hook 'hepset_haeds'; did you mean 'hepset_heads'?",
+            "@hookimpl\ndef hepset_component():\n    return []",
+            "unknown hook 'hepset_component'; did you mean 'hepset_components'?",
         ),
-        ("def hepset_heads():\n    return {}", "put @hookimpl above it"),
-        ("@hookimpl\ndef hepset_heads(event):\n    return {}", "PluginValidationError"),
-        ("@hookimpl\ndef hepset_heads():\n    return ['origin']", "returned list, not a mapping"),
-        ("@hookimpl\ndef hepset_heads():\n    return {'a b': 'c:d'}", "the name 'a b'"),
-        ("@hookimpl\ndef hepset_heads():\n    return {'a': 'c.d'}", "not 'module:attribute'"),
+        ("def hepset_components():\n    return []", "put @hookimpl above it"),
+        ("@hookimpl\ndef hepset_components(event):\n    return []", "PluginValidationError"),
+        (returning("1"), "returned int, not a list"),
+        (returning("['origin']"), "lists 'origin', which is not a hepset.Component"),
+        (returning("[Component('heads', 'a b', 'c:d')]"), "the name 'a b'"),
+        (returning("[Component('heads', 'a', 'c.d')]"), "not 'module:attribute'"),
+        (returning("[Component('heads', 'a', 'c:d', 'x\\ny')]"), "'a' (heads) is not one line"),
+        (returning("[Component('haeds', 'a', 'c:d')]"), "'haeds'; did you mean 'heads'?"),
         (f"hepset_interface = {INTERFACE + 1}", f"plugin interface {INTERFACE + 1}"),
         ("hepset_interface = 'one'", "hepset_interface is 'one'"),
     ],
@@ -133,7 +143,11 @@ def test_a_broken_plugin_is_reported_and_stops_nothing(
 
 
 def test_nothing_of_a_plugin_that_fails_halfway_is_kept(install: Any) -> None:
-    install("acme-half", ONE_HEAD + "\n@hookimpl\ndef hepset_readers():\n    raise RuntimeError\n")
+    install(
+        "acme-half",
+        "@hookimpl\ndef hepset_components():\n"
+        "    yield Component('heads', 'origin', 'a:b')\n    raise RuntimeError\n",
+    )
     plugins = Plugins()
     assert "origin" not in plugins.names("heads")
     plugins.register(plugin(heads={"origin": OrderedDict}), name="acme-half")
@@ -200,17 +214,14 @@ def test_a_misspelt_name_gets_the_nearest_and_the_list() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "distribution"),
     [
-        ("readers", "evenet-npz", "hepset-evenet"),
-        ("backbones", "pet", "hepset-evenet"),
-        ("heads", "segmentation", "hepset-seg"),
-        ("heads", "truth-generation", "hepset-truthgen"),
+        ("readers", "spanet-hdf5", "hepset-spanet"),
+        ("readers", "pythia", "hepset-pythia"),
+        ("backbones", "part", "hepset-jetclass"),
         ("dialects", "weaver", "hepset-jetclass"),
-        ("writers", "umami-tfrecord", "hepset-umami"),
-        ("readers", "mltree", "hepset-pointnet"),
     ],
 )
 def test_a_known_name_gets_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch, kind: Any, name: str, distribution: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str, distribution: str
 ) -> None:
     monkeypatch.setattr("hepset.plugins.manager.entry_points", lambda **_: ())
     with pytest.raises(UnknownComponentError, match=f"pip install {distribution}\\n") as caught:
@@ -218,6 +229,14 @@ def test_a_known_name_gets_the_command_that_installs_it(
     assert "did you mean" not in str(caught.value)
 
 
+@pytest.fixture
+def family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family of distributions with one that is not of this repository."""
+    provides = {"hepset-seg": {"heads": ["segmentation"]}}
+    monkeypatch.setattr("hepset.plugins.manager.first_party", lambda: provides)
+
+
+@pytest.mark.usefixtures("family")
 def test_a_misspelt_known_name_gets_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hepset.plugins.manager.entry_points", lambda **_: ())
     with pytest.raises(UnknownComponentError) as caught:
@@ -228,6 +247,7 @@ def test_a_misspelt_known_name_gets_both(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@pytest.mark.usefixtures("family")
 def test_an_installed_plugin_that_lacks_a_known_name_is_to_be_upgraded(install: Any) -> None:
     install("hepset-seg", "import json", plugin="seg", version="0.0.9")
     with pytest.raises(UnknownComponentError) as caught:
@@ -236,6 +256,7 @@ def test_an_installed_plugin_that_lacks_a_known_name_is_to_be_upgraded(install: 
     assert "not in the installed version 0.0.9: pip install --upgrade hepset-seg" in text
 
 
+@pytest.mark.usefixtures("family")
 def test_failed_plugins_are_named_when_a_component_is_missing(install: Any) -> None:
     install("hepset-seg", "import module_that_is_absent", plugin="seg", version="0.1.0")
     with pytest.raises(UnknownComponentError) as caught:
@@ -249,6 +270,7 @@ def test_failed_plugins_are_named_when_a_component_is_missing(install: Any) -> N
 # --- a selection
 
 
+@pytest.mark.usefixtures("family")
 def test_the_environment_selects_plugins(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     install("acme-one", ONE_HEAD)
     install("hepset-seg", "raise RuntimeError('must not be imported')", plugin="seg")
@@ -290,8 +312,117 @@ def test_a_registered_plugin_can_be_forgotten() -> None:
 
 
 def test_registering_a_broken_plugin_raises() -> None:
+    broken = ModuleType("broken")
+    broken.hepset_haeds = hookimpl(lambda: {})  # type: ignore[attr-defined]  # noqa: PIE807
+    plugins = Plugins(names=[])
     with pytest.raises(PluginError, match="did you mean 'hepset_heads'"):
-        Plugins(names=[]).register(plugin(haeds={}), name="acme")
+        plugins.register(broken, name="acme")
+
+
+# --- components of a configuration
+
+
+class Options(Model):
+    """Options of a toy."""
+
+    width: int = 3
+
+
+class WithConfig:
+    """Takes a name and its checked options."""
+
+    Config = Options
+
+    def __init__(self, name: str, config: Options) -> None:
+        self.made = (name, config.width)
+
+
+def keywords(name: str, *, width: int = 4) -> tuple[str, int]:
+    """Take options as keywords."""
+    if width < 0:
+        raise ValueError("the width is negative")
+    return name, width
+
+
+@pytest.fixture
+def toys() -> Plugins:
+    plugins = Plugins(names=[])
+    plugins.register(plugin(heads={"toy": WithConfig, "call": keywords}), name="acme")
+    return plugins
+
+
+def test_a_component_is_made_from_its_name_and_flat_options(toys: Plugins) -> None:
+    made = toys.create("heads", {"name": "toy", "width": "7"}, "model.heads.a", "a")
+    assert made.made == ("a", 7)
+    assert toys.create("heads", "toy", "model.heads.a", "a").made == ("a", 3)
+    assert toys.create("heads", {"name": "call", "width": 7}, "model.heads.a", "a") == ("a", 7)
+
+
+def test_the_option_that_names_a_component_may_have_another_key(toys: Plugins) -> None:
+    cls, config = toys.configure("heads", {"head": "toy", "width": 5}, "here", key="head")
+    assert (cls, config) == (WithConfig, Options(width=5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"width": 3},
+            "here: 'name' says which head this is; available: call, classification, regression",
+        ),
+        ({"name": 3}, "here: 'name' says which head this is; available"),
+        ({"name": "toi"}, "here: no installed plugin provides the head 'toi'; did you mean 'toy'?"),
+        ({"name": "toy", "widht": 3}, "here: widht: unknown key; did you mean 'width'?"),
+        ({"name": "call", "width": -1}, "here: call: the width is negative"),
+        ({"name": "call", "size": 1}, "here: call: keywords() got an unexpected keyword"),
+    ],
+)
+def test_options_that_do_not_fit_are_named_with_their_place(
+    toys: Plugins, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        toys.create("heads", options, "here", "a")
+    assert str(caught.value).startswith(message)
+
+
+def test_an_error_of_hepset_inside_a_component_keeps_its_message(toys: Plugins) -> None:
+    def refuse() -> None:
+        raise ReadError("no such file")
+
+    toys.register(plugin(callbacks={"refuse": refuse}), name="more")
+    with pytest.raises(ReadError, match=r"^no such file$"):
+        toys.create("callbacks", "refuse", "here")
+
+
+# --- the hooks of interface 1
+
+
+def test_the_former_hooks_work_with_a_deprecation(install: Any) -> None:
+    install("acme-old", OLD_HEAD + "\n@hookimpl\ndef hepset_readers():\n    return {'r': 'a:b'}")
+    install("acme-new", ONE_HEAD.replace("origin", "other"))
+    with pytest.warns(DeprecationWarning, match="acme-old") as caught:
+        plugins = Plugins(names=["acme-new", "acme-old"])
+    (warning,) = [str(each.message) for each in caught]
+    assert "plugin 'acme-old' (acme-old 1.0) uses hepset_heads, hepset_readers; " in warning
+    assert "hepset_components" in warning
+    assert plugins.failed == ()
+    assert plugins.load("heads", "origin") is OrderedDict
+    assert plugins.names("readers") == ("parquet", "r", "root")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def hepset_heads():\n    return {}", "put @hookimpl above it"),
+        ("@hookimpl\ndef hepset_heads():\n    return ['a']", "returned list, not a mapping"),
+        ("@hookimpl\ndef hepset_heads():\n    return {'a b': 'c:d'}", "the name 'a b'"),
+        ("@hookimpl\ndef hepset_haeds():\n    return {}", "did you mean 'hepset_heads'?"),
+    ],
+)
+def test_a_mistake_in_a_former_hook_is_reported(install: Any, source: str, reason: str) -> None:
+    install("acme-broken", source)
+    assert reason in only(Plugins(names=["acme-broken"]), "acme-broken")
 
 
 # --- the table
@@ -309,6 +440,7 @@ def test_the_table_is_plain_data(install: Any) -> None:
         "distribution": "acme-one",
         "version": "1.0",
         "provides": {"heads": ["origin"]},
+        "components": [{"kind": "heads", "name": "origin", "summary": ""}],
     } in table["plugins"]
     assert table["failed"] == [
         {

@@ -78,10 +78,10 @@ def _listening(handlers: Sequence[logging.Handler]) -> Iterator[None]:
     """Let handlers have the log lines of hepset and of all plugins."""
     packages = {"hepset"}
     for plugin in registry().loaded:
-        for components in plugin.components.values():
-            for each in components.values():
-                module = each if isinstance(each, str) else getattr(each, "__module__", "")
-                packages.add(module.partition(":")[0].partition(".")[0])
+        for component in plugin.components:
+            each = component.reference
+            module = each if isinstance(each, str) else getattr(each, "__module__", "")
+            packages.add(module.partition(":")[0].partition(".")[0])
     loggers = [logging.getLogger(name) for name in sorted(packages - {""})]
     before = [logger.level for logger in loggers]
     for logger in loggers:

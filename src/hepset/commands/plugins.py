@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 from rich.console import Console
@@ -20,32 +21,32 @@ def plugins(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(installed.table(), indent=2))
         return
-    console = Console(soft_wrap=True)
+    # Without a terminal there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(_table(installed))
     for failed in installed.failed:
-        console.print(f"[red]failed[/red]    {escape(str(failed))}")
+        console.print(f"[red]failed[/red]    {escape(str(failed))}", soft_wrap=True)
     for conflict in installed.conflicts():
-        console.print(f"[red]conflict[/red]  {escape(str(conflict))}")
-    left_out = installed.table()["left_out"]
-    if isinstance(left_out, list) and left_out:
-        console.print(f"left out by HEPSET_PLUGINS: {escape(', '.join(left_out))}")
+        console.print(f"[red]conflict[/red]  {escape(str(conflict))}", soft_wrap=True)
+    if installed.left_out:
+        console.print(
+            f"left out by HEPSET_PLUGINS: {escape(', '.join(installed.left_out))}", soft_wrap=True
+        )
 
 
 def _table(installed: Plugins) -> Table:
-    """Lay the working plugins out, one row for each kind of component of each."""
-    table = Table("plugin", "distribution", "provides", "names")
+    """Lay the working plugins out, one row for each component."""
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for plugin in installed.loaded:
-        first = True
-        for kind in KINDS:
-            names = ", ".join(sorted(plugin.components[kind]))
-            if not names:
-                continue
-            who = (plugin.name, f"{plugin.distribution} {plugin.version}") if first else ("", "")
-            table.add_row(*map(escape, (*who, kind.replace("_", " "), names)))
-            first = False
-        if first:
-            table.add_row(
-                escape(plugin.name), escape(f"{plugin.distribution} {plugin.version}"), "nothing"
-            )
-        table.add_section()
+        title = f"[b]{escape(plugin.distribution)}[/b] {escape(plugin.version)}"
+        what = f"plugin {plugin.name!r}" + ("" if plugin.components else ", which provides nothing")
+        table.add_row(title, "", escape(what))
+        for key, kind in KINDS.items():
+            for component in sorted(plugin.of_kind(key).values(), key=lambda one: one.name):
+                table.add_row(
+                    f"  {kind.singular}", escape(component.name), escape(component.summary)
+                )
     return table

@@ -8,20 +8,14 @@ import click
 from pydantic import BaseModel
 
 from hepset.errors import ConfigurationError
-from hepset.plugins import registry
-from hepset.plugins.hookspecs import Kind
+from hepset.plugins import KINDS, registry
 from hepset.schema.config import RunConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 
 _FILES: dict[str, type[BaseModel]] = {"run": RunConfig, "event": EventInfo, "contract": Contract}
-_COMPONENTS: dict[str, Kind] = {
-    "reader": "readers",
-    "writer": "writers",
-    "backbone": "backbones",
-    "head": "heads",
-    "engine": "engines",
-}
+_WITH_OPTIONS = ("readers", "writers", "backbones", "heads", "engines", "export_layouts")
+_COMPONENTS = {KINDS[kind].singular.replace(" ", "-"): kind for kind in _WITH_OPTIONS}
 
 
 @click.command(short_help="Print the JSON Schema of the configuration, for editors.")

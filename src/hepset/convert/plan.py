@@ -312,7 +312,7 @@ def _provider(reader: Reader) -> dict[str, str]:
     """
     package = type(reader).__module__.partition(".")[0]
     for plugin in registry().loaded:
-        modules = (str(target) for target in plugin.components["readers"].values())
+        modules = (str(found.reference) for found in plugin.of_kind("readers").values())
         if package != "hepset" and any(m.partition(".")[0] == package for m in modules):
             return {plugin.distribution: plugin.version}
     return {}

@@ -24,7 +24,7 @@ from hepset.errors import ConfigurationError, ExportError
 from hepset.export.examples import random_inputs
 from hepset.export.layouts import ExportLayout, HepsetLayout
 from hepset.files import atomic_file
-from hepset.interfaces.component import ComponentConfig, parse_options
+from hepset.interfaces.component import ComponentConfig
 from hepset.model.onnx_metadata import GraphMetadata
 from hepset.model.onnx_model import open_session
 from hepset.plugins import registry
@@ -198,15 +198,7 @@ def parse_layout(
         ConfigurationError: If it has no name, or an option is wrong.
         UnknownComponentError: If there is no such layout.
     """
-    given = {"name": layout} if isinstance(layout, str) else layout
-    name = given.get("name")
-    if not isinstance(name, str):
-        raise ConfigurationError(
-            "export.layout: 'name' says which layout this is; available: "
-            f"{', '.join(registry().names('export_layouts'))}"
-        )
-    cls: type[ExportLayout] = registry().load("export_layouts", name)
-    return cls, parse_options(cls.Config, given, f"export.layout {name}")
+    return registry().configure("export_layouts", layout, "export.layout")
 
 
 def _layout(model: Model, layout: str | Mapping[str, Any]) -> ExportLayout:

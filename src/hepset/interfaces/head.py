@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Encoded, Inputs
-from hepset.interfaces.component import ComponentConfig, parse_options
+from hepset.interfaces.component import ComponentConfig
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
@@ -319,12 +318,5 @@ def create_head(name: str, options: Mapping[str, Any]) -> Head:
         ConfigurationError: If no component is named or the options do not fit.
         UnknownComponentError: If no installed plugin provides it.
     """
-    component = options.get("name")
-    if not isinstance(component, str):
-        raise ConfigurationError(
-            f"model.heads.{name}: 'name' says which head this is; available: "
-            f"{', '.join(registry().names('heads'))}"
-        )
-    cls = registry().load("heads", component)
-    head: Head = cls(name, parse_options(cls.Config, options, f"model.heads.{name}"))
+    head: Head = registry().create("heads", options, f"model.heads.{name}", name)
     return head

@@ -20,11 +20,10 @@ from hepset import __version__
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.backbone import Backbone, Encoded
-from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head
 from hepset.model.input_transform import InputTransform
 from hepset.model.inputs import as_batch, input_arrays
-from hepset.plugins import Kind, registry
+from hepset.plugins import registry
 from hepset.schema.config import ModelConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
@@ -288,7 +287,7 @@ class Model(nn.Module):
         """Versions of what the numbers depend on, plugins included."""
         found = {"hepset": __version__, "torch": torch.__version__, "numpy": np.__version__}
         found["python"] = platform.python_version()
-        used: list[tuple[Kind, str]] = [("backbones", self.config.backbone["name"])]
+        used = [("backbones", self.config.backbone["name"])]
         used += [("heads", options["name"]) for options in self.config.heads.values()]
         for kind, name in used:
             plugin = registry().provider(kind, name)
@@ -318,14 +317,7 @@ def build_model(
         ConfigurationError: If options do not fit; names their place under ``model.``.
         ContractError: If a head needs a tensor that the contract describes differently.
     """
-    name = config.backbone.get("name")
-    if not isinstance(name, str):
-        raise ConfigurationError(
-            "model.backbone: 'name' says which backbone this is; available: "
-            f"{', '.join(registry().names('backbones'))}"
-        )
-    cls = registry().load("backbones", name)
-    backbone: Backbone = cls(parse_options(cls.Config, config.backbone, "model.backbone"))
+    backbone: Backbone = registry().create("backbones", config.backbone, "model.backbone")
     heads = {}
     for head_name, options in config.heads.items():
         if hasattr(nn.ModuleDict(), head_name):

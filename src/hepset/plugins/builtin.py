@@ -2,108 +2,123 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from hepset.plugins.hookspecs import hookimpl
+from hepset.plugins.hookspecs import Component, hookimpl
 
-hepset_interface = 1
+hepset_interface = 2
 
+_COMMANDS = "hepset.commands"
 
-class CommandEntry(NamedTuple):
-    """Where a command is, and what the list of commands says about it."""
-
-    reference: str
-    """``"module:attribute"`` of the `click.Command`."""
-    summary: str
-    """One line for ``hepset --help``, shown without importing the command."""
-
-
-COMMANDS: dict[str, CommandEntry] = {
-    "run": CommandEntry(
-        "hepset.commands.run:run", "Prepare, train, evaluate and export, as a configuration says."
+COMPONENTS = (
+    Component(
+        "readers",
+        "parquet",
+        "hepset.readers.parquet:ParquetReader",
+        "Flat or nested Parquet, through pyarrow.",
     ),
-    "check": CommandEntry(
-        "hepset.commands.check:check", "Say what can be wrong with a configuration and its files."
+    Component(
+        "readers",
+        "root",
+        "hepset.readers.root:RootReader",
+        "TTree or RNTuple of a ROOT file, through uproot.",
     ),
-    "convert": CommandEntry(
-        "hepset.commands.run:convert", "Make the dataset of a configuration: prepare alone."
+    Component(
+        "writers",
+        "parquet",
+        "hepset.predict.predictions:ParquetWriter",
+        "Predictions as Parquet.",
     ),
-    "inspect": CommandEntry(
-        "hepset.commands.inspect:inspect", "Show a dataset, a run, an ONNX file or an input file."
+    Component(
+        "backbones",
+        "transformer",
+        "hepset.backbones.transformer:TransformerBackbone",
+        "Transformer over all objects, with features of pairs.",
     ),
-    "predict": CommandEntry("hepset.commands.predict:predict", "Apply a trained model to files."),
-    "export": CommandEntry("hepset.commands.export:export", "Write a trained model as ONNX."),
-    "plugins": CommandEntry(
-        "hepset.commands.plugins:plugins", "Show what is installed, what failed and why."
+    Component(
+        "heads",
+        "classification",
+        "hepset.heads.classification:ClassificationHead",
+        "Class of an event or of each object.",
     ),
-    "schema": CommandEntry(
-        "hepset.commands.schema:schema", "Print the JSON Schema of the configuration, for editors."
+    Component(
+        "heads",
+        "regression",
+        "hepset.heads.regression:RegressionHead",
+        "Numbers of an event or of each object, with widths or quantiles.",
     ),
-}
-"""The core's commands, in the order of the help page."""
+    Component("dialects", "hepset", "hepset.dialects:HepsetDialect", "hepset's own event file."),
+    Component(
+        "commands",
+        "run",
+        f"{_COMMANDS}.run:run",
+        "Prepare, train, evaluate and export, as a configuration says.",
+    ),
+    Component(
+        "commands",
+        "check",
+        f"{_COMMANDS}.check:check",
+        "Say what can be wrong with a configuration and its files.",
+    ),
+    Component(
+        "commands",
+        "convert",
+        f"{_COMMANDS}.run:convert",
+        "Make the dataset of a configuration: prepare alone.",
+    ),
+    Component(
+        "commands",
+        "inspect",
+        f"{_COMMANDS}.inspect:inspect",
+        "Show a dataset, a run, an ONNX file or an input file.",
+    ),
+    Component(
+        "commands",
+        "predict",
+        f"{_COMMANDS}.predict:predict",
+        "Apply a trained model to files.",
+    ),
+    Component("commands", "export", f"{_COMMANDS}.export:export", "Write a trained model as ONNX."),
+    Component(
+        "commands",
+        "plugins",
+        f"{_COMMANDS}.plugins:plugins",
+        "Show what is installed, what failed and why.",
+    ),
+    Component(
+        "commands",
+        "schema",
+        f"{_COMMANDS}.schema:schema",
+        "Print the JSON Schema of the configuration, for editors.",
+    ),
+    Component(
+        "engines",
+        "local",
+        "hepset.convert.engines:LocalEngine",
+        "Worker processes of this machine.",
+    ),
+    Component("optimizers", "adam", "torch.optim:Adam", "Adam."),
+    Component("optimizers", "adamw", "torch.optim:AdamW", "Adam with decoupled weight decay."),
+    Component("optimizers", "nadam", "torch.optim:NAdam", "Adam with Nesterov momentum."),
+    Component("optimizers", "radam", "torch.optim:RAdam", "Rectified Adam."),
+    Component("optimizers", "sgd", "torch.optim:SGD", "Stochastic gradient descent."),
+    Component(
+        "export_layouts",
+        "hepset",
+        "hepset.export.onnx:HepsetLayout",
+        "Physical inputs, and every prediction.",
+    ),
+)
+"""The core's components; its commands are in the order of the help page."""
+
+COMMANDS: Mapping[str, Component] = MappingProxyType(
+    {component.name: component for component in COMPONENTS if component.kind == "commands"}
+)
+"""The core's commands, found without loading any plugin."""
 
 
 @hookimpl
-def hepset_readers() -> dict[str, str]:
-    """Name the core's readers."""
-    return {
-        "parquet": "hepset.readers.parquet:ParquetReader",
-        "root": "hepset.readers.root:RootReader",
-    }
-
-
-@hookimpl
-def hepset_writers() -> dict[str, str]:
-    """Name the core's writers."""
-    return {"parquet": "hepset.predict.predictions:ParquetWriter"}
-
-
-@hookimpl
-def hepset_backbones() -> dict[str, str]:
-    """Name the core's backbones."""
-    return {"transformer": "hepset.backbones.transformer:TransformerBackbone"}
-
-
-@hookimpl
-def hepset_heads() -> dict[str, str]:
-    """Name the core's heads."""
-    return {
-        "classification": "hepset.heads.classification:ClassificationHead",
-        "regression": "hepset.heads.regression:RegressionHead",
-    }
-
-
-@hookimpl
-def hepset_dialects() -> dict[str, str]:
-    """Name the core's own event format."""
-    return {"hepset": "hepset.dialects:HepsetDialect"}
-
-
-@hookimpl
-def hepset_commands() -> dict[str, str]:
-    """Name the core's commands, so that a plugin claiming one of them is a visible conflict."""
-    return {name: command.reference for name, command in COMMANDS.items()}
-
-
-@hookimpl
-def hepset_engines() -> dict[str, str]:
-    """Name the core's engines."""
-    return {"local": "hepset.convert.engines:LocalEngine"}
-
-
-@hookimpl
-def hepset_optimizers() -> dict[str, str]:
-    """Name the optimizers of torch that suit transformers and small networks."""
-    return {
-        "adam": "torch.optim:Adam",
-        "adamw": "torch.optim:AdamW",
-        "nadam": "torch.optim:NAdam",
-        "radam": "torch.optim:RAdam",
-        "sgd": "torch.optim:SGD",
-    }
-
-
-@hookimpl
-def hepset_export_layouts() -> dict[str, str]:
-    """Name the core's ONNX layout."""
-    return {"hepset": "hepset.export.onnx:HepsetLayout"}
+def hepset_components() -> tuple[Component, ...]:
+    """Name the core's components."""
+    return COMPONENTS

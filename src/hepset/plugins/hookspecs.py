@@ -1,168 +1,98 @@
-"""What a plugin may provide: one hook for each kind of component.
+"""What a plugin provides: one hook, which returns a record for each component.
 
 A plugin is a module that an installed distribution names in the entry-point group
-``hepset.plugins``. It implements any of the hooks below with `hookimpl`. Every hook takes nothing
-and returns a mapping from the short name that users write in a configuration to where the
-component is, ``"module:attribute"``. Nothing is imported until somebody looks the name up, so a
-plugin module itself should import nothing heavy. Where a component is at hand anyway, as in a
-test, the mapping may hold the object instead of the text.
+``hepset.plugins``::
 
-The module states the version of this interface that it was written for::
+    from hepset import Component, hookimpl
 
-    hepset_interface = 1
+    hepset_interface = 2
 
-A plugin that states none is taken to be written for version 1.
+
+    @hookimpl
+    def hepset_components() -> list[Component]:
+        return [Component("readers", "npz", "hepset_counts.reader:NpzReader", "NumPy files.")]
+
+Nothing is imported until somebody looks the name up, so a plugin module itself should import
+nothing heavy. The module states the version of this interface that it was written for; a plugin
+that states none is taken to be written for version 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, get_args
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pluggy
+
+from hepset.errors import PluginError, did_you_mean
+from hepset.plugins.kinds import FORMER_HOOKS, KINDS
 
 PROJECT = "hepset"
 """The name by which pluggy knows the program, and the prefix of every hook."""
 
-INTERFACE = 1
-"""The version of this interface; it grows when plugins written for the last one would break."""
+INTERFACE = 2
+"""The version of this interface; it grows when plugins written for it need a newer hepset."""
 
 ENTRY_POINT_GROUP = "hepset.plugins"
 """Where a distribution lists its plugin modules."""
 
-Kind = Literal[
-    "readers",
-    "writers",
-    "backbones",
-    "heads",
-    "dialects",
-    "commands",
-    "engines",
-    "functions",
-    "optimizers",
-    "export_layouts",
-]
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""The kinds of component; the hook of a kind is ``hepset_<kind>``."""
-
-Components = Mapping[str, object]
-"""Short name to ``"module:attribute"``, or to the component itself."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-@hookspec
-def hepset_readers() -> Components:  # type: ignore[empty-body]
-    """Name the readers, subclasses of `hepset.Reader`: files or generators into event batches.
+@dataclass(frozen=True)
+class Component:
+    """One component of a plugin.
 
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``read.reader``.
+    Raises:
+        PluginError: If there is no such kind, or name or reference cannot be used.
     """
 
+    kind: str
+    """What sort of component it is, a key of `hepset.plugins.KINDS`: ``"readers"``."""
+    name: str
+    """What users write in a configuration: letters, digits, ``-``, ``_`` and ``.``."""
+    reference: object
+    """Where it is, ``"module:attribute"``; or the component itself where it is at hand, as in a
+    test."""
+    summary: str = ""
+    """What it is, in one short sentence, shown in lists without importing it."""
 
-@hookspec
-def hepset_writers() -> Components:  # type: ignore[empty-body]
-    """Name the writers, subclasses of `hepset.Writer`: event batches into somebody's files.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``hepset predict --writer NAME``.
-    """
-
-
-@hookspec
-def hepset_backbones() -> Components:  # type: ignore[empty-body]
-    """Name the backbones, subclasses of `hepset.Backbone`: inputs into embeddings.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``model.backbone.name``.
-    """
-
-
-@hookspec
-def hepset_heads() -> Components:  # type: ignore[empty-body]
-    """Name the heads, subclasses of `hepset.Head`: embeddings into physics predictions.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``model.heads.<head>.name``.
-    """
+    def __post_init__(self) -> None:
+        """Refuse what no configuration could name and no import could find."""
+        if self.kind not in KINDS:
+            hint = did_you_mean(str(self.kind), KINDS)
+            raise PluginError(f"there is no kind of component {self.kind!r}{hint}")
+        if not _NAME.fullmatch(str(self.name)):
+            raise PluginError(
+                f"{self.kind} has the name {self.name!r}; names are letters, digits, '-', '_' "
+                "and '.'"
+            )
+        if isinstance(self.reference, str) and not _REFERENCE.fullmatch(self.reference):
+            raise PluginError(
+                f"{self.kind} gives {self.reference!r} for {self.name!r}, which is not "
+                "'module:attribute'"
+            )
+        if "\n" in self.summary:
+            raise PluginError(f"the summary of {self.name!r} ({self.kind}) is not one line")
 
 
 @hookspec
-def hepset_dialects() -> Components:  # type: ignore[empty-body]
-    """Name the dialects, subclasses of `hepset.interfaces.Dialect`: event files into `EventInfo`.
+def hepset_components() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Name the components of this plugin.
 
-    Each dialect recognises its files by content, so users need the name only where two could
-    claim a file. Called once, when the installed plugins are first needed. Core and plugins may
-    implement it.
+    Called once, when the installed plugins are first needed. The core and plugins implement it.
 
     Returns:
-        ``{name: "module:attribute"}``; users write the name as ``event.dialect``.
+        A record for each component, of any kind and in any order.
     """
 
 
-@hookspec
-def hepset_commands() -> Components:  # type: ignore[empty-body]
-    """Name commands of the command line, `click.Command` objects.
-
-    Called once, when an unknown command is typed or the list of commands is shown. Core and
-    plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users type ``hepset <name>``.
-    """
-
-
-@hookspec
-def hepset_engines() -> Components:  # type: ignore[empty-body]
-    """Name the engines, subclasses of `hepset.interfaces.Engine`: they run independent tasks.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``execution.convert.engine``.
-    """
-
-
-@hookspec
-def hepset_functions() -> Components:  # type: ignore[empty-body]
-    """Name functions that selections and derived features may call.
-
-    Each is a `hepset.expressions.functions.Function` over numpy arrays. Called once, when the
-    installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write ``name(...)`` in ``prepare.select`` and
-        ``prepare.derive``.
-    """
-
-
-@hookspec
-def hepset_optimizers() -> Components:  # type: ignore[empty-body]
-    """Name optimizers, subclasses of `torch.optim.Optimizer`.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write the name as ``train.optimizer``.
-    """
-
-
-@hookspec
-def hepset_export_layouts() -> Components:  # type: ignore[empty-body]
-    """Name the layouts of exported ONNX graphs: how inputs and outputs are called and shaped.
-
-    Called once, when the installed plugins are first needed. Core and plugins may implement it.
-
-    Returns:
-        ``{name: "module:attribute"}``; users write ``hepset export --layout NAME``.
-    """
+FormerHooks = type(
+    "FormerHooks", (), {hook: staticmethod(hookspec(lambda: None)) for hook in FORMER_HOOKS}
+)
+"""Hooks of interface 1 for pluggy; they still work, with a `DeprecationWarning`."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hepset.dialects import load_event
-from hepset.interfaces.component import parse_options
 from hepset.interfaces.reader import Reader
 from hepset.plugins import registry
 from hepset.schema.event import EventInfo
@@ -40,8 +39,10 @@ def open_reader(
         >>> reader = open_reader("root", files="*.root", event="event.yaml")  # doctest: +SKIP
         >>> batch = reader.read(reader.chunks()[0])  # doctest: +SKIP
     """
-    reader: type[Reader] = registry().load("readers", name)
     if files is not None:
         options["files"] = files
-    config = parse_options(reader.Config, options, f"reader {name!r}")
-    return reader(config, None if event is None else load_event(event))
+    cls, config = registry().configure(
+        "readers", {**options, "reader": name}, f"reader {name!r}", key="reader"
+    )
+    reader: Reader = cls(config, None if event is None else load_event(event))
+    return reader

@@ -17,7 +17,7 @@ from hepset.errors import ConfigurationError, EventInfoError
 from hepset.events.derive import input_event
 from hepset.events.select import plugin_functions
 from hepset.expressions.named_files import absolute_files
-from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group, parse_options
+from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group
 from hepset.plugins import registry
 from hepset.schema.config import EventConfig, RunConfig
 from hepset.schema.event import EventInfo
@@ -97,18 +97,12 @@ def open_readers(resolved: Resolved) -> list[Reader]:
         ConfigurationError: If no reader is named or its options do not fit.
         UnknownComponentError: If no installed plugin provides it.
     """
-    plugins = registry()
     readers: list[Reader] = []
     for index, options in enumerate(resolved.config.read):
         place = "read" if len(resolved.config.read) == 1 else f"read.{index}"
-        name = options.get("reader")
-        if not isinstance(name, str):
-            known = ", ".join(plugins.names("readers"))
-            raise ConfigurationError(
-                f"{resolved.where}: {place}: 'reader' says how to read; available: {known}"
-            )
-        cls = plugins.load("readers", name)
-        config = parse_options(cls.Config, options, f"{resolved.where}: {place}")
+        cls, config = registry().configure(
+            "readers", options, f"{resolved.where}: {place}", key="reader"
+        )
         if resolved.event is not None:
             event = input_event(resolved.event, resolved.config.prepare.derive)
         else:
@@ -124,10 +118,8 @@ def engine_of(config: RunConfig) -> tuple[type[Engine], EngineConfig]:
         ConfigurationError: If an option does not fit.
         UnknownComponentError: If no installed plugin provides it.
     """
-    convert = config.execution.convert
-    cls: type[Engine] = registry().load("engines", convert.engine)
-    options = {k: v for k, v in convert.model_dump().items() if k != "engine"}
-    return cls, parse_options(cls.Config, options, "execution.convert")
+    options = config.execution.convert.model_dump()
+    return registry().configure("engines", options, "execution.convert", key="engine")
 
 
 def dump_config(config: RunConfig) -> str:

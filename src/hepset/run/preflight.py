@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from hepset.convert.plan import Range, make_plan
 from hepset.convert.reading import UNUSABLE, read_chunk
-from hepset.errors import ConfigurationError, DatasetError, HepsetError
+from hepset.errors import DatasetError, HepsetError
 from hepset.events.select import derive_and_select
-from hepset.interfaces import Chunk, Reader, parse_options
+from hepset.interfaces import Chunk, Reader
 from hepset.plugins import registry
 from hepset.run.config import engine_of
 from hepset.schema.contract import Contract, compile_contract
@@ -176,13 +176,7 @@ def _check_later_stages(run: Run) -> None:
 
 def _check_model(run: Run) -> None:
     """Hold the backbone's options against its own model; the heads' contracts did that for them."""
-    options = run.config.model.backbone
-    name = options.get("name")
-    if not isinstance(name, str):
-        known = ", ".join(registry().names("backbones"))
-        raise ConfigurationError(f"model.backbone: 'name' says which one; available: {known}")
-    cls = registry().load("backbones", name)
-    parse_options(cls.Config, options, "model.backbone")
+    registry().configure("backbones", run.config.model.backbone, "model.backbone")
 
 
 def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:

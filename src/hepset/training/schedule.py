@@ -94,20 +94,10 @@ def create_optimizer(
         ConfigurationError: If an option does not fit.
         UnknownComponentError: If no installed plugin provides it.
     """
-    given: Mapping[str, Any] = (
-        {"name": config.optimizer} if isinstance(config.optimizer, str) else config.optimizer
-    )
-    name = given.get("name")
-    if not isinstance(name, str):
-        raise ConfigurationError(
-            "train.optimizer: 'name' says which optimizer this is; available: "
-            f"{', '.join(registry().names('optimizers'))}"
-        )
-    options = {key: value for key, value in given.items() if key != "name"}
+    cls, options = registry().choose("optimizers", config.optimizer, "train.optimizer")
     for key, place in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
         if key in options:
             raise ConfigurationError(f"train.optimizer.{key}: set train.{place} instead")
-    cls = registry().load("optimizers", name)
     if fused and "fused" in inspect.signature(cls).parameters:
         options.setdefault("fused", True)
     scale = {"none": 1.0, "linear": float(devices), "sqrt": math.sqrt(devices)}
@@ -120,7 +110,7 @@ def create_optimizer(
     try:
         optimizer: Optimizer = cls(groups, lr=rate, **options)
     except (TypeError, ValueError) as problem:
-        raise ConfigurationError(f"train.optimizer: {name}: {problem}") from None
+        raise ConfigurationError(f"train.optimizer: {cls.__name__}: {problem}") from None
     return optimizer
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from hepset import hookimpl
+from hepset import Component, hookimpl
 
-hepset_interface = 1
+hepset_interface = 2
 
 
 @hookimpl
-def hepset_heads() -> dict[str, str]:
-    """Name the heads of this plugin."""
-    return {"assignment": "hepset_assignment.head:AssignmentHead"}
+def hepset_components() -> list[Component]:
+    """Name the components of this plugin."""
+    return [
+        Component(
+            "heads",
+            "assignment",
+            "hepset_assignment.head:AssignmentHead",
+            "Which objects are the products of which particle.",
+        )
+    ]

@@ -2,77 +2,90 @@
 
 from __future__ import annotations
 
-from hepset import hookimpl
+from hepset import Component, hookimpl
 
-hepset_interface = 1
+hepset_interface = 2
 
-
-@hookimpl
-def hepset_readers() -> dict[str, str]:
-    """Name the readers of this plugin."""
-    return {
-        "delphes": "hepset_jetclass.delphes.reader:DelphesReader",
-        "jetclass": "hepset_jetclass.reader:JetClassReader",
-    }
-
-
-@hookimpl
-def hepset_writers() -> dict[str, str]:
-    """Name the writers of this plugin."""
-    return {"jetclass-root": "hepset_jetclass.writer:JetClassRootWriter"}
-
-
-@hookimpl
-def hepset_backbones() -> dict[str, str]:
-    """Name the backbones of this plugin."""
-    return {"part": "hepset_jetclass.part.backbone:PartBackbone"}
+_FUNCTIONS = {
+    "argmax_of": ("ARGMAX_OF", "Which of several values is the largest, from 0."),
+    "finite": ("FINITE", "NaN replaced, an infinity the largest number."),
+    "float32": ("FLOAT32", "Rounded to single precision."),
+    "int64": ("INT64", "Whole numbers, towards 0."),
+    "log2": ("LOG2", "Logarithm to base 2."),
+    "nan_to_num": ("NAN_TO_NUM", "NaN is 0, an infinity the largest number of its sign."),
+    "nanmax": ("NAN_MAX", "Largest number of each event, leaving out NaN."),
+    "nanmax_of": ("NAN_MAX_OF", "Largest of several values, leaving out NaN."),
+    "nanmin": ("NAN_MIN", "Smallest number of each event, leaving out NaN."),
+    "nanmin_of": ("NAN_MIN_OF", "Smallest of several values, leaving out NaN."),
+    "number": ("NUMBER", "Number of objects of each event."),
+    "ones_like": ("ONES_LIKE", "One everywhere."),
+    "p4_mass": ("MASS", "Mass of a four-momentum."),
+    "sign": ("SIGN", "Sign of a number: -1, 0 or 1."),
+    "zeros_like": ("ZEROS_LIKE", "Zero everywhere."),
+}
+"""Functions that expressions may call, which weaver's expressions need."""
 
 
 @hookimpl
-def hepset_dialects() -> dict[str, str]:
-    """Name the dialects of this plugin."""
-    return {"weaver": "hepset_jetclass.weaver.dialect:WeaverDialect"}
-
-
-@hookimpl
-def hepset_functions() -> dict[str, str]:
-    """Name the functions that expressions may call."""
-    place = "hepset_jetclass.weaver.functions"
-    return {
-        "argmax_of": f"{place}:ARGMAX_OF",
-        "finite": f"{place}:FINITE",
-        "float32": f"{place}:FLOAT32",
-        "int64": f"{place}:INT64",
-        "log2": f"{place}:LOG2",
-        "nan_to_num": f"{place}:NAN_TO_NUM",
-        "nanmax": f"{place}:NAN_MAX",
-        "nanmax_of": f"{place}:NAN_MAX_OF",
-        "nanmin": f"{place}:NAN_MIN",
-        "nanmin_of": f"{place}:NAN_MIN_OF",
-        "number": f"{place}:NUMBER",
-        "ones_like": f"{place}:ONES_LIKE",
-        "p4_mass": f"{place}:MASS",
-        "sign": f"{place}:SIGN",
-        "zeros_like": f"{place}:ZEROS_LIKE",
-    }
-
-
-@hookimpl
-def hepset_commands() -> dict[str, str]:
-    """Name the commands of this plugin."""
-    return {
-        "convert-weaver": "hepset_jetclass.weaver.commands:convert_weaver",
-        "import-weaver": "hepset_jetclass.part.commands:import_weaver_run",
-    }
-
-
-@hookimpl
-def hepset_optimizers() -> dict[str, str]:
-    """Name the optimizers of this plugin."""
-    return {"ranger": "hepset_jetclass.ranger:Ranger"}
-
-
-@hookimpl
-def hepset_export_layouts() -> dict[str, str]:
-    """Name the layouts of exported graphs of this plugin."""
-    return {"weaver": "hepset_jetclass.part.layout:WeaverLayout"}
+def hepset_components() -> list[Component]:
+    """Name the components of this plugin."""
+    return [
+        Component(
+            "readers",
+            "delphes",
+            "hepset_jetclass.delphes.reader:DelphesReader",
+            "Delphes files: jets with their constituents, or events.",
+        ),
+        Component(
+            "readers",
+            "jetclass",
+            "hepset_jetclass.reader:JetClassReader",
+            "JetClass and JetClass-II, in ROOT and Parquet.",
+        ),
+        Component(
+            "writers",
+            "jetclass-root",
+            "hepset_jetclass.writer:JetClassRootWriter",
+            "Jets in the layout of JetClass-II.",
+        ),
+        Component(
+            "backbones",
+            "part",
+            "hepset_jetclass.part.backbone:PartBackbone",
+            "Particle Transformer.",
+        ),
+        Component(
+            "dialects",
+            "weaver",
+            "hepset_jetclass.weaver.dialect:WeaverDialect",
+            "weaver's data configurations.",
+        ),
+        Component(
+            "commands",
+            "convert-weaver",
+            "hepset_jetclass.weaver.commands:convert_weaver",
+            "Write hepset's configuration for a data configuration of weaver.",
+        ),
+        Component(
+            "commands",
+            "import-weaver",
+            "hepset_jetclass.part.commands:import_weaver_run",
+            "Make a run of a Particle Transformer that weaver trained.",
+        ),
+        Component(
+            "optimizers",
+            "ranger",
+            "hepset_jetclass.ranger:Ranger",
+            "Rectified Adam inside Lookahead.",
+        ),
+        Component(
+            "export_layouts",
+            "weaver",
+            "hepset_jetclass.part.layout:WeaverLayout",
+            "Inputs and output of the graphs that weaver exports.",
+        ),
+        *(
+            Component("functions", name, f"hepset_jetclass.weaver.functions:{place}", summary)
+            for name, (place, summary) in _FUNCTIONS.items()
+        ),
+    ]
