@@ -7,6 +7,11 @@ BIN     := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard src/hepset_plugins/*/pyproject.toml)))
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
+# Processes that run tests. Each computes in one thread, so that they do not share cores.
+JOBS    ?= $(shell getconf _NPROCESSORS_ONLN)
+test docs: export OMP_NUM_THREADS := 1
+test docs: export OPENBLAS_NUM_THREADS := 1
+test docs: export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint type docs bench clean
@@ -28,8 +33,8 @@ demo: install  ## simulate, train, report: physics results in a few minutes
 	$(BIN)/hepset run examples/quickstart/config.yaml
 	$(BIN)/hepset run examples/ttbar/config.yaml
 
-test: install  ## run every test: core and plugins
-	$(BIN)/python -m pytest
+test: install  ## run every test, core and plugins, in parallel (JOBS=2, ARGS="-m 'not slow'")
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: install  ## check style and the layout of the repository
 	$(BIN)/ruff check .
@@ -40,7 +45,7 @@ type: install  ## check types of core and plugins
 	$(BIN)/mypy
 
 docs: install  ## build the documentation into docs/_build/html
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs docs/_build/html
 
 bench: install  ## measure speed and memory, as ratios
 	$(BIN)/python -m benchmarks

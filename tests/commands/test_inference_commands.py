@@ -47,7 +47,8 @@ def test_inspect_datasets_checkpoints_and_predictions(
         tmp_path / "p.parquet": ("90 rows", "toy/probabilities", "split"),
     }
     for path, words in expected.items():
-        result = runner.invoke(main, ["inspect", str(path)])
+        # The title of a table names the file; the folder of a test may have a long name.
+        result = runner.invoke(main, ["inspect", str(path)], env={"COLUMNS": "300"})
         assert result.exit_code == 0, result.output
         for word in words:
             assert word in result.output, (path, word)

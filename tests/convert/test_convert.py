@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hepset.batch import EventBatch
-from hepset.convert import convert, plan_inputs, plan_key, prepare_dataset
+from hepset.convert import convert, plan_inputs, prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, ContractError, DatasetError, ReadError
@@ -211,7 +211,7 @@ def test_finished_data_set_is_left_alone_and_a_changed_one_is_replaced(tmp_path:
     assert second.verify() == 3
 
 
-def test_plan_key_says_what_changed() -> None:
+def test_the_inputs_of_a_plan_say_what_changed() -> None:
     def inputs(seed: int = 1, **options: Any) -> dict[str, Any]:
         reader = SyntheticReader(SyntheticConfig(**options))
         event = reader.event_info()
@@ -221,9 +221,7 @@ def test_plan_key_says_what_changed() -> None:
             "config": PrepareConfig(),
             "seed": seed,
         }
-        found = plan_inputs([reader], **arguments)
-        assert len(plan_key([reader], **arguments)) == 32
-        return found
+        return plan_inputs([reader], **arguments)
 
     base = inputs()
     assert inputs(chunk_size=7) == base

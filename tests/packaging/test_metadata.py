@@ -20,8 +20,12 @@ CORE = project(ROOT)
 
 
 def test_all_distributions_share_one_version() -> None:
-    versions = {folder.name: project(folder)["version"] for folder in [ROOT, *PLUGINS]}
-    assert set(versions.values()) == {hepset.__version__}, versions
+    """It stands in one file, which every project points at."""
+    for folder in [ROOT, *PLUGINS]:
+        document = tomllib.loads((folder / "pyproject.toml").read_text())
+        assert document["project"]["dynamic"] == ["version"]
+        assert (folder / document["tool"]["hatch"]["version"]["path"]).resolve() == ROOT / "VERSION"
+    assert (ROOT / "VERSION").read_text() == f"{hepset.__version__}\n"
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == hepset.__version__
 

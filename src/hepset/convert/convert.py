@@ -114,19 +114,6 @@ def plan_inputs(
     return plan.inputs
 
 
-def plan_key(
-    readers: Sequence[Reader],
-    *,
-    event: EventInfo,
-    contract: Contract,
-    config: PrepareConfig,
-    seed: int,
-) -> str:
-    """Return the digest of `plan_inputs`, which a finished data set holds as ``manifest.plan``."""
-    plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
-    return plan.key
-
-
 def prepare_dataset(
     readers: Sequence[Reader],
     *,

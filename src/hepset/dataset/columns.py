@@ -78,11 +78,6 @@ class ColumnLayout(Model):
         """Number of slots of a tensor that belongs to a stream."""
         return self.shape[0]
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether every event has the same number of bytes."""
-        return self.layout != "jagged"
-
     def missing(self, kind: str | None = None) -> float | str:
         """Value of what a source does not have: NaN, −1, false or an empty text."""
         if kind == "weight":

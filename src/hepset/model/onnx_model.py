@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,6 @@ class OnnxModel:
     def provenance(self) -> Mapping[str, Any]:
         """Versions, configuration, seed, digest of the dataset."""
         return self.metadata.provenance
-
-    @cached_property
-    def input_contract(self) -> Contract:
-        """The part of the contract that events have to obey."""
-        return self.contract.inputs()
 
     def predict(
         self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024

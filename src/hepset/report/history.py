@@ -47,9 +47,7 @@ def read_history(directory: Path) -> Curves:
 
 def losses_of(curves: Curves, heads: list[str]) -> list[str]:
     """Return the curves that are losses: the sum, and those of heads."""
-    return [
-        name for name in curves if name == "loss" or name.split("/")[0].split("_loss")[0] in heads
-    ]
+    return [name for name in curves if name == "loss" or name.split("/")[0] in heads]
 
 
 @styled

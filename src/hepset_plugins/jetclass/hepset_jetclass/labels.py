@@ -174,12 +174,6 @@ def groups() -> dict[str, tuple[int, ...]]:
     return {name: tuple(labels) for name, labels in members.items()}
 
 
-def group_of_labels() -> Array:
-    """Return the number of every label's group in `GROUP_WEIGHTS`, shape ``(188,)``."""
-    order = list(GROUP_WEIGHTS)
-    return np.array([order.index(label.group) for label in LABELS], np.int64)
-
-
 def flavour_content(labels: Array | None = None) -> dict[str, Array]:
     """Count what jets were made of, for multi-label targets such as "at least two b".
 

@@ -14,7 +14,6 @@ from hepset_jetclass.labels import (
     LABELS,
     NAMES,
     flavour_content,
-    group_of_labels,
     groups,
 )
 
@@ -75,7 +74,6 @@ def test_the_groups_are_sophons() -> None:
         name: list(wanted) for name, wanted in PUBLISHED_GROUPS.items()
     }
     assert sum(GROUP_WEIGHTS.values()) == pytest.approx(1.732, abs=5e-4)
-    assert list(group_of_labels()[[0, 9, 187]]) == [0, 1, 29]
 
 
 def test_content_is_counted() -> None:

@@ -339,8 +339,14 @@ def test_real_rows_alone_give_what_all_rows_give(masking: str, tokens: bool) -> 
         loss.backward()
         gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
         buffers = {n: b for n, b in network.named_buffers() if "running" in n}
-        found.append((loss.detach(), out.log_probabilities, gradients, buffers))
-    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+        found.append({"loss": loss.detach(), **out.log_probabilities, **gradients, **buffers})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[1].items():
+        # Gradients of a batch of three events are sums of large terms that cancel: rounding is
+        # relative to the largest of a tensor, a row too many or too few changes it by itself.
+        largest = float(expected[torch.isfinite(expected)].abs().max())
+        tolerance = {"atol": 0.01 * largest + 1e-3, "rtol": 0.0}
+        torch.testing.assert_close(found[0][name], expected, **tolerance, msg=name)
 
 
 @pytest.mark.parametrize("normalization", ["BatchNorm", "MaskedBatchNorm"])

@@ -194,14 +194,6 @@ class SpanetNetwork(nn.Module):
             if name in TABLES or name.startswith(CLASS_WEIGHTS)
         }
 
-    def by_spanet_name(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Split tensors that belong to our parameters, such as gradients, under SPANet's names."""
-        return {
-            piece.name: piece.of(value)
-            for name, value in values.items()
-            for piece in self._pieces[name]
-        }
-
     def _groups(self) -> dict[str, Sequence[str]]:
         """Beginnings of our names, and of SPANet's for each copy."""
         branches = [f"branch_decoders.{i}." for i in range(len(self.topology.particles))]
