@@ -6,7 +6,8 @@ import pytest
 
 from hepset.errors import ConfigurationError, EventInfoError
 from hepset.schema.event import EventInfo
-from hepset.schema.feature import Feature, guess_role, transform_domain
+from hepset.schema.feature import Feature, guess_role
+from hepset.schema.steps import transform_domain
 
 TTBAR: dict[str, Any] = {
     "format": "hepset-event/1",

@@ -6,6 +6,7 @@ import numpy as np
 
 from hepset.batch import Array
 from hepset.check.findings import Findings, View
+from hepset.schema.steps import curve
 from hepset.schema.tensors import Domain, Finite, Labels, NonNegative, OneHot, TensorSpec
 
 
@@ -76,11 +77,7 @@ def _domain(label: str, view: View, rule: Domain, findings: Findings) -> None:
         view.rows(flags),
         expected=f"a value above {rule.above:g} for the transform {rule.transform}",
         found=view.first(flags),
-        advice=(
-            "use the transform log1p or asinh, or mask the object if it is not real"
-            if rule.transform == "log"
-            else "use the transform asinh, or mask the object if it is not real"
-        ),
+        advice=f"{curve(rule.transform).advice}, or mask the object if it is not real",
     )
 
 

@@ -9,7 +9,7 @@ how the work is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hepset.errors import DatasetError
 from hepset.schema.contract import Contract
-from hepset.schema.feature import Affine, AffineStep, ClipStep, TransformStep
+from hepset.schema.steps import Affine, AffineStep, TransformStep, apply_steps
 
 __all__ = ["Column", "Counts", "Quantiles", "automatic_columns", "values_before"]
 
@@ -32,11 +32,6 @@ PERCENTS: Final = (16.0, 50.0, 84.0)
 """Low, centre, high: a normal distribution has its standard deviation between them."""
 
 _HALF: Final = 16
-_LOGS: Final[Mapping[str, Any]] = {
-    "log": np.log,
-    "log1p": np.log1p,
-    "asinh": lambda x: np.arcsinh(x / np.float32(2)),
-}
 
 
 def automatic_columns(contract: Contract) -> dict[Column, tuple[TransformStep, ...]]:
@@ -52,17 +47,8 @@ def automatic_columns(contract: Contract) -> dict[Column, tuple[TransformStep, .
 
 def values_before(values: Array, steps: Iterable[TransformStep]) -> Array:
     """Apply the steps before ``affine: auto``, in float32 as the model does; NaN becomes 0."""
-    found = np.asarray(values, np.float32)
     with np.errstate(all="ignore"):
-        for step in steps:
-            if isinstance(step, ClipStep):
-                found = np.clip(found, *step.clip)
-            elif isinstance(step, AffineStep):
-                assert isinstance(step.affine, Affine)
-                subtract, multiply = np.float32(step.affine.subtract), step.affine.multiply
-                found = (found - subtract) * np.float32(multiply)
-            else:
-                found = _LOGS[step](found)
+        found = apply_steps(np.asarray(values, np.float32), steps, np)
     return np.where(np.isnan(found), np.float32(0), found)
 
 

@@ -51,9 +51,9 @@ from hepset.files import atomic_file
 from hepset.interfaces import Chunk
 from hepset.schema.base import Model
 from hepset.schema.contract import Contract
-from hepset.schema.feature import TransformStep
 from hepset.schema.report import Report
 from hepset.schema.statistics import Statistics
+from hepset.schema.steps import TransformStep
 
 Array = NDArray[Any]
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from hepset.dataset.columns import Column, Jagged, part
 from hepset.dataset.counts import CountsCollector
 from hepset.schema.contract import Contract
-from hepset.schema.feature import AffineStep, ClipStep, Feature, TransformParts, transform_parts
+from hepset.schema.feature import Feature
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,
     Statistics,
     TensorStatistics,
 )
+from hepset.schema.steps import apply_steps, steps_before_scaling
 from hepset.schema.tensors import Labels, TensorSpec
 
 Array = NDArray[Any]
@@ -105,10 +106,9 @@ class _TensorCollector:
         self.spec = spec
         self.names = list(spec.features) or [""]
         self.steps = [
-            (index, parts)
+            (index, steps)
             for index, name in enumerate(self.names)
-            if (parts := transform_parts(self._feature(name).transform)).shape != "circular"
-            and (parts.before or parts.shape != "plain" or parts.between)
+            if (steps := steps_before_scaling(self._feature(name).transform))
         ]
         self.raw = _Moments.empty(len(self.names))
         self.changed = _Moments.empty(len(self.steps))
@@ -130,7 +130,9 @@ class _TensorCollector:
         self.raw.add(wide)
         if self.steps:
             with np.errstate(all="ignore"):
-                self.changed.add(np.stack([_transform(wide[i], parts) for i, parts in self.steps]))
+                self.changed.add(
+                    np.stack([apply_steps(wide[i], steps, np) for i, steps in self.steps])
+                )
 
     def add_lengths(self, counts: Array) -> None:
         """Add the numbers of objects of some events."""
@@ -261,25 +263,3 @@ class StatisticsCollector:
         if isinstance(mask, np.ndarray) and mask.dtype == bool:
             return mask
         return None
-
-
-def _transform(values: Array, parts: TransformParts) -> Array:
-    """Apply the steps before the standardisation, in float64."""
-    values = _fixed(values, parts.before)
-    if parts.shape == "log1p":
-        values = np.log1p(values)
-    elif parts.shape == "log":
-        values = np.log(values)
-    elif parts.shape == "asinh":
-        values = np.arcsinh(values / 2)
-    return _fixed(values, parts.between)
-
-
-def _fixed(values: Array, steps: Iterable[AffineStep | ClipStep]) -> Array:
-    for step in steps:
-        if isinstance(step, AffineStep):
-            assert step.affine != "auto", "prepare resolves it before"
-            values = (values - step.affine.subtract) * step.affine.multiply
-        else:
-            values = np.clip(values, *step.clip)
-    return values

@@ -17,6 +17,7 @@ from hepset.figures import COLOURS, histogram, styled
 from hepset.interfaces.head import Evaluation
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature
+from hepset.schema.steps import transform_domain
 from hepset.schema.units import axis_label
 
 __all__ = ["Compatibility", "Spectrum", "class_labels", "compare", "draw_spectra", "spectra"]
@@ -280,7 +281,7 @@ def _spectrum(
         train_values, train_rows = np.zeros(0), np.zeros(0, np.int64)
     edges = binning(np.concatenate([values, train_values]))
     label = axis_label(f"{tensor} {name}", name, feature)
-    steep = bool({"log1p", "log"} & set(feature.transform))
+    steep = transform_domain(feature.transform) is not None
     return Spectrum(f"{tensor}.{name}", label, edges, values, rows, train_values, train_rows, steep)
 
 

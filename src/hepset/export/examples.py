@@ -12,6 +12,7 @@ from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature, Role
 from hepset.schema.statistics import ColumnStatistics, Statistics
+from hepset.schema.steps import transform_domain
 
 __all__ = ["random_inputs"]
 
@@ -99,7 +100,8 @@ def _values(
         return np.clip(values, known.minimum, known.maximum)
     if feature.role == "phi" or name == "phi" or "circular" in feature.transform:
         return wrap_phi(rng.uniform(-np.pi, np.pi, shape))
-    positive = {"log", "log1p"} & set(feature.transform) or (feature.role or name) in _POSITIVE
+    bounded = transform_domain(feature.transform) is not None
+    positive = bounded or (feature.role or name) in _POSITIVE
     values = rng.standard_normal(shape)
     return np.exp(values) if positive else values
 

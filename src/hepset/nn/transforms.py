@@ -8,62 +8,22 @@ a tensor at once, and exports to ONNX.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
 from hepset.schema.contract import Contract
-from hepset.schema.feature import Affine, AffineStep, ClipStep, Feature, transform_parts
+from hepset.schema.feature import Feature
 from hepset.schema.statistics import Statistics, TensorStatistics
+from hepset.schema.steps import Affine, AffineStep, ClipStep, Curve, FixedStep, transform_parts
 
 __all__ = ["FeatureTransform", "TargetTransform"]
 
-FixedSteps: TypeAlias = tuple[AffineStep | ClipStep, ...]
-
-_LOG1P_FLOOR: Final = -1 + 2.0**-23
-"""The smallest x above −1 that float32 distinguishes: log1p is −15.9 there."""
-_LOG_FLOOR: Final = 1e-30
-"""What ``log`` takes instead of anything smaller: ln is −69.1 there."""
-_EXPONENT_LIMIT: Final = 80.0
-"""Largest exponent of an inverse logarithm: exp(80) = 5.5e34 is still finite in float32."""
 _RADIUS_FLOOR: Final = 1e-6
 """Smallest length of a predicted (cos, sin) that its spread is divided by."""
-
-
-def _bounded_exp(y: Tensor) -> Tensor:
-    return torch.exp(y.clamp(-_EXPONENT_LIMIT, _EXPONENT_LIMIT))
-
-
-def _log1p_back(y: Tensor) -> Tensor:
-    return torch.expm1(y.clamp(-_EXPONENT_LIMIT, _EXPONENT_LIMIT))
-
-
-def _asinh_back(y: Tensor) -> Tensor:
-    return 2 * torch.sinh(y.clamp(-_EXPONENT_LIMIT, _EXPONENT_LIMIT))
-
-
-_FORWARD: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "plain": lambda x: x,
-    "log1p": lambda x: torch.log1p(x.clamp(min=_LOG1P_FLOOR)),
-    "log": lambda x: torch.log(x.clamp(min=_LOG_FLOOR)),
-    "asinh": lambda x: torch.asinh(x / 2),
-}
-_INVERSE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "plain": lambda y: y,
-    "log1p": _log1p_back,
-    "log": _bounded_exp,
-    "asinh": _asinh_back,
-}
-_SLOPE: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "plain": torch.ones_like,
-    "log1p": _bounded_exp,
-    "log": _bounded_exp,
-    "asinh": lambda y: 2 * torch.cosh(y.clamp(-_EXPONENT_LIMIT, _EXPONENT_LIMIT)),
-}
-"""Derivative of the inverse, by the value in model space."""
 
 
 class FeatureTransform(nn.Module):
@@ -105,11 +65,12 @@ class FeatureTransform(nn.Module):
         self.where = where
         self.names = tuple(features)
         groups: dict[str, list[int]] = {}
+        self.curves: dict[str, Curve | None] = {}
         columns: list[list[int]] = []
         scales: list[tuple[float, float]] = []
-        before: list[FixedSteps] = []
-        between: list[FixedSteps] = []
-        after: list[FixedSteps] = []
+        before: list[tuple[FixedStep, ...]] = []
+        between: list[tuple[FixedStep, ...]] = []
+        after: list[tuple[FixedStep, ...]] = []
         for index, (name, feature) in enumerate(features.items()):
             parts = transform_parts(feature.transform)
             before.append(parts.before if feature.input else ())
@@ -117,6 +78,7 @@ class FeatureTransform(nn.Module):
                 columns.append([])
                 continue
             groups.setdefault(parts.shape, []).append(index)
+            self.curves[parts.shape] = parts.curve
             if parts.shape == "circular":
                 columns.append([len(scales), len(scales) + 1])
                 scales += [(0.0, 1.0)] * 2
@@ -165,10 +127,14 @@ class FeatureTransform(nn.Module):
         parts = []
         for step in self.steps:
             part = self._take(x, f"physical_{step}")
+            curve = self.curves[step]
             if step == "circular":
                 parts += [torch.cos(part), torch.sin(part)]
+            elif curve is None:
+                parts.append(part)
             else:
-                parts.append(_FORWARD[step](part))
+                inside = part if curve.floor == -math.inf else part.clamp(min=curve.floor)
+                parts.append(curve.forward(inside, torch))
         if not parts:
             return x[..., :0]
         y = self.between(_side_by_side(parts, self.get_buffer("order_out")))
@@ -184,10 +150,12 @@ class FeatureTransform(nn.Module):
         y = self.between.inverse(self.after.inverse(y) * self.width + self.mean)
         parts = []
         for step in self.steps:
+            curve = self.curves[step]
             if step == "circular":
                 parts.append(torch.atan2(self._take(y, "sine"), self._take(y, "cosine")))
             else:
-                parts.append(_INVERSE[step](self._take(y, f"model_{step}")))
+                part = self._take(y, f"model_{step}")
+                parts.append(part if curve is None else curve.inverse(part, torch))
         x = self.before.inverse(self._physical(parts, y))
         return x if mask is None else torch.where(mask[..., None], x, 0.0)
 
@@ -213,8 +181,11 @@ class FeatureTransform(nn.Module):
                 radius = torch.sqrt(cosine**2 + sine**2).clamp(min=_RADIUS_FLOOR)
                 parts.append((torch.sqrt(across2) / radius).clamp(max=math.pi))
             else:
-                name = f"model_{step}"
-                parts.append(_SLOPE[step](self._take(y, name)) * self._take(spread, name))
+                name, curve = f"model_{step}", self.curves[step]
+                part = self._take(spread, name)
+                parts.append(
+                    part if curve is None else curve.slope(self._take(y, name), torch) * part
+                )
         return self.before.inverse_spread(self._physical(parts, y))
 
     def _keep(self, name: str, indices: Sequence[int]) -> None:
@@ -240,7 +211,7 @@ class _Fixed(nn.Module):
             exactly.
     """
 
-    def __init__(self, columns: Sequence[FixedSteps]) -> None:
+    def __init__(self, columns: Sequence[tuple[FixedStep, ...]]) -> None:
         super().__init__()
         self.rounds: list[str] = []
         for number in range(max((len(steps) for steps in columns), default=0)):
@@ -343,15 +314,13 @@ def _scale(
     return found.mean, found.width
 
 
-def _constants(step: AffineStep | ClipStep | None) -> Affine:
+def _constants(step: FixedStep | None) -> Affine:
     if not isinstance(step, AffineStep):
         return Affine()
-    if step.affine == "auto":
-        raise ConfigurationError(
-            "affine: auto takes its constants from the training events: a model is built with the "
-            "event and the contract of a dataset"
-        )
-    return step.affine
+    try:
+        return step.constants
+    except ValueError as problem:
+        raise ConfigurationError(str(problem)) from problem
 
 
 def _side_by_side(parts: list[Tensor], order: Tensor) -> Tensor:

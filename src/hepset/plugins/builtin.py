@@ -48,6 +48,9 @@ COMPONENTS = (
         "hepset.heads.regression:RegressionHead",
         "Numbers of an event or of each object, with widths or quantiles.",
     ),
+    Component("transform_steps", "asinh", "hepset.schema.steps:Asinh", "asinh(x / 2), any x."),
+    Component("transform_steps", "log", "hepset.schema.steps:Log", "ln x, x > 0."),
+    Component("transform_steps", "log1p", "hepset.schema.steps:Log1p", "ln(1 + x), x > −1."),
     Component("dialects", "hepset", "hepset.dialects:HepsetDialect", "hepset's own event file."),
     Component(
         "commands",

@@ -45,7 +45,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "loss_combinations": Kind("loss combination", "train.loss_combination", "torch.nn:Module"),
         "judges": Kind("judge", "evaluate.judges", "builtins:object"),
-        "transform_steps": Kind("transform step", "transform of a feature", "builtins:object"),
+        "transform_steps": Kind(
+            "transform step", "transform of a feature", "hepset.schema.steps:Curve"
+        ),
     }
 )
 """Kind, as a `hepset.plugins.Component` states it, to what it is."""

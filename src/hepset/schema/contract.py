@@ -15,7 +15,8 @@ from pydantic import Field
 from hepset.errors import ContractError
 from hepset.schema.base import Model
 from hepset.schema.event import EventInfo
-from hepset.schema.feature import Affine, Feature, transform_domain
+from hepset.schema.feature import Feature
+from hepset.schema.steps import Affine, transform_domain
 from hepset.schema.tensors import (
     Domain,
     Finite,

@@ -24,15 +24,8 @@ from pydantic_core import CoreSchema
 
 from hepset.errors import did_you_mean
 from hepset.schema.base import IDENTIFIER, Model, accept_null
-from hepset.schema.feature import (
-    P4_SYSTEMS,
-    AffineStep,
-    Feature,
-    Role,
-    Transform,
-    check_transform,
-    guess_role,
-)
+from hepset.schema.feature import P4_SYSTEMS, Feature, Role, guess_role
+from hepset.schema.steps import AffineStep, Transform, check_transform
 from hepset.schema.symmetry import PermutationGroup, parse_permutations
 
 EVENT_FORMAT: Final = "hepset-event/1"

@@ -6,7 +6,7 @@ without objects, absent globals, missing targets, gaps in no particular place).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,14 @@ from hepset.dataset.counts import CountsCollector
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
-from hepset.schema.feature import AffineStep, ClipStep, Feature, Role, guess_role
+from hepset.schema.feature import Feature, Role, guess_role
 from hepset.schema.statistics import (
     ColumnStatistics,
     LabelCounts,
     Statistics,
     TensorStatistics,
 )
+from hepset.schema.steps import AffineStep, apply_steps, steps_before_scaling
 from hepset.schema.tensors import Domain, Index, Labels, NonNegative, OneHot, TensorSpec
 
 __all__ = ["make_batch", "make_event_info", "make_statistics"]
@@ -33,11 +34,6 @@ Array = NDArray[Any]
 _DEFAULT_SLOTS = (7, 4, 5, 3)
 """Slots of streams whose number is not resolved, in turn: different, so that axes are not mixed."""
 _DEFAULT_CLASSES = 2
-_STEPS: dict[str, Callable[[Array], Array]] = {
-    "log1p": np.log1p,
-    "log": np.log,
-    "asinh": lambda x: np.arcsinh(x / 2),
-}
 
 
 def make_event_info(
@@ -381,17 +377,13 @@ def _real_entries(spec: TensorSpec, array: Array, batch: EventBatch) -> Array:
 
 
 def _transformed(values: Array, feature: Feature) -> Array:
-    values = values.astype(np.float64)
-    for step in feature.transform:
-        if step == "standardise":
-            break
-        if isinstance(step, AffineStep) and step.affine != "auto":
-            values = (values - step.affine.subtract) * step.affine.multiply
-        elif isinstance(step, ClipStep):
-            values = np.clip(values, *step.clip)
-        elif step in _STEPS:
-            values = _STEPS[step](values)
-    return values
+    steps = [
+        step
+        for step in steps_before_scaling(feature.transform)
+        if not (isinstance(step, AffineStep) and step.affine == "auto")
+    ]
+    transformed: Array = apply_steps(values.astype(np.float64), steps, np)
+    return transformed
 
 
 def _column(values: Array) -> ColumnStatistics:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from hepset.errors import EventInfoError, did_you_mean
 from hepset.schema.base import IDENTIFIER
 from hepset.schema.event import EventInfo
-from hepset.schema.feature import Feature, TransformName, guess_role
+from hepset.schema.feature import Feature, guess_role
+from hepset.schema.steps import TransformName
 from hepset.schema.symmetry import parse_permutations
 from hepset_spanet.names import RESERVED, target_name
 

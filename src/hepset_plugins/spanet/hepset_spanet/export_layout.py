@@ -21,7 +21,7 @@ from hepset.export.layouts import ExportLayout
 from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.head import EncoderHandle, Head
 from hepset.model import Model
-from hepset.schema.feature import transform_parts
+from hepset.schema.steps import transform_parts
 from hepset_assignment.dense_scores import as_spanet, dense_log_probability
 from hepset_assignment.head import AssignmentHead
 from hepset_spanet.backbone import SpanetEncoded

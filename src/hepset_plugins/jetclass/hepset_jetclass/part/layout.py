@@ -14,7 +14,8 @@ from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError, ExportError
 from hepset.export.layouts import ExportLayout
 from hepset.interfaces import ComponentConfig
-from hepset.schema.feature import AffineStep, ClipStep, Feature, Role
+from hepset.schema.feature import Feature, Role
+from hepset.schema.steps import AffineStep, ClipStep
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver
 
 if TYPE_CHECKING:

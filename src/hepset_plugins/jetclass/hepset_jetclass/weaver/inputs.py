@@ -22,7 +22,8 @@ from hepset.events.select import derive_and_select, possible
 from hepset.interfaces import parse_options
 from hepset.plugins import registry
 from hepset.schema.event import EventInfo
-from hepset.schema.feature import AffineStep, ClipStep, Feature
+from hepset.schema.feature import Feature
+from hepset.schema.steps import AffineStep, apply_steps
 from hepset_jetclass.weaver.grammar import WeaverConfig, parse_weaver
 from hepset_jetclass.weaver.translation import LABEL, Block, Translation, blocks_of, translate
 
@@ -146,16 +147,13 @@ def _group(
 def _scaled(values: Array, feature: Feature, name: str) -> Array:
     """Apply the fixed steps of a feature in float32."""
     for step in feature.transform:
-        if isinstance(step, AffineStep) and step.affine != "auto":
-            values = (values - np.float32(step.affine.subtract)) * np.float32(step.affine.multiply)
-        elif isinstance(step, ClipStep):
-            values = np.clip(values, *step.clip)
-        else:
+        if isinstance(step, str) or (isinstance(step, AffineStep) and step.affine == "auto"):
             raise ConfigurationError(
                 f"{name}: the step {step} has no constants here; give the event of the dataset "
                 "(event=dataset.event)"
             )
-    return values
+    scaled: Array = apply_steps(values, feature.transform, np)
+    return scaled
 
 
 def _places(offsets: Array, length: int, *, wrap: bool) -> tuple[Array, Array]:
