@@ -1,15 +1,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from hepset.nn.transforms import FeatureTransform
+from hepset.plugins import Component, hookimpl, registry
 from hepset.schema.feature import Feature
-from hepset.schema.steps import CURVES, apply_steps, curve, steps_before_scaling
+from hepset.schema.steps import (
+    CURVES,
+    Curve,
+    apply_steps,
+    curve,
+    steps_before_scaling,
+    transform_domain,
+)
 
 VALUES = np.array([0.0, 0.3, 1.0, 25.0, 3000.0])
 IN_MODEL_SPACE = {
@@ -72,3 +83,47 @@ def test_steps_before_the_scaling() -> None:
     assert before({"clip": [0, 5]}, "standardise") == ["clip(0, 5)"]
     assert before("standardise", {"clip": [-5, 5]}) == []
     assert before("circular") == []
+
+
+class Sqrt(Curve):
+    """√x, x > 0."""
+
+    above = 0.0
+    floor = 1e-30
+
+    def forward(self, x: Any, xp: Any) -> Any:
+        return xp.sqrt(x)
+
+    def inverse(self, y: Any, xp: Any) -> Any:
+        del xp
+        return y**2
+
+    def slope(self, y: Any, xp: Any) -> Any:
+        del xp
+        return 2 * y
+
+
+class _Plugin:
+    hepset_interface = 2
+
+    @hookimpl
+    def hepset_components(self) -> list[Component]:
+        return [Component("transform_steps", "sqrt", Sqrt, "√x")]
+
+
+def test_a_plugin_adds_a_curve() -> None:
+    registry().register(_Plugin(), name="roots", distribution="hepset-roots")
+    try:
+        feature = Feature.model_validate({"transform": "sqrt"})
+        assert transform_domain(feature.transform) == ("sqrt", 0.0)
+        transform = FeatureTransform({"pt": feature}, None, "jets")
+        x = torch.tensor([[4.0], [9.0]])
+        torch.testing.assert_close(transform(x), torch.tensor([[2.0], [3.0]]))
+        torch.testing.assert_close(transform.inverse(transform(x)), x)
+        # Δx = 2 √x Δy.
+        spread = transform.spread(torch.tensor([[2.0]]), torch.tensor([[0.5]]))
+        torch.testing.assert_close(spread, torch.tensor([[2.0]]))
+    finally:
+        registry().unregister("roots")
+    with pytest.raises(ValidationError, match="sqrt"):
+        Feature.model_validate({"transform": "sqrt"})

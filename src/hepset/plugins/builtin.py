@@ -48,9 +48,21 @@ COMPONENTS = (
         "hepset.heads.regression:RegressionHead",
         "Numbers of an event or of each object, with widths or quantiles.",
     ),
-    Component("transform_steps", "asinh", "hepset.schema.steps:Asinh", "asinh(x / 2), any x."),
-    Component("transform_steps", "log", "hepset.schema.steps:Log", "ln x, x > 0."),
-    Component("transform_steps", "log1p", "hepset.schema.steps:Log1p", "ln(1 + x), x > −1."),
+    Component(
+        "transform_steps",
+        "asinh",
+        "hepset.schema.steps:Asinh",
+        "The logarithm with a sign, asinh(x / 2).",
+    ),
+    Component(
+        "transform_steps", "log", "hepset.schema.steps:Log", "The logarithm ln x, for x > 0."
+    ),
+    Component(
+        "transform_steps",
+        "log1p",
+        "hepset.schema.steps:Log1p",
+        "The logarithm ln(1 + x), for x > −1.",
+    ),
     Component("dialects", "hepset", "hepset.dialects:HepsetDialect", "hepset's own event file."),
     Component(
         "commands",
