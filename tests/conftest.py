@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 
+from hepset.arrays import Ragged
 from hepset.batch import make_ids
 from hepset.dataset import Dataset, Manifest, open_dataset
-from hepset.dataset.columns import Column, Jagged, extra_layout, tensor_layout
+from hepset.dataset.columns import Column, extra_layout, tensor_layout
 from hepset.dataset.manifest import SampleRecord, SourceRecord, SplitRecord, SplitRule
 from hepset.dataset.shards import write_shard
 from hepset.schema.config import SplitConfig
@@ -115,7 +116,7 @@ def write_dataset(tmp_path: Path) -> WriteDataset:
                         if layout.layout == "jagged":
                             mask = tensors[layout.mask][start:stop]
                             offsets = np.concatenate([[0], np.cumsum(mask.sum(1))])
-                            rows[name] = Jagged(values[mask], offsets.astype(np.int64))
+                            rows[name] = Ragged.of(offsets.astype(np.int64), values[mask])
                         elif layout.layout == "counts":
                             rows[name] = values.sum(1)
                         else:

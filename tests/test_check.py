@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, concatenate, make_ids
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch, FlatStream, PaddedStream, concatenate, make_ids
 from hepset.check import check_batch
 from hepset.errors import ContractError
 from hepset.schema.contract import Contract, compile_contract
@@ -68,14 +69,13 @@ def padded_batch(events: int = EVENTS) -> EventBatch:
     def rows(*values: int) -> Array:
         return np.tile(np.array(values), (events, 1))
 
-    return EventBatch(
+    streams = {
+        "jets": PaddedStream({"pt": pt, "eta": eta, "btag": btag}, mask, {"target/jet_e": jet_e}),
+        "leptons": PaddedStream(leptons, lepton_mask),
+    }
+    batch = EventBatch(
         make_ids(0, range(100, 100 + events)),
-        {
-            "jets": PaddedStream(
-                {"pt": pt, "eta": eta, "btag": btag}, mask, {"target/jet_e": jet_e}
-            ),
-            "leptons": PaddedStream(leptons, lepton_mask),
-        },
+        streams,
         {
             "met": np.ones((events, 2), np.float32),
             "target/signal": np.arange(events) % 2,
@@ -88,11 +88,31 @@ def padded_batch(events: int = EVENTS) -> EventBatch:
         },
         sources=["a.h5"],
     )
+    for name, data in streams.items():
+        SLOTS[id(batch.streams[name])] = batch.streams[name], data
+    return batch
+
+
+SLOTS: dict[int, tuple[Ragged, PaddedStream]] = {}
+"""Compressed stream → the slots that it was given in, padding included."""
+
+
+def as_given(batch: EventBatch, name: str) -> Any:
+    """A stream as it was given: in slots, or as lists."""
+    data = batch.streams[name]
+    return SLOTS.get(id(data), (data, data))[1]
+
+
+def as_lists(batch: EventBatch) -> EventBatch:
+    streams = {
+        name: Ragged(data.offsets, data.columns, data.attached)
+        for name, data in batch.streams.items()
+    }
+    return dataclasses.replace(batch, streams=streams)
 
 
 def flat_batch() -> EventBatch:
-    batch = padded_batch()
-    return dataclasses.replace(batch, streams={name: batch.flat(name) for name in batch.streams})
+    return as_lists(padded_batch())
 
 
 def arrays(batch: EventBatch, **changes: Any) -> EventBatch:
@@ -110,19 +130,22 @@ def arrays(batch: EventBatch, **changes: Any) -> EventBatch:
 
 
 def stream(batch: EventBatch, name: str, **changes: Any) -> EventBatch:
-    data = dataclasses.replace(batch.streams[name], **changes)
-    return dataclasses.replace(batch, streams={**batch.streams, name: data})
+    data = dataclasses.replace(as_given(batch, name), **changes)
+    streams: Any = {**batch.streams, name: data}
+    changed = dataclasses.replace(batch, streams=streams)
+    if isinstance(data, PaddedStream):
+        SLOTS[id(changed.streams[name])] = changed.streams[name], data
+    return changed
 
 
 def mask_of(batch: EventBatch, name: str) -> Array:
-    data = batch.streams[name]
-    assert isinstance(data, PaddedStream)
-    return data.mask
+    mask: Array = as_given(batch, name).mask
+    return mask
 
 
 def column(batch: EventBatch, name: str, feature: str, values: Any) -> EventBatch:
     """Replace a column, or single entries of it."""
-    columns = dict(batch.streams[name].columns)
+    columns = dict(as_given(batch, name).columns)
     if isinstance(values, dict):
         columns[feature] = columns[feature].copy()
         for where, value in values.items():
@@ -245,7 +268,7 @@ class TestNames:
 class TestSizes:
     def test_feature_missing_names_the_nearest(self) -> None:
         batch = padded_batch()
-        columns = dict(batch.streams["jets"].columns)
+        columns = dict(as_given(batch, "jets").columns)
         columns["btagg"] = columns.pop("btag")
         missing, extra = check(stream(batch, "jets", columns=columns))
         assert (missing.rule, missing.tensor) == ("features", "jets.btag")
@@ -257,7 +280,7 @@ class TestSizes:
         more = column(batch, "jets", "charge", np.zeros((EVENTS, 4)))
         assert only(more).found == "4 features, also charge"
         assert only(more, raw=True).severity == "note"
-        columns = dict(reversed(batch.streams["jets"].columns.items()))
+        columns = dict(reversed(as_given(batch, "jets").columns.items()))
         turned = stream(batch, "jets", columns=columns)
         assert only(turned).found == "btag, eta, pt"
         assert check(turned, raw=True) == []
@@ -295,7 +318,9 @@ class TestSizes:
         assert check(long, raw=True)[0].severity == "warning"
 
     def test_shape_of_a_column_and_a_target(self) -> None:
-        wrong = column(padded_batch(), "jets", "pt", np.ones((EVENTS, 5), np.float32))
+        with pytest.raises(ContractError, match=r"a\.h5: jets\.pt: shape \(10, 5\) beside a mask"):
+            column(padded_batch(), "jets", "pt", np.ones((EVENTS, 5), np.float32))
+        wrong = column(flat_batch(), "jets", "pt", np.ones((30, 2), np.float32))
         assert only(wrong).rule == "shape"
         wrong = arrays(padded_batch(), target__signal=np.zeros((EVENTS, 1), int))
         assert only(wrong).found == "shape (10, 1)"
@@ -321,7 +346,7 @@ class TestSizes:
 
 class TestDtypes:
     def test_float64_beyond_float32(self) -> None:
-        values = padded_batch().streams["jets"].columns["pt"].astype(np.float64)
+        values = as_given(padded_batch(), "jets").columns["pt"].astype(np.float64)
         values[6, 0] = 1e39
         values[7, 3] = 1e39
         violation = only(column(padded_batch(), "jets", "pt", values))
@@ -361,9 +386,13 @@ class TestDtypes:
     def test_mask_of_zeros_and_ones(self) -> None:
         mask = mask_of(padded_batch(), "jets").astype(np.int8)
         assert check(stream(padded_batch(), "jets", mask=mask)) == []
-        mask = mask * 2
-        violation = check(stream(padded_batch(), "jets", mask=mask))[0]
-        assert (violation.tensor, violation.found) == ("jets.mask", "2 (slot 0)")
+        with pytest.raises(ContractError, match=r"a\.h5: jets\.mask: found 2 \(row 0, slot 0\)"):
+            stream(padded_batch(), "jets", mask=mask * 2)
+        batch = padded_batch()
+        values, mask = batch["leptons"], 2 * batch["leptons.mask"]
+        plain = dataclasses.replace(batch, streams={"jets": batch.streams["jets"]})
+        violation = check(plain.with_arrays({"leptons": values, "leptons.mask": mask}))[0]
+        assert (violation.tensor, violation.found) == ("leptons.mask", "2 (slot 0)")
 
     def test_mask_of_a_global(self) -> None:
         batch = arrays(padded_batch(), met={(4, 0): NAN})
@@ -470,13 +499,12 @@ class TestValues:
         assert only(arrays(padded_batch(), target__m={1: NAN, 5: -3.0})).entry == 105
 
     def test_target_of_objects(self) -> None:
-        energies = padded_batch().streams["jets"].attached["target/jet_e"].copy()
+        energies = as_given(padded_batch(), "jets").attached["target/jet_e"].copy()
         energies[3, 2] = np.inf
         energies[4, 2] = NAN
         batch = stream(padded_batch(), "jets", attached={"target/jet_e": energies})
         assert (only(batch).tensor, only(batch).found) == ("target/jet_e", "inf (slot 2)")
-        flat = dataclasses.replace(batch, streams={n: batch.flat(n) for n in batch.streams})
-        assert only(flat).found == "inf (object 2)"
+        assert only(as_lists(batch)).found == "inf (object 2)"
 
     @pytest.mark.parametrize(("name", "label"), [("signal", 2), ("signal", -2), ("flavour", -2)])
     def test_labels(self, name: str, label: int) -> None:
@@ -580,7 +608,7 @@ class TestIndices:
 
 class TestUnits:
     def test_mev(self) -> None:
-        pt = padded_batch().streams["jets"].columns["pt"] * 1000
+        pt = as_given(padded_batch(), "jets").columns["pt"] * 1000
         violation = only(column(padded_batch(), "jets", "pt", pt))
         assert (violation.rule, violation.severity) == ("unit", "warning")
         assert "scale: 0.001" in violation.advice
@@ -588,7 +616,7 @@ class TestUnits:
     def test_no_unit_no_warning(self) -> None:
         streams = {**EVENT["streams"]}
         streams["jets"] = {"slots": 4, "features": {"pt": {}, "eta": {}, "btag": {}}}
-        pt = padded_batch().streams["jets"].columns["pt"] * 1000
+        pt = as_given(padded_batch(), "jets").columns["pt"] * 1000
         assert check(column(padded_batch(), "jets", "pt", pt), contract_of(streams=streams)) == []
 
 

@@ -1,9 +1,9 @@
 """`EventBatch`: some events as named arrays, the only thing that parts hand to each other.
 
-A stream is held flat (all objects of all events one after the other, with offsets) or padded
-(slots and a mask); either form gives the other on access. Everything else is an array whose first
-axis is the event. Names are those of the contract: ``jets``, ``jets.mask``, ``met``,
-``target/signal``, ``weight``, ``process``, ``extra/<name>``.
+A stream is held as `hepset.arrays.Ragged`: all objects of all events one after the other, with
+offsets. It is padded on access. Everything else is an array whose first axis is the event. Names
+are those of the contract: ``jets``, ``jets.mask``, ``met``, ``target/signal``, ``weight``,
+``process``, ``extra/<name>``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hepset.arrays import Array, Ragged, join, padding_value
 from hepset.errors import ContractError, did_you_mean
-
-Array = NDArray[Any]
 
 ID_DTYPE = np.dtype([("source", "<u4"), ("entry", "<i8"), ("sample", "<u4")])
 """Identity of a row: index into the table of sources, entry in the source, and the running number
@@ -40,64 +37,20 @@ def make_ids(
     return ids
 
 
-@dataclass(frozen=True)
-class FlatStream:
-    """Objects of a stream one after the other.
-
-    Attributes:
-        offsets: Event i has the objects ``offsets[i]:offsets[i + 1]``; int64, ``(event + 1,)``.
-        columns: Feature → values of all objects, shape ``(object,)``.
-        attached: Other per-object arrays by tensor name (``target/…``, ``extra/…``), first axis
-            object.
-    """
-
-    offsets: Array
-    columns: dict[str, Array]
-    attached: dict[str, Array] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> Array:
-        """Number of objects of each event, shape ``(event,)``."""
-        counts: Array = np.diff(self.offsets)
-        return counts
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return len(self.offsets) - 1
-
-    def take(self, events: Array) -> FlatStream:
-        """Return the stream of some events, given by index, in that order."""
-        counts = self.counts[events]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        most = len(events) > 1 and 2 * len(events) > len(self) and events[0] >= 0
-        if most and (np.diff(events) > 0).all():
-            # Most events in their order: leaving out the others is faster than picking these.
-            chosen = np.zeros(len(self), bool)
-            chosen[events] = True
-            return self._picked(offsets, np.repeat(chosen, self.counts))
-        objects = np.repeat(self.offsets[:-1][events] - offsets[:-1], counts)
-        objects += np.arange(offsets[-1])
-        return self._picked(offsets, objects)
-
-    def reorder(self, objects: Array) -> FlatStream:
-        """Return the stream with its objects permuted; the permutation stays inside events."""
-        return self._picked(self.offsets, objects)
-
-    def _picked(self, offsets: Array, objects: Array) -> FlatStream:
-        return FlatStream(
-            offsets,
-            {name: values[objects] for name, values in self.columns.items()},
-            {name: values[objects] for name, values in self.attached.items()},
-        )
+FlatStream = Ragged
+"""Objects of a stream one after the other: ``FlatStream(offsets, columns, attached)``."""
 
 
 @dataclass(frozen=True)
 class PaddedStream:
     """Slots of a stream, real where the mask is True.
 
+    A reader may give a stream in this form; the batch compresses it once. It is also what
+    `EventBatch.padded` returns.
+
     Attributes:
         columns: Feature → values, shape ``(event, slot)``.
-        mask: True = real, shape ``(event, slot)``.
+        mask: True = real, shape ``(event, slot)``; zeros and ones of another type are fine.
         attached: Other per-slot arrays by tensor name, first axes ``(event, slot)``.
     """
 
@@ -120,34 +73,57 @@ class PaddedStream:
         """Number of slots."""
         return int(self.mask.shape[1])
 
-    def take(self, events: Array) -> PaddedStream:
-        """Return the stream of some events, given by index, in that order."""
-        return PaddedStream(
-            {name: values[events] for name, values in self.columns.items()},
-            self.mask[events],
-            {name: values[events] for name, values in self.attached.items()},
+    def flat(self) -> Ragged:
+        """Return the real slots one after the other; gaps between them are kept.
+
+        Raises:
+            ContractError: If the mask is none, or an array has other events and slots than it.
+        """
+        mask = real_slots(self.mask)
+        for name, values in {**self.columns, **self.attached}.items():
+            if values.shape[:2] != mask.shape:
+                raise ContractError(
+                    f"{name}: shape {values.shape} beside a mask of shape {mask.shape}; give one "
+                    "entry per event and slot"
+                )
+        return Ragged.from_slots(self.columns, mask, self.attached, inspect_padding=True)
+
+
+StreamData = Ragged | PaddedStream
+"""What a reader may give a stream as."""
+
+
+def real_slots(mask: Array) -> Array:
+    """Return the mask of a stream as booleans.
+
+    Raises:
+        ContractError: If it has not the axes (event, slot), or holds other values than 0 and 1.
+    """
+    if mask.ndim != 2:
+        raise ContractError(f"mask: shape {mask.shape}, expected the axes (event, slot)")
+    if mask.dtype == bool:
+        return mask
+    if mask.dtype.kind not in "iuf":
+        raise ContractError(f"mask: dtype {mask.dtype}, expected booleans, or 0 and 1")
+    wrong = np.argwhere((mask != 0) & (mask != 1))
+    if len(wrong):
+        event, slot = wrong[0].tolist()
+        raise ContractError(
+            f"mask: found {mask[event, slot]:g} (row {event}, slot {slot}), expected booleans, or "
+            "0 and 1; give True = real (a count or a weight is no mask)"
         )
-
-    def flat(self) -> FlatStream:
-        """Return the real slots one after the other; positions of gaps are forgotten."""
-        offsets = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
-        return FlatStream(
-            offsets,
-            {name: values[self.mask] for name, values in self.columns.items()},
-            {name: values[self.mask] for name, values in self.attached.items()},
-        )
+    return mask.astype(bool)
 
 
-StreamData = FlatStream | PaddedStream
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class EventBatch:
     """Some events as named arrays.
 
+    A stream may be given as `PaddedStream`; it is compressed at once.
+
     Attributes:
         ids: Identity of every row, dtype `ID_DTYPE`, shape ``(event,)``.
-        streams: Stream → its objects, flat or padded.
+        streams: Stream → its objects.
         arrays: Tensor name → array with first axis event, for everything that is not a stream.
         slots: Stream → number of slots to pad to; the longest event where absent.
         sources: Keys of the sources that ``ids["source"]`` counts through, for messages.
@@ -155,24 +131,57 @@ class EventBatch:
     """
 
     ids: Array
-    streams: dict[str, StreamData]
+    streams: dict[str, Ragged]
     arrays: dict[str, Array] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     sources: Sequence[str] = ()
     predictions: dict[str, Array] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Refuse rows that disagree in length."""
+    def __init__(
+        self,
+        ids: Array,
+        streams: Mapping[str, StreamData],
+        arrays: dict[str, Array] | None = None,
+        slots: dict[str, int] | None = None,
+        sources: Sequence[str] = (),
+        predictions: dict[str, Array] | None = None,
+    ) -> None:
+        """Compress padded streams; refuse rows that disagree in length."""
+        fields = {
+            "ids": ids,
+            "arrays": {} if arrays is None else arrays,
+            "slots": {} if slots is None else slots,
+            "sources": sources,
+            "predictions": {} if predictions is None else predictions,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "streams", {n: self._flat(n, d) for n, d in streams.items()})
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         lengths |= {name: len(array) for name, array in self.arrays.items()}
         wrong = {name: n for name, n in lengths.items() if n != len(self.ids)}
         if wrong:
             name, found = next(iter(wrong.items()))
-            where = f"{self.where(0)[0]}: " if len(self.ids) else ""
             raise ContractError(
-                f"{where}{name}: rows disagree in length: expected {len(self.ids)} events as in "
-                f"the ids, found {found}; every tensor needs one row per event"
+                f"{self._source()}{name}: rows disagree in length: expected {len(self.ids)} events "
+                f"as in the ids, found {found}; every tensor needs one row per event"
             )
+
+    def _flat(self, name: str, data: StreamData) -> Ragged:
+        if isinstance(data, Ragged):
+            return data
+        try:
+            return data.flat()
+        except ContractError as problem:
+            raise ContractError(f"{self._source()}{name}.{problem}") from None
+
+    def _source(self) -> str:
+        """The source of the first row, as the beginning of a message."""
+        return f"{self.where(0)[0]}: " if len(self.ids) else ""
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of all tensors, as `names` gives them."""
+        return iter(self.names())
 
     def __len__(self) -> int:
         """Number of events."""
@@ -201,30 +210,27 @@ class EventBatch:
         if name in self.arrays:
             return self.arrays[name]
         if name in self.streams:
-            padded = self.padded(name)
-            if not padded.columns:
-                return np.zeros((*padded.mask.shape, 0), np.float32)
-            values = np.zeros((*padded.mask.shape, len(padded.columns)), np.float32)
-            for index, column in enumerate(padded.columns.values()):
+            data, slots = self.streams[name], self._slots(name)
+            objects = np.empty((data.objects, len(data.columns)), np.float32)
+            for index, column in enumerate(data.columns.values()):
                 # float16/64 and integers become float32 here; check reports what is lossy.
                 with np.errstate(over="ignore"):
-                    np.copyto(values[:, :, index], column, where=padded.mask, casting="unsafe")
-            return values
-        for stream_name, stream in self.streams.items():
-            if name == f"{stream_name}.mask":
-                return self.padded(stream_name).mask
-            if name in stream.attached:
-                return self.padded(stream_name).attached[name]
+                    objects[:, index] = column
+            return data.pad(objects, slots)
+        for stream, data in self.streams.items():
+            if name == f"{stream}.mask":
+                return data.mask(self._slots(stream))
+            if name in data.attached:
+                return self._padded(stream, name)
         raise KeyError(f"no tensor {name!r} in the batch{did_you_mean(name, self.names())}")
 
     def get(self, name: str) -> Array | None:
         """Return one tensor, or None where it is absent."""
         return self[name] if name in self else None  # noqa: SIM401  has no default
 
-    def flat(self, stream: str) -> FlatStream:
+    def flat(self, stream: str) -> Ragged:
         """Return a stream's real objects as flat columns with offsets."""
-        data = self.streams[stream]
-        return data if isinstance(data, FlatStream) else data.flat()
+        return self.streams[stream]
 
     def padded(self, stream: str) -> PaddedStream:
         """Return a stream in slots with its mask; columns keep their dtype.
@@ -232,30 +238,41 @@ class EventBatch:
         Raises:
             ContractError: If an event has more objects than slots.
         """
+        data, slots = self.streams[stream], self._slots(stream)
+        return PaddedStream(
+            {name: data.pad(values, slots) for name, values in data.columns.items()},
+            data.mask(slots),
+            {name: self._padded(stream, name) for name in data.attached},
+        )
+
+    def _padded(self, stream: str, name: str) -> Array:
+        values = self.streams[stream].attached[name]
+        fill = padding_value(name, values.dtype)
+        return self.streams[stream].pad(values, self._slots(stream), fill)
+
+    def _slots(self, stream: str) -> int:
+        """Slots that a stream is padded to; refuse objects that stand beyond."""
         data = self.streams[stream]
         slots = self.slots.get(stream)
-        if isinstance(data, PaddedStream):
-            return data if slots is None or slots == data.slots else _resized(stream, data, slots)
-        counts = data.counts
-        longest = int(counts.max(initial=0))
-        slots = longest if slots is None else slots
-        if longest > slots:
-            raise ContractError(
-                f"{stream}: {int((counts > slots).sum())} of {len(self)} events have more than "
-                f"{slots} objects, the longest {longest}; set streams.{stream}.slots: {longest}, "
-                "or let prepare cut them by `order`"
-            )
-        mask = np.arange(slots) < counts[:, None]
-
-        def pad(values: Array, fill: float) -> Array:
-            full = np.full((*mask.shape, *values.shape[1:]), fill, values.dtype)
-            full[mask] = values
-            return full
-
-        return PaddedStream(
-            {name: pad(values, 0) for name, values in data.columns.items()},
-            mask,
-            {name: pad(values, _missing(name, values)) for name, values in data.attached.items()},
+        if slots is None:
+            return data.width
+        if data.width <= slots:
+            return slots
+        last = data.counts
+        if data.origin_slot is not None:
+            last = np.zeros(len(data), np.int64)
+            last[data.counts > 0] = data.origin_slot[data.offsets[1:][data.counts > 0] - 1] + 1
+        beyond, most = last > slots, int(last.max(initial=0))
+        if not beyond.any():
+            return slots
+        what = (
+            f"more than {slots} objects, the longest {most}"
+            if data.slots is None
+            else f"real objects beyond slot {slots}"
+        )
+        raise ContractError(
+            f"{stream}: {int(beyond.sum())} of {len(self)} events have {what}; set "
+            f"streams.{stream}.slots: {most}, or let prepare cut them by `order`"
         )
 
     def take(self, events: Array) -> EventBatch:
@@ -278,15 +295,7 @@ class EventBatch:
 
     def with_columns(self, stream: str, columns: Mapping[str, Array]) -> EventBatch:
         """Return the batch with flat columns of a stream added or replaced, shape ``(object,)``."""
-        data = self.streams[stream]
-        if isinstance(data, FlatStream):
-            changed: StreamData = replace(data, columns={**data.columns, **columns})
-        else:
-            added = {}
-            for name, values in columns.items():
-                added[name] = np.zeros(data.mask.shape, values.dtype)
-                added[name][data.mask] = values
-            changed = replace(data, columns={**data.columns, **added})
+        changed = self.streams[stream].with_columns(columns)
         return replace(self, streams={**self.streams, stream: changed})
 
     def where(self, row: int) -> tuple[str, int]:
@@ -309,7 +318,7 @@ class EventBatch:
 
 
 def concatenate(batches: Iterable[EventBatch]) -> EventBatch:
-    """Return several batches of the same tensors and sources as one; streams become flat.
+    """Return several batches of the same tensors and sources as one.
 
     Raises:
         ValueError: If there is no batch.
@@ -324,63 +333,12 @@ def concatenate(batches: Iterable[EventBatch]) -> EventBatch:
     return replace(
         first,
         ids=np.concatenate([part.ids for part in parts]),
-        streams={name: _joined(name, parts) for name in first.streams},
+        streams={name: join([p.streams[name] for p in parts]) for name in first.streams},
         arrays={name: np.concatenate([p.arrays[name] for p in parts]) for name in first.arrays},
         predictions={
             name: np.concatenate([p.predictions[name] for p in parts]) for name in first.predictions
         },
     )
-
-
-def _joined(name: str, parts: list[EventBatch]) -> StreamData:
-    padded = [part.streams[name] for part in parts]
-    if all(isinstance(data, PaddedStream) for data in padded):
-        slots = {data.slots for data in padded if isinstance(data, PaddedStream)}
-        if len(slots) == 1:
-            blocks = [data for data in padded if isinstance(data, PaddedStream)]
-            return PaddedStream(
-                {c: np.concatenate([b.columns[c] for b in blocks]) for c in blocks[0].columns},
-                np.concatenate([b.mask for b in blocks]),
-                {c: np.concatenate([b.attached[c] for b in blocks]) for c in blocks[0].attached},
-            )
-    flats = [part.flat(name) for part in parts]
-    counts = np.concatenate([flat.counts for flat in flats])
-    return FlatStream(
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        {c: np.concatenate([flat.columns[c] for flat in flats]) for c in flats[0].columns},
-        {c: np.concatenate([flat.attached[c] for flat in flats]) for c in flats[0].attached},
-    )
-
-
-def _resized(stream: str, data: PaddedStream, slots: int) -> PaddedStream:
-    """Give a padded stream another number of slots; only padding may be dropped."""
-    if slots < data.slots:
-        lost = data.mask[:, slots:].any(axis=1)
-        if lost.any():
-            raise ContractError(
-                f"{stream}: {int(lost.sum())} of {len(data)} events have real objects beyond slot "
-                f"{slots}; set streams.{stream}.slots: {data.slots}, or let prepare cut them by "
-                "`order`"
-            )
-
-    def fit(values: Array, fill: float) -> Array:
-        full = np.full((len(values), slots, *values.shape[2:]), fill, values.dtype)
-        kept = min(slots, data.slots)
-        full[:, :kept] = values[:, :kept]
-        return full
-
-    return PaddedStream(
-        {name: fit(values, 0) for name, values in data.columns.items()},
-        fit(data.mask, 0),
-        {name: fit(values, _missing(name, values)) for name, values in data.attached.items()},
-    )
-
-
-def _missing(name: str, values: Array) -> float:
-    """Fill value of a per-object array: NaN or −1 for targets, zero otherwise."""
-    if not name.startswith("target/"):
-        return 0.0
-    return float("nan") if values.dtype.kind == "f" else -1.0
 
 
 def iterate_rows(batch: EventBatch, size: int) -> Iterator[EventBatch]:

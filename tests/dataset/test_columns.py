@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hepset.arrays import Ragged
 from hepset.batch import make_ids
 from hepset.dataset.columns import (
     ColumnLayout,
-    Jagged,
     TensorType,
     decode,
     encode,
@@ -103,9 +103,9 @@ def test_jagged_comes_back_from_any_slice(counts: list[int], start: int, rows: i
         name="cells", layout="jagged", dims=("event", "cells", "feature"), shape=(5, 2),
         stored="<f4", dtype="<f4", mask="cells.mask", features=("e", "t"),
     )  # fmt: skip
-    array = encode(layout, Jagged(values, offsets)).slice(start, rows)
+    array = encode(layout, Ragged.of(offsets, values)).slice(start, rows)
     found = raw(layout, array)
-    assert isinstance(found, Jagged)
+    assert isinstance(found, Ragged)
     rows_wanted = list(range(len(counts)))[start : start + rows]
     expected = [values[offsets[i] : offsets[i + 1]] for i in rows_wanted]
     assert list(found.counts) == [len(e) for e in expected]
@@ -115,10 +115,10 @@ def test_jagged_comes_back_from_any_slice(counts: list[int], start: int, rows: i
     for event, objects in zip(padded, expected, strict=True):
         np.testing.assert_array_equal(event[: len(objects)], objects)
         assert not event[len(objects) :].any()
-    sliced_input = Jagged(values, offsets[start:])
+    sliced_input = Ragged.of(offsets[start:], values)
     if len(sliced_input.offsets) > 1:
         again = raw(layout, encode(layout, sliced_input))
-        assert isinstance(again, Jagged)
+        assert isinstance(again, Ragged)
         np.testing.assert_array_equal(again.values, values[offsets[start] :])
 
 

@@ -4,7 +4,8 @@ from functools import reduce
 
 import numpy as np
 
-from hepset.dataset.columns import Column, Jagged
+from hepset.arrays import Ragged
+from hepset.dataset.columns import Column
 from hepset.dataset.counts import CountsCollector
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
@@ -26,7 +27,7 @@ ROWS = 4
 COLUMNS: dict[str, Column] = {
     "jets": np.zeros((ROWS, 4, 1), np.float32),
     "jets.mask": np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]], bool),
-    "leptons": Jagged(np.zeros((4, 1), np.float32), np.array([0, 1, 1, 3, 4])),
+    "leptons": Ragged.of(np.array([0, 1, 1, 3, 4]), np.zeros((4, 1), np.float32)),
     "process": np.array([0, 0, 1, 0], np.int16),
     "target/assignment/tt/t1": np.array([[0, 1], [0, -1], [-1, -1], [2, 0]]),
     "target/assignment/tt/t2": np.array([[-1, -1], [1, 2], [-1, -1], [-1, 0]]),
@@ -38,7 +39,7 @@ def counted(rows: slice) -> EventCounts:
     collector = CountsCollector(compile_contract(EVENT), COLUMNS)
     events = np.arange(ROWS)[rows]
     chosen = {
-        name: column.take(events) if isinstance(column, Jagged) else column[events]
+        name: column.take(events) if isinstance(column, Ragged) else column[events]
         for name, column in COLUMNS.items()
     }
     collector.add(chosen, len(events))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hepset.dataset.columns import Jagged
+from hepset.arrays import Ragged
 from hepset.dataset.statistics import StatisticsCollector
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
@@ -165,8 +165,8 @@ def test_jagged_and_padded_agree(contract: Contract) -> None:
     offsets = np.concatenate([[0], np.cumsum(mask.sum(1))])
     jagged = {
         **data,
-        "jets": Jagged(data["jets"][mask], offsets),
-        "target/j": Jagged(data["target/j"][mask], offsets),
+        "jets": Ragged.of(offsets, data["jets"][mask]),
+        "target/j": Ragged.of(offsets, data["target/j"][mask]),
         "jets.mask": mask.sum(1).astype(np.int32),
     }
     collector = StatisticsCollector(contract, jagged)

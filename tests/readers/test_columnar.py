@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
-from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, concatenate
+from hepset.arrays import Array
+from hepset.batch import EventBatch, concatenate
 from hepset.errors import ConfigurationError, ReadError, UnknownComponentError
 from hepset.readers import open_reader
 from hepset.schema.contract import compile_contract
@@ -137,7 +138,7 @@ def test_reads_what_awkward_wrote(sample: Any, chunk_size: int) -> None:
     batch = read(reader)
     assert [s.entries for s in reader.sources()] == [EVENTS]
     jets = batch.streams["jets"]
-    assert isinstance(jets, FlatStream)
+    assert jets.slots is None
     assert list(jets.columns) == ["pt", "eta", "tag"]
     for feature, values in jets.columns.items():
         assert ak.unflatten(values, jets.counts).to_list() == jagged(feature).to_list()
@@ -264,9 +265,10 @@ def test_fixed_size_arrays_are_padded_streams(tmp_path: Path, kind: str) -> None
         options: dict[str, Any] = {"files": path, "event": event, "chunk_size": size}
         batch = read(open_reader(kind, columns=mapped, **options))
         jets = batch.streams["jets"]
-        assert isinstance(jets, PaddedStream)
-        np.testing.assert_array_equal(jets.columns["pt"], pt)
-        np.testing.assert_array_equal(jets.mask, np.arange(3) < counts[:, None])
+        assert jets.slots == 3
+        mask = np.arange(3) < counts[:, None]
+        np.testing.assert_array_equal(jets.columns["pt"], pt[mask])
+        np.testing.assert_array_equal(batch["jets.mask"], mask)
         np.testing.assert_array_equal(batch["target/assignment/t"], indices)
         np.testing.assert_array_equal(batch["extra/second"], pt[:, 1])
         by_mask = read(open_reader(kind, columns={"masks.jets": "ok"}, **options))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from hepset.batch import EventBatch, PaddedStream, StreamData
+from hepset.arrays import Ragged
+from hepset.batch import EventBatch
 from hepset.check.findings import Findings
 from hepset.check.indices import check_indices, place_indices
 from hepset.check.layout import check_layout, stream_of
@@ -68,14 +69,10 @@ def _place(label: str, places: Mapping[str, int]) -> int:
     return places.get(label, len(places))
 
 
-def _streams(
-    contract: Contract, batch: EventBatch, usable: Collection[str]
-) -> dict[str, StreamData]:
-    found: dict[str, StreamData] = {}
+def _streams(contract: Contract, batch: EventBatch, usable: Collection[str]) -> dict[str, Ragged]:
+    found: dict[str, Ragged] = {}
     for spec in contract.of_kind("stream"):
         data = stream_of(batch, spec) if spec.name in usable else None
-        if isinstance(data, PaddedStream) and data.mask.dtype != bool:
-            data = PaddedStream(data.columns, data.mask.astype(bool), data.attached)
         if data is not None:
             found[spec.name] = data
     return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch
 from hepset.schema.report import Severity, Violation
 
 
@@ -91,14 +92,14 @@ class View:
     """One array of the batch together with what tells which of its entries are real.
 
     Attributes:
-        values: First axes ``(event,)`` or ``(event, slot)``, or ``(object,)`` with offsets.
+        values: First axes ``(event,)`` or ``(event, slot)``, or ``(object,)`` with `objects`.
         mask: True = real, the first axes of `values`; None where all are real.
-        offsets: Where the objects of each event begin, for values along objects.
+        objects: The stream whose objects the values belong to, for values along objects.
     """
 
     values: Array
     mask: Array | None = None
-    offsets: Array | None = None
+    objects: Ragged | None = None
 
     def real(self, flags: Array) -> Array:
         """Clear the flags of entries that are not real; `flags` has the shape of `values`."""
@@ -120,9 +121,9 @@ class View:
         """Return the events with a flag, increasing."""
         flat = flags.reshape(len(flags), -1).any(axis=1)
         hits: Array = np.flatnonzero(flat)
-        if self.offsets is None:
+        if self.objects is None:
             return hits
-        rows: Array = np.unique(np.searchsorted(self.offsets, hits, side="right") - 1)
+        rows: Array = np.unique(np.searchsorted(self.objects.offsets, hits, side="right") - 1)
         return rows
 
     def first(self, flags: Array) -> str:
@@ -130,9 +131,12 @@ class View:
         where = np.unravel_index(int(np.argmax(flags)), flags.shape)
         value = self.values[where]
         text = f"{value:g}" if self.values.dtype.kind == "f" else str(value)
-        if self.offsets is not None:
-            event = int(np.searchsorted(self.offsets, where[0], side="right")) - 1
-            return f"{text} (object {int(where[0] - self.offsets[event])})"
+        if self.objects is not None:
+            offsets, slot = self.objects.offsets, self.objects.origin_slot
+            event = int(np.searchsorted(offsets, where[0], side="right")) - 1
+            place = where[0] - offsets[event] if slot is None else slot[where[0]]
+            kind = "object" if self.objects.slots is None else "slot"
+            return f"{text} ({kind} {', '.join(str(int(i)) for i in (place, *where[1:]))})"
         if len(where) > 1:
             return f"{text} (slot {', '.join(str(int(i)) for i in where[1:])})"
         return text

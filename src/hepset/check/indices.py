@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hepset.batch import Array, FlatStream, StreamData
+from hepset.arrays import Array, Ragged
 from hepset.check.findings import Findings, View
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Index, TensorSpec
@@ -55,7 +55,7 @@ class Pointers:
 
 
 def place_indices(
-    contract: Contract, views: Mapping[str, Mapping[str, View]], streams: Mapping[str, StreamData]
+    contract: Contract, views: Mapping[str, Mapping[str, View]], streams: Mapping[str, Ragged]
 ) -> list[Pointers]:
     """Find out where every product of every index tensor points to."""
     slots = {name: _slots(name, data, contract) for name, data in streams.items()}
@@ -78,7 +78,7 @@ def place_indices(
 
 def check_indices(
     pointers: list[Pointers],
-    streams: Mapping[str, StreamData],
+    streams: Mapping[str, Ragged],
     exclusive: tuple[tuple[str, ...], ...],
     inverted: set[str],
     findings: Findings,
@@ -106,9 +106,7 @@ def check_indices(
                 _twice_across(name, codes[name], other, codes[other], findings)
 
 
-def points_at_padding(
-    pointers: list[Pointers], name: str, data: StreamData
-) -> tuple[Array, int, int]:
+def points_at_padding(pointers: list[Pointers], name: str, data: Ragged) -> tuple[Array, int, int]:
     """Return the events that point at padding of a stream, and how many indices do, of how many."""
     rows = np.zeros(len(data), bool)
     masked = valid = 0
@@ -125,17 +123,15 @@ def points_at_padding(
     return np.flatnonzero(rows), masked, valid
 
 
-def _slots(name: str, data: StreamData, contract: Contract) -> int | None:
-    if not isinstance(data, FlatStream):
+def _slots(name: str, data: Ragged, contract: Contract) -> int | None:
+    if data.slots is not None:
         return data.slots
     return contract[name].shape[1] if name in contract else None
 
 
-def _end(data: StreamData, slots: int | None) -> int:
+def _end(data: Ragged, slots: int | None) -> int:
     """First index that no event can have; the longest event counts where slots do not bound."""
-    if not isinstance(data, FlatStream):
-        return data.slots
-    return max(slots or 0, int(data.counts.max(initial=0)))
+    return data.slots if data.slots is not None else max(slots or 0, data.width)
 
 
 def _place(
@@ -168,11 +164,8 @@ def _place(
     return Place(label, values, number, local, values >= base)
 
 
-def _is_real(data: StreamData, events: Array, local: Array) -> Array:
-    if isinstance(data, FlatStream):
-        real: Array = local < data.counts[events]
-    else:
-        real = data.mask[events, local]
+def _is_real(data: Ragged, events: Array, local: Array) -> Array:
+    real: Array = data.object_at(events, local) >= 0
     return real
 
 
@@ -205,7 +198,7 @@ def _range(place: Place, findings: Findings) -> None:
 def _padding(
     place: Place,
     rule: Index,
-    streams: Mapping[str, StreamData],
+    streams: Mapping[str, Ragged],
     inverted: set[str],
     findings: Findings,
 ) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, StreamData
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch, PaddedStream
 from hepset.check.findings import Findings, View
-from hepset.errors import closest, did_you_mean
+from hepset.errors import ContractError, closest, did_you_mean
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import TensorSpec
 
@@ -33,7 +34,7 @@ def check_layout(contract: Contract, findings: Findings, *, training: bool, raw:
     _ids(findings)
     _names(contract, findings, training=training)
     views: Views = {}
-    streams: dict[str, StreamData] = {}
+    streams: dict[str, Ragged] = {}
     for spec in contract.of_kind("stream"):
         data = stream_of(batch, spec)
         if data is None:
@@ -59,14 +60,18 @@ def check_layout(contract: Contract, findings: Findings, *, training: bool, raw:
     return views
 
 
-def stream_of(batch: EventBatch, spec: TensorSpec) -> StreamData | None:
+def stream_of(batch: EventBatch, spec: TensorSpec) -> Ragged | None:
     """Return the data of a stream, also where it is given as a plain padded array with a mask."""
     if spec.name in batch.streams:
         return batch.streams[spec.name]
     array, mask = batch.arrays.get(spec.name), batch.arrays.get(f"{spec.name}.mask")
     if array is None or mask is None or array.ndim != 3 or array.shape[2] != len(spec.columns):
         return None
-    return PaddedStream({name: array[:, :, i] for i, name in enumerate(spec.columns)}, mask)
+    columns = {name: array[:, :, i] for i, name in enumerate(spec.columns)}
+    try:
+        return PaddedStream(columns, mask).flat()
+    except ContractError:
+        return None
 
 
 def _ids(findings: Findings) -> None:
@@ -171,6 +176,10 @@ def _array_is_no_stream(spec: TensorSpec, findings: Findings) -> None:
             advice="add it, or give the stream as FlatStream or PaddedStream",
         )
         return
+    if array.ndim == 3 and array.shape[2] == len(spec.columns):
+        flags = _mask(mask, findings.batch.arrays[mask], findings, axes=2)
+        if flags is None:
+            return
     findings.tensor(
         "shape",
         spec.name,
@@ -180,18 +189,10 @@ def _array_is_no_stream(spec: TensorSpec, findings: Findings) -> None:
     )
 
 
-def _stream(
-    spec: TensorSpec, data: StreamData, findings: Findings, *, raw: bool
-) -> StreamData | None:
-    """Check how a stream is held; return it with a boolean mask, or None where that is broken."""
-    if isinstance(data, FlatStream):
-        if not _offsets(spec, data, findings):
-            return None
-    else:
-        mask = _mask(f"{spec.name}.mask", data.mask, findings)
-        if mask is None:
-            return None
-        data = PaddedStream(data.columns, mask, data.attached)
+def _stream(spec: TensorSpec, data: Ragged, findings: Findings, *, raw: bool) -> Ragged | None:
+    """Check how a stream is held; return it, or None where that is broken."""
+    if not _offsets(spec, data, findings):
+        return None
     _slots(spec, data, findings, raw=raw)
     counts = findings.batch.arrays.get(f"{spec.name}.counts")
     if counts is not None:
@@ -199,7 +200,7 @@ def _stream(
     return data
 
 
-def _offsets(spec: TensorSpec, data: FlatStream, findings: Findings) -> bool:
+def _offsets(spec: TensorSpec, data: Ragged, findings: Findings) -> bool:
     offsets = data.offsets
     advice = "offsets begin with 0, never fall, and end with the number of objects"
     expected = "offsets that count the objects of each event"
@@ -265,17 +266,18 @@ def _mask(name: str, mask: Array, findings: Findings, axes: int = 2) -> Array | 
     return mask.astype(bool)
 
 
-def _slots(spec: TensorSpec, data: StreamData, findings: Findings, *, raw: bool) -> None:
+def _slots(spec: TensorSpec, data: Ragged, findings: Findings, *, raw: bool) -> None:
     wanted = spec.shape[1]
     if wanted is None:
         return
     name = spec.name
-    held = findings.batch.slots.get(name, data.slots if isinstance(data, PaddedStream) else wanted)
-    if isinstance(data, FlatStream) or raw:
-        excess = np.asarray(data.counts > wanted)
-    else:
-        excess = np.asarray(data.mask[:, wanted:].any(axis=1))
+    held = findings.batch.slots.get(name, wanted if data.slots is None else data.slots)
     counts = data.counts
+    if data.origin_slot is None or raw:
+        excess = np.asarray(counts > wanted)
+    else:
+        excess = np.zeros(len(data), bool)
+        excess[data.event_of[data.origin_slot >= wanted]] = True
     if excess.any():
         rows = np.flatnonzero(excess)
         findings.events(
@@ -303,7 +305,7 @@ def _slots(spec: TensorSpec, data: StreamData, findings: Findings, *, raw: bool)
         )
 
 
-def _counts(spec: TensorSpec, data: StreamData, counts: Array, findings: Findings) -> None:
+def _counts(spec: TensorSpec, data: Ragged, counts: Array, findings: Findings) -> None:
     if counts.shape != (len(findings.batch),):
         found = f"shape {counts.shape}"
         expected = "one number of objects per event"
@@ -329,9 +331,7 @@ def _counts(spec: TensorSpec, data: StreamData, counts: Array, findings: Finding
         )
 
 
-def _columns(
-    spec: TensorSpec, data: StreamData, findings: Findings, *, raw: bool
-) -> dict[str, View]:
+def _columns(spec: TensorSpec, data: Ragged, findings: Findings, *, raw: bool) -> dict[str, View]:
     found, wanted = list(data.columns), spec.columns
     missing = [name for name in wanted if name not in data.columns]
     extras = [name for name in found if name not in wanted]
@@ -367,13 +367,8 @@ def _columns(
             continue
         values = data.columns[name]
         label = f"{spec.name}.{name}"
-        if isinstance(data, FlatStream):
-            view = View(values, offsets=data.offsets)
-            fits = values.ndim == 1
-        else:
-            view = View(values, data.mask)
-            fits = values.shape == data.mask.shape
-        if not fits:
+        view = View(values, objects=data)
+        if values.ndim != 1:
             findings.tensor(
                 "shape",
                 label,
@@ -388,7 +383,7 @@ def _columns(
 
 def _tensor(
     spec: TensorSpec,
-    streams: dict[str, StreamData],
+    streams: dict[str, Ragged],
     masks: dict[str, Array | None],
     findings: Findings,
 ) -> View | None:
@@ -401,12 +396,11 @@ def _tensor(
         mask = None
         if spec.mask is not None:
             stream = streams.get(spec.mask.removesuffix(".mask"))
-            if isinstance(stream, PaddedStream):
-                mask = stream.mask
-            elif isinstance(stream, FlatStream) and values.ndim > 1:
-                mask = np.arange(values.shape[1]) < stream.counts[:, None]
-            else:
+            if stream is None or values.ndim == 1:
                 mask = masks.get(spec.mask)
+            else:
+                slots = values.shape[1] if stream.slots is None else stream.slots
+                mask = stream.mask(slots)
             if mask is not None and mask.shape != values.shape[: mask.ndim]:
                 findings.tensor(
                     "shape",
@@ -425,16 +419,13 @@ def _tensor(
     return None
 
 
-def _attached(spec: TensorSpec, stream: StreamData, findings: Findings) -> View | None:
+def _attached(spec: TensorSpec, stream: Ragged, findings: Findings) -> View | None:
     values = stream.attached[spec.name]
-    axes = 1 if isinstance(stream, FlatStream) else 2
-    rest = values.shape[axes:]
+    rest = values.shape[1:]
     wanted = spec.shape[2:]
     fits = len(rest) == len(wanted) and all(
         size is None or size == n for size, n in zip(wanted, rest, strict=True)
     )
-    if isinstance(stream, PaddedStream) and values.shape[:2] != stream.mask.shape:
-        fits = False
     if not fits:
         findings.tensor(
             "shape",
@@ -444,9 +435,7 @@ def _attached(spec: TensorSpec, stream: StreamData, findings: Findings) -> View 
             advice=f"give one entry per object of {spec.dims[1] if spec.dims[1:] else 'the event'}",
         )
         return None
-    if isinstance(stream, FlatStream):
-        return View(values, offsets=stream.offsets)
-    return View(values, stream.mask)
+    return View(values, objects=stream)
 
 
 def _shape_fits(spec: TensorSpec, values: Array, findings: Findings) -> bool:
@@ -470,7 +459,7 @@ def _by_column(spec: TensorSpec, view: View, findings: Findings) -> dict[str, Vi
         return {"": view} if _convertible(spec.name, spec.dtype, view, findings) else {}
     found = {}
     for index, name in enumerate(spec.columns):
-        column = View(view.values[..., index], view.mask, view.offsets)
+        column = View(view.values[..., index], view.mask, view.objects)
         if _convertible(f"{spec.name}.{name}", spec.dtype, column, findings):
             found[name] = column
     return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hepset.batch import Array, PaddedStream, StreamData
+from hepset.arrays import Ragged
 from hepset.check.findings import Findings, View
 from hepset.check.indices import Pointers, points_at_padding
 from hepset.schema.feature import Feature, Role, guess_role
@@ -31,7 +31,7 @@ def role_of(name: str, feature: Feature) -> Role | None:
 
 def check_masks(
     specs: Mapping[str, TensorSpec],
-    streams: Mapping[str, StreamData],
+    streams: Mapping[str, Ragged],
     pointers: list[Pointers],
     findings: Findings,
 ) -> set[str]:
@@ -70,39 +70,32 @@ def check_units(spec: TensorSpec, columns: Mapping[str, View], findings: Finding
             )
 
 
-def _vanishing(spec: TensorSpec, data: StreamData) -> Array | None:
-    """Where pt (or else energy) is zero, shape ``(event, slot)``; None without such a column."""
-    if not isinstance(data, PaddedStream):
-        return None
+def _telling(spec: TensorSpec, data: Ragged) -> str | None:
+    """The column that is not zero for real objects: pt, or else energy; None without one."""
     roles = {role_of(name, feature): name for name, feature in reversed(spec.features.items())}
     for role in ("pt", "energy"):
         name = roles.get(role)
-        values = data.columns.get(name) if name is not None else None
-        if values is not None and values.shape == data.mask.shape:
-            zero: Array = values == 0
-            return zero
+        if name is not None and name in data.in_padding:
+            return name
     return None
 
 
-def _inverted(
-    spec: TensorSpec, data: StreamData, pointers: list[Pointers], findings: Findings
-) -> bool:
-    if not isinstance(data, PaddedStream):
+def _inverted(spec: TensorSpec, data: Ragged, pointers: list[Pointers], findings: Findings) -> bool:
+    if data.slots is None:
         return False
     label, expected = f"{spec.name}.mask", "True for real objects"
     advice = "invert the mask: True = real, False = padding"
-    zero = _vanishing(spec, data)
-    if zero is not None:
-        real_zero = zero & data.mask
-        reals = int(data.mask.sum())
-        pads = data.mask.size - reals
-        zeros = int(real_zero.sum())
-        pad_zeros = int(zero.sum()) - zeros
+    name = _telling(spec, data)
+    if name is not None:
+        zero = data.columns[name] == 0
+        reals, zeros = data.objects, int(zero.sum())
+        pads = len(data) * data.slots - reals
+        pad_zeros = pads - int(data.in_padding[name].sum())
         if reals and pads and 2 * zeros > reals and 2 * pad_zeros < pads:
             findings.events(
                 "mask-inverted",
                 label,
-                np.flatnonzero(real_zero.any(axis=1)),
+                np.unique(data.event_of[zero]),
                 expected=expected,
                 found=f"pt or energy vanishes in {zeros} of {reals} real slots "
                 f"and in {pad_zeros} of {pads} padded ones",
@@ -111,7 +104,7 @@ def _inverted(
             return True
     rows, masked, valid = points_at_padding(pointers, spec.name, data)
     # A mask without any real slot is empty, not inverted.
-    if valid and 2 * masked > valid and data.mask.any():
+    if valid and 2 * masked > valid and data.objects:
         findings.events(
             "mask-inverted",
             label,
@@ -124,7 +117,7 @@ def _inverted(
     return False
 
 
-def _empty(spec: TensorSpec, streams: Mapping[str, StreamData], findings: Findings) -> None:
+def _empty(spec: TensorSpec, streams: Mapping[str, Ragged], findings: Findings) -> None:
     data = streams[spec.name]
     events = len(data)
     empty = data.counts == 0
@@ -132,11 +125,10 @@ def _empty(spec: TensorSpec, streams: Mapping[str, StreamData], findings: Findin
     if events < _ENOUGH_EVENTS or count < _NEARLY_ALL * events:
         return
     holds_objects = False
-    if isinstance(data, PaddedStream) and data.mask.size:
-        zero = _vanishing(spec, data)
-        if zero is None:
-            zero = np.logical_and.reduce([values == 0 for values in data.columns.values()])
-        holds_objects = 2 * int((~zero[empty]).any(axis=1).sum()) > count
+    if data.in_padding:
+        name = _telling(spec, data)
+        held = [data.in_padding[name]] if name is not None else list(data.in_padding.values())
+        holds_objects = 2 * int((np.max(held, axis=0)[empty] > 0).sum()) > count
     if not holds_objects and count < events:
         return
     alone = all(not other.counts.any() for other in streams.values())

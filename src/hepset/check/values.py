@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.check.findings import Findings, View
 from hepset.schema.steps import curve
 from hepset.schema.tensors import Domain, Finite, Labels, NonNegative, OneHot, TensorSpec
@@ -146,14 +146,14 @@ def _one_hot(spec: TensorSpec, columns: dict[str, View], findings: Findings) -> 
     good = ((values == 0) | (values == 1)).all(axis=-1) & ((values == 1).sum(axis=-1) == 1)
     if values.dtype.kind == "f":
         good |= np.isnan(values).all(axis=-1)
-    flags = View(good, view.mask, view.offsets).real(~good)
+    flags = View(good, view.mask, view.objects).real(~good)
     if not flags.any():
         return
     first = values.reshape(-1, values.shape[-1])[int(np.argmax(flags))]
     findings.events(
         "one_hot",
         spec.name,
-        View(good, view.mask, view.offsets).rows(flags),
+        View(good, view.mask, view.objects).rows(flags),
         expected="exactly one 1 and otherwise 0",
         found="[" + ", ".join(f"{value:g}" for value in first[:8]) + "]",
         advice="write the label as an integer, or correct the encoding where the file is made",

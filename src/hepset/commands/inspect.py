@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, HepsetError, ReadError
 from hepset.interfaces.remote import file_system, is_address, open_address

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
+from hepset.arrays import Array, Ragged, offsets_of
 from hepset.batch import ID_DTYPE, EventBatch
 from hepset.check import check_batch
 from hepset.convert.plan import Plan, Range
@@ -29,7 +29,6 @@ from hepset.convert.reading import UNUSABLE, read_chunk
 from hepset.dataset.columns import (
     Column,
     ColumnLayout,
-    Jagged,
     TensorType,
     arrow_schema,
     decode_ids,
@@ -38,6 +37,7 @@ from hepset.dataset.columns import (
     narrow,
     raw,
     record_batch,
+    take,
 )
 from hepset.dataset.manifest import Truncation
 from hepset.dataset.shards import ShardRecord, row_group_rows, write_shard
@@ -54,8 +54,6 @@ from hepset.schema.contract import Contract
 from hepset.schema.report import Report
 from hepset.schema.statistics import Statistics
 from hepset.schema.steps import TransformStep
-
-Array = NDArray[Any]
 
 HASH: Final = "order"
 """Column of a spill file: the hash that decides the place of a row."""
@@ -390,7 +388,7 @@ def _spill(
             for start, stop in itertools.pairwise(ends):
                 if start < stop:
                     events = order[start:stop]
-                    taken = {name: _take(column, events) for name, column in columns.items()}
+                    taken = {name: take(column, events) for name, column in columns.items()}
                     encoded = record_batch(schema, layouts, ids[events], taken)
                     arrays = [*encoded.columns, pa.array(hashes[events], pa.uint64())]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=fields))
@@ -403,7 +401,7 @@ def _spill(
             "objects": {
                 name: int(column.offsets[-1])
                 for name, column in columns.items()
-                if isinstance(column, Jagged) and name in context.jagged
+                if isinstance(column, Ragged) and name in context.jagged
             },
             "truncated": truncated,
             "labels": labels,
@@ -411,10 +409,6 @@ def _spill(
             "hashed": hashed,
         }
     )
-
-
-def _take(column: Column, events: Array) -> Column:
-    return column.take(events) if isinstance(column, Jagged) else column[events]
 
 
 def write_one_shard(item: ShardItem) -> ShardResult:
@@ -433,7 +427,7 @@ def write_one_shard(item: ShardItem) -> ShardResult:
     def blocks() -> Iterator[tuple[Array, dict[str, Column]]]:
         for start in range(0, len(ids), step):
             events = order[start : start + step]
-            block = {name: _take(column, events) for name, column in columns.items()}
+            block = {name: take(column, events) for name, column in columns.items()}
             if collector is not None:
                 collector.add(block, len(events))
             yield ids[events], block
@@ -452,7 +446,7 @@ def write_one_shard(item: ShardItem) -> ShardResult:
 
 
 def _decoded_bytes(column: Column) -> int:
-    return column.values.nbytes if isinstance(column, Jagged) else column.nbytes
+    return column.values.nbytes if isinstance(column, Ragged) else column.nbytes
 
 
 @dataclass(frozen=True)
@@ -494,9 +488,9 @@ def _gather(context: Context, item: ShardItem) -> tuple[Array, Array, dict[str, 
                 target = columns.get(name)
                 if isinstance(target, np.ndarray):
                     target[rows] = found
-                elif isinstance(found, Jagged):
+                elif isinstance(found, Ragged):
                     # A copy: the file is closed before the rows are used.
-                    jagged[name].append(Jagged(found.values.copy(), found.offsets))
+                    jagged[name].append(found.map(np.copy))
             del table, found
         row = rows.stop
     columns |= {name: join(parts) for name, parts in jagged.items()}
@@ -528,8 +522,8 @@ def _stored(table: pa.RecordBatch, name: str, layout: ColumnLayout, context: Con
         return _absent(layout, rows, table, context)
     kind: TensorType = table.schema.field(index).type
     found = raw(kind.layout, table.column(index))
-    if isinstance(found, Jagged):
-        return Jagged(narrow(layout, found.values), found.offsets)
+    if isinstance(found, Ragged):
+        return found.map(lambda values: narrow(layout, values))
     return found if layout.layout == "counts" else narrow(layout, found)
 
 
@@ -543,8 +537,8 @@ def _absent(layout: ColumnLayout, rows: int, table: pa.RecordBatch, context: Con
         stream = layout.dims[1]
         index = table.schema.get_field_index(f"{mask[stream].mask}")
         counts = raw(table.schema.field(index).type.layout, table.column(index))
-        offsets = np.concatenate([[0], np.cumsum(np.asarray(counts))]).astype(np.int64)
-        return Jagged(np.full((offsets[-1], *layout.shape[1:]), fill, layout.stored), offsets)
+        offsets = offsets_of(np.asarray(counts))
+        return Ragged.of(offsets, np.full((offsets[-1], *layout.shape[1:]), fill, layout.stored))
     if spec is not None and spec.kind == "mask":
         fill = 0
     return np.full((rows, *layout.shape), fill, layout.stored)

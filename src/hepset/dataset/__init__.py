@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hepset.dataset.columns import ColumnLayout, Jagged
+from hepset.dataset.columns import ColumnLayout
 from hepset.dataset.dataset import Dataset, Split, open_dataset
 from hepset.dataset.manifest import DATASET_FORMAT, Manifest
 from hepset.dataset.shards import ShardFile, ShardRecord
@@ -11,7 +11,6 @@ __all__ = [
     "DATASET_FORMAT",
     "ColumnLayout",
     "Dataset",
-    "Jagged",
     "Manifest",
     "ShardFile",
     "ShardRecord",

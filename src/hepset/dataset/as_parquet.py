@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from hepset.arrays import Array, offsets_of
 from hepset.dataset.batches import stream_of
 from hepset.dataset.columns import ID_COLUMNS, Column, ColumnLayout, widen
 from hepset.dataset.shards import ShardFile
 from hepset.files import atomic_file
-
-Array = NDArray[Any]
 
 
 def export_shard(shard: ShardFile, layouts: Mapping[str, ColumnLayout], directory: Path) -> Path:
@@ -72,5 +69,4 @@ def _lists(values: Array, lengths: Array | None) -> pa.Array:
     if lengths is None:
         lengths = np.full(rows, size)
     inside = values[np.arange(size) < lengths[:, None]]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), _lists(inside, None))
+    return pa.LargeListArray.from_arrays(pa.array(offsets_of(lengths)), _lists(inside, None))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
-from numpy.typing import NDArray
-
-from hepset.batch import EventBatch, FlatStream, PaddedStream, StreamData
-from hepset.dataset.columns import Column, ColumnLayout, Jagged, widen
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch
+from hepset.dataset.columns import Column, ColumnLayout, widen
 from hepset.errors import did_you_mean
-
-Array = NDArray[Any]
 
 
 def stream_of(layout: ColumnLayout) -> str | None:
@@ -55,7 +52,7 @@ def assemble(
 
     A jagged stream stays flat; a tensor per object without its stream becomes an ordinary array.
     """
-    streams: dict[str, StreamData] = {}
+    streams: dict[str, Ragged] = {}
     arrays: dict[str, Array] = {}
     slots: dict[str, int] = {}
     for name, layout in layouts.items():
@@ -71,7 +68,7 @@ def assemble(
 
 def _stream(
     layout: ColumnLayout, layouts: Mapping[str, ColumnLayout], columns: Mapping[str, Column]
-) -> StreamData:
+) -> Ragged:
     stream = layout.name
     own = columns[stream]
     others = {
@@ -79,19 +76,20 @@ def _stream(
         for name, other in layouts.items()
         if stream_of(other) == stream and name not in {stream, f"{stream}.mask"}
     }
-    if isinstance(own, Jagged):
-        return FlatStream(
+    if isinstance(own, Ragged):
+        return Ragged(
             own.offsets,
             {feature: own.values[:, i] for i, feature in enumerate(layout.features)},
             {
                 name: column.values.astype(layouts[name].dtype, copy=False)
                 for name, column in others.items()
-                if isinstance(column, Jagged)
+                if isinstance(column, Ragged)
             },
         )
-    values = widen(layout, own)
-    return PaddedStream(
-        {feature: values[:, :, i] for i, feature in enumerate(layout.features)},
+    objects = Ragged.from_slots(
+        {"": widen(layout, own)},
         widen(layouts[f"{stream}.mask"], columns[f"{stream}.mask"]),
         {name: widen(layouts[name], column) for name, column in others.items()},
     )
+    features = {feature: objects.values[:, i] for i, feature in enumerate(layout.features)}
+    return replace(objects, columns=features)

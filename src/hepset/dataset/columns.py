@@ -12,21 +12,19 @@ The column's Arrow type, `TensorType`, carries its `ColumnLayout`; the same stan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from hepset.batch import ID_DTYPE, FlatStream
+from hepset.arrays import Array, Ragged, missing_value, padding_value
+from hepset.arrays import join as join_ragged
+from hepset.batch import ID_DTYPE
 from hepset.errors import ContractError, DatasetError
 from hepset.schema.base import Model
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Index, Labels, TensorSpec
-
-Array = NDArray[Any]
 
 MANY_SLOTS: Final = 4096
 """Above so many slots a stream is jagged."""
@@ -78,53 +76,13 @@ class ColumnLayout(Model):
         """Number of slots of a tensor that belongs to a stream."""
         return self.shape[0]
 
-    def missing(self, kind: str | None = None) -> float | str:
-        """Value of what a source does not have: NaN, −1, false or an empty text."""
-        if kind == "weight":
-            return 1.0
-        code = np.dtype(self.dtype).kind
-        if code in "US":
-            return ""
-        return {"f": float("nan"), "c": float("nan"), "i": -1, "u": 0, "b": 0}[code]
+    def missing(self, kind: str | None = None) -> Any:  # noqa: ANN401  of the element type's kind
+        """Value of what a source does not have, as `missing_value` says; the weight is 1."""
+        return 1.0 if kind == "weight" else missing_value(self.dtype)
 
 
-@dataclass(frozen=True)
-class Jagged:
-    """Rows of the real objects of some events, one event after the other.
-
-    Attributes:
-        values: One row per object, shape ``(object, …)``.
-        offsets: Event i has the rows ``offsets[i]:offsets[i + 1]``; int64, shape ``(event + 1,)``.
-    """
-
-    values: Array
-    offsets: Array
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> Array:
-        """Number of objects of each event, shape ``(event,)``."""
-        counts: Array = np.diff(self.offsets)
-        return counts
-
-    def take(self, events: Array) -> Jagged:
-        """Return some events, given by index, in that order."""
-        taken = FlatStream(self.offsets, {"": self.values}).take(events)
-        return Jagged(taken.columns[""], taken.offsets)
-
-    def padded(self, slots: int, fill: float = 0.0) -> Array:
-        """Return the events in slots, shape ``(event, slots, …)``."""
-        mask = np.arange(slots) < self.counts[:, None]
-        full = np.full((*mask.shape, *self.values.shape[1:]), fill, self.values.dtype)
-        full[mask] = self.values
-        return full
-
-
-Column = Array | Jagged
-"""A stored tensor in memory, first axis event."""
+Column = Array | Ragged
+"""A stored tensor in memory, first axis event; of a jagged one the rows of the real objects."""
 
 
 class TensorArray(pa.ExtensionArray):  # type: ignore[misc]  # pyarrow publishes no types
@@ -221,24 +179,23 @@ def encode(layout: ColumnLayout, column: Column) -> pa.ExtensionArray:
 
     Args:
         layout: How it is stored.
-        column: Shape ``(event, *layout.shape)``; for a jagged layout a `Jagged`; for the mask of a
+        column: Shape ``(event, *layout.shape)``; for a jagged layout a `Ragged`; for the mask of a
             jagged stream the number of objects, shape ``(event,)``.
 
     Raises:
         ContractError: If the shape is another one or a value does not fit the stored type.
     """
     kind = _tensor_type(layout)
-    if isinstance(column, Jagged):
+    if isinstance(column, Ragged):
         if layout.layout != "jagged" or column.values.shape[1:] != layout.shape[1:]:
             raise ContractError(
                 f"{layout.name}: objects of shape {column.values.shape[1:]} do not fit the "
                 f"{layout.layout} column of shape {layout.shape}"
             )
+        column = column.part(0, len(column))
         values = narrow(layout, column.values)
-        offsets = (column.offsets - column.offsets[0]) * layout.width
-        if column.offsets[0] or len(values) != column.offsets[-1]:
-            values = values[column.offsets[0] : column.offsets[-1]]
-        buffers = [None, pa.py_buffer(offsets.astype("<i8")), pa.py_buffer(values)]
+        ends = (column.offsets * layout.width).astype("<i8")
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(values)]
         storage = pa.Array.from_buffers(pa.large_binary(), len(column), buffers)
     else:
         shape = () if layout.layout == "counts" else layout.shape
@@ -288,7 +245,7 @@ def raw(layout: ColumnLayout, column: pa.Array | pa.ChunkedArray) -> Column:
         column: A column of a shard, any slice of it.
 
     Returns:
-        Shape ``(event, *layout.shape)`` of ``layout.stored``; a `Jagged` for a jagged layout; the
+        Shape ``(event, *layout.shape)`` of ``layout.stored``; a `Ragged` for a jagged layout; the
         number of objects, shape ``(event,)``, for ``counts``.
 
     Raises:
@@ -319,10 +276,10 @@ def raw(layout: ColumnLayout, column: pa.Array | pa.ChunkedArray) -> Column:
     return found.reshape(shape)
 
 
-def _raw_jagged(layout: ColumnLayout, buffers: list[Any], start: int, rows: int) -> Jagged:
+def _raw_jagged(layout: ColumnLayout, buffers: list[Any], start: int, rows: int) -> Ragged:
     item = layout.shape[1:]
     if rows == 0 or buffers[1] is None:
-        return Jagged(np.zeros((0, *item), layout.stored), np.zeros(1, np.int64))
+        return Ragged.of(np.zeros(1, np.int64), np.zeros((0, *item), layout.stored))
     ends = np.frombuffer(buffers[1], "<i8", count=rows + 1, offset=start * 8)
     first, size = int(ends[0]), int(ends[-1] - ends[0])
     stored = np.dtype(layout.stored)
@@ -336,28 +293,27 @@ def _raw_jagged(layout: ColumnLayout, buffers: list[Any], start: int, rows: int)
         if size
         else np.zeros(0, stored)
     )
-    return Jagged(values.reshape(-1, *item), (ends - first) // layout.width)
+    return Ragged.of((ends - first) // layout.width, values.reshape(-1, *item))
 
 
 def join(parts: Sequence[Column]) -> Column:
     """Return several pieces of one column as one."""
     if len(parts) == 1:
         return parts[0]
-    jagged = [part for part in parts if isinstance(part, Jagged)]
-    if jagged:
-        counts = np.concatenate([part.counts for part in jagged])
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        values = [part.values[part.offsets[0] : part.offsets[-1]] for part in jagged]
-        return Jagged(np.concatenate(values), offsets)
-    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+    ragged = [part for part in parts if isinstance(part, Ragged)]
+    if ragged:
+        return join_ragged(ragged)
+    return np.concatenate([part for part in parts if not isinstance(part, Ragged)])
 
 
 def part(column: Column, start: int, stop: int) -> Column:
     """Return the events ``start:stop`` of a column, without a copy."""
-    if isinstance(column, Jagged):
-        ends = column.offsets[start : stop + 1]
-        return Jagged(column.values[ends[0] : ends[-1]], ends - ends[0])
-    return column[start:stop]
+    return column.part(start, stop) if isinstance(column, Ragged) else column[start:stop]
+
+
+def take(column: Column, events: Array) -> Column:
+    """Return some events of a column, given by index, in that order."""
+    return column.take(events) if isinstance(column, Ragged) else column[events]
 
 
 def empty_column(layout: ColumnLayout) -> Column:
@@ -369,10 +325,9 @@ def empty_column(layout: ColumnLayout) -> Column:
 
 def widen(layout: ColumnLayout, column: Column) -> Array:
     """Return a stored column as a batch has it: padded, with the dtype of the contract."""
-    if isinstance(column, Jagged):
-        fill = layout.missing() if layout.name.startswith("target/") else 0
-        values = column.padded(layout.slots, float(fill) if fill != "" else 0)
-        return values.astype(layout.dtype, copy=False)
+    if isinstance(column, Ragged):
+        fill = padding_value(layout.name, layout.dtype)
+        return column.pad(column.values, layout.slots, fill).astype(layout.dtype, copy=False)
     if layout.layout == "counts":
         return np.arange(layout.slots) < column[:, None]
     return column.astype(layout.dtype, copy=False)

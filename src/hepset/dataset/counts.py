@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hepset.dataset.columns import Column, Jagged
+from hepset.arrays import Array, Ragged
+from hepset.dataset.columns import Column
 from hepset.schema.contract import Contract
 from hepset.schema.statistics import EventCounts
 
 __all__ = ["CountsCollector"]
-
-Array = NDArray[Any]
 
 PREFIX: Final = "target/assignment/"
 _MOST_PARTICLES: Final = 62
@@ -83,7 +81,7 @@ class CountsCollector:
 
 def _lengths(column: Column, mask: Column | None) -> Array:
     """Number of real objects of each event, (event,)."""
-    if isinstance(column, Jagged):
+    if isinstance(column, Ragged):
         return column.counts.astype(np.int64)
     if isinstance(mask, np.ndarray):
         total: Array = mask.sum(axis=1, dtype=np.int64) if mask.ndim > 1 else mask.astype(np.int64)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hepset.arrays import Array
 from hepset.batch import ID_DTYPE, EventBatch
 from hepset.dataset.as_parquet import export_shard
 from hepset.dataset.batches import assemble, with_masks
@@ -26,8 +26,6 @@ from hepset.schema.statistics import Statistics
 
 if TYPE_CHECKING:
     from hepset.dataset.loader import Loader
-
-Array = NDArray[Any]
 
 
 class Split:

@@ -7,21 +7,19 @@ stream, straight into its slots. The memory is used again for the next events.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hepset.batch import ID_DTYPE, EventBatch, FlatStream, PaddedStream, StreamData
+from hepset.arrays import Array, Ragged, offsets_of, padding_value
+from hepset.batch import ID_DTYPE, EventBatch
 from hepset.errors import ContractError, DatasetError
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import TensorSpec
 
 __all__ = ["EventPool"]
-
-Array = NDArray[Any]
 
 _RESERVE: Final = 1.1
 """Room that is taken at once, relative to what is expected to come."""
@@ -144,7 +142,7 @@ class _Rows:
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
         self.shape = shape
         self.count = 0
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._block = self._room(0)
 
     @property
@@ -169,7 +167,7 @@ class _Rows:
 
     def _room(self, count: int) -> Tensor:
         # numpy asks for large pages where there are any, torch does not: first use costs half.
-        return torch.from_numpy(np.empty((count, *self.shape), self._dtype))
+        return torch.from_numpy(np.empty((count, *self.shape), self.dtype))
 
     def append(self, values: Array, portions: int) -> None:
         with np.errstate(over="ignore"):
@@ -180,7 +178,7 @@ class _Objects:
     """The objects of a stream: a row of features each, and what else is known of each.
 
     Attributes:
-        stored: Number of objects of each event; all slots where the stream came in slots.
+        offsets: Where the objects of each event begin and end.
     """
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -188,19 +186,17 @@ class _Objects:
         self._slots = spec.event_shape[0] or 0
         self._features = _Rows((len(spec.columns),), "float32")
         self._attached: dict[str, _Rows] = {}
-        self._fills: dict[str, float] = {}
-        self._real: _Rows | None = None
+        self._origin: _Rows | None = None
         self.clear()
 
     def clear(self) -> None:
-        self.stored = np.zeros(0, np.int64)
-        self._starts = np.zeros(1, np.int64)
+        self.offsets = np.zeros(1, np.int64)
         self._features.count = 0
         for rows in self._attached.values():
             rows.count = 0
-        self._real = None
+        self._origin = None
 
-    def append(self, data: StreamData, owned: Sequence[TensorSpec], portions: int) -> None:
+    def append(self, data: Ragged, owned: Sequence[TensorSpec], portions: int) -> None:
         spec = self._spec
         lacking = [name for name in spec.columns if name not in data.columns]
         if lacking:
@@ -208,41 +204,23 @@ class _Objects:
                 f"{spec.name}: the events lack the features {', '.join(lacking)}; they have "
                 f"{', '.join(data.columns)}"
             )
-        most = data.slots if isinstance(data, PaddedStream) else int(data.counts.max(initial=0))
+        most = int(data.place.max(initial=-1)) + 1 if data.width > self._slots else 0
         if most > self._slots:
             raise ContractError(
                 f"{spec.name}: the longest event has {most} objects, more than {self._slots} "
                 "slots; cut them before (hepset.events.slots.conform)"
             )
-        if isinstance(data, PaddedStream):
-            self._append_slots(data, owned, portions)
-            return
-        objects = int(data.offsets[-1])
-        if objects:
-            self._fill([data.columns[name] for name in spec.columns], objects, portions)
+        if data.objects:
+            columns = [data.columns[name] for name in spec.columns]
+            self._fill(columns, data.objects, portions)
         for other in owned:
             self._attach(other, data.attached[other.name], portions)
-        if self._real is not None:
-            self._real.extend(objects, portions).fill_(1)
-        self._count(data.counts)
-
-    def _append_slots(self, data: PaddedStream, owned: Sequence[TensorSpec], portions: int) -> None:
-        """Keep empty slots as objects that are not real, so that gaps stay where they are."""
-        if self._real is None:
-            self._real = _Rows((), "bool")
-            self._real.extend(int(self._starts[-1]), portions).fill_(1)
-        mask = data.mask.reshape(-1)
-        columns = [data.columns[name].reshape(-1) for name in self._spec.columns]
-        self._fill([np.where(mask, column, 0) for column in columns], len(mask), portions)
-        for other in owned:
-            values = data.attached[other.name]
-            self._attach(other, values.reshape(-1, *values.shape[2:]), portions)
-        self._real.append(mask, portions)
-        self._count(np.full(len(data), data.slots, np.int64))
-
-    def _count(self, stored: Array) -> None:
-        self.stored = np.concatenate([self.stored, stored])
-        self._starts = np.concatenate([[0], np.cumsum(self.stored)]).astype(np.int64)
+        if data.origin_slot is not None and self._origin is None:
+            self._origin = _Rows((), "int64")
+            self._origin.append(self._objects([]).rank, portions)
+        if self._origin is not None:
+            self._origin.append(data.place, portions)
+        self.offsets = np.concatenate([self.offsets, data.offsets[1:] + self.offsets[-1]])
 
     def _fill(self, columns: Sequence[Array], objects: int, portions: int) -> None:
         room = self._features.extend(objects, portions).numpy()
@@ -259,35 +237,37 @@ class _Objects:
         rows = self._attached.get(spec.name)
         if rows is None or rows.shape != values.shape[1:]:
             rows = self._attached[spec.name] = _Rows(values.shape[1:], spec.dtype)
-            self._fills[spec.name] = spec.fill
         rows.append(values, portions)
 
     def tensors(self, name: str, events: Array, present: Sequence[str]) -> dict[str, Tensor]:
         """Gather the objects of events into slots."""
-        places, mask = self._places(events)
+        places = self._places(events)
+        mask = places < self.offsets[-1]
         index = torch.from_numpy(places.reshape(-1))
         found = {name: self._gathered(self._features, index, mask, 0.0)}
-        real = mask
-        if self._real is not None:
-            real = self._gathered(self._real, index, mask, 0.0).numpy()
         if f"{name}.mask" in present:
-            found[f"{name}.mask"] = torch.from_numpy(real)
+            found[f"{name}.mask"] = torch.from_numpy(mask)
         for other, rows in self._attached.items():
             if other not in present:
                 continue
-            found[other] = self._gathered(rows, index, mask, self._fills[other])
+            found[other] = self._gathered(rows, index, mask, padding_value(other, rows.dtype))
         return found
 
-    def _places(self, events: Array) -> tuple[Array, Array]:
-        """Return the object in every slot, and where there is one, ``(event, slot)``."""
-        small = self._starts[-1] < np.iinfo(np.int32).max
-        kind = np.dtype(np.int32 if small else np.int64)
-        slots = np.arange(self._slots, dtype=kind)
-        mask = slots < self.stored[events, None].astype(kind)
-        starts = self._starts[:-1][events, None].astype(kind)
-        # Behind the last object stands what fills empty slots.
-        places = np.where(mask, starts + slots, self._starts[-1].astype(kind))
-        return places, mask
+    def _places(self, events: Array) -> Array:
+        """Return the object in every slot, ``(event, slot)``; behind the last one where empty."""
+        objects = int(self.offsets[-1])
+        kind = np.dtype(np.int32 if objects < np.iinfo(np.int32).max else np.int64)
+        counts = np.diff(self.offsets)[events]
+        starts = self.offsets[:-1][events]
+        if self._origin is None:
+            slots = np.arange(self._slots, dtype=kind)
+            mask = slots < counts[:, None].astype(kind)
+            return np.where(mask, starts[:, None].astype(kind) + slots, kind.type(objects))
+        places = np.full((len(events), self._slots), objects, kind)
+        chosen = Ragged.of(offsets_of(counts), counts)
+        numbers = chosen.rank + np.repeat(starts, counts)
+        places[chosen.event_of, self._origin.used.numpy()[numbers]] = numbers
+        return places
 
     def _gathered(self, rows: _Rows, index: Tensor, mask: Array, fill: float) -> Tensor:
         count = rows.count
@@ -298,21 +278,15 @@ class _Objects:
             rows.count = count
         return found.reshape(*mask.shape, *rows.shape)
 
-    def take(self, events: Array, present: Sequence[str]) -> StreamData:
+    def take(self, events: Array, present: Sequence[str]) -> Ragged:
         """Return the objects of some events."""
+        return self._objects(present).take(events)
+
+    def _objects(self, present: Sequence[str]) -> Ragged:
         columns = self._features.used.numpy()
-        named = {name: columns[:, index] for index, name in enumerate(self._spec.columns)}
-        attached = {
-            name: rows.used.numpy() for name, rows in self._attached.items() if name in present
-        }
-        flat = FlatStream(self._starts, named, attached)
-        if self._real is None:
-            return flat.take(events)
-        tensors = self.tensors("", events, (".mask", *attached))
-        values = tensors.pop("").numpy()
-        mask = tensors.pop(".mask").numpy()
-        return PaddedStream(
-            {name: values[:, :, index] for index, name in enumerate(self._spec.columns)},
-            mask,
-            {name: tensor.numpy() for name, tensor in tensors.items()},
+        return Ragged(
+            self.offsets,
+            {name: columns[:, index] for index, name in enumerate(self._spec.columns)},
+            {n: rows.used.numpy() for n, rows in self._attached.items() if n in present},
+            None if self._origin is None else self._origin.used.numpy(),
         )

@@ -14,17 +14,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from hepset.arrays import Array, Ragged, join
 from hepset.batch import ID_DTYPE, EventBatch, concatenate
 from hepset.dataset.batches import with_masks
-from hepset.dataset.columns import Column, ColumnLayout, Jagged, part, widen
+from hepset.dataset.columns import Column, ColumnLayout, part, take, widen
 from hepset.dataset.mmap_cache import expand
 from hepset.dataset.order import (
     EpochOrder,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader", "batch_tensors", "ids_of", "reader_loader"]
 
-Array = NDArray[Any]
 Batch = dict[str, Tensor]
 
 _ID_FIELDS: Final = ("source", "entry", "sample")
@@ -368,7 +367,7 @@ class _Window:
         self.ids = ids
         self.fixed = fixed
         self.order = order
-        self.jagged: dict[str, list[Jagged | None]] = {}
+        self.jagged: dict[str, list[Ragged | None]] = {}
         self.decoding: list[Future[None]] = []
         self._lock = threading.Lock()
 
@@ -378,17 +377,12 @@ class _Window:
             return slice(stretch.start, stretch.stop)
         return self.order[stretch.start : stretch.stop]
 
-    def jagged_column(self, name: str) -> Jagged:
+    def jagged_column(self, name: str) -> Ragged:
         """A jagged tensor of the whole window."""
         with self._lock:
-            parts = [piece for piece in self.jagged[name] if piece is not None]
-            if len(parts) > 1:
-                counts = np.concatenate([piece.counts for piece in parts])
-                offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-                values = [piece.values[piece.offsets[0] : piece.offsets[-1]] for piece in parts]
-                parts = [Jagged(np.concatenate(values), offsets)]
-                self.jagged[name] = list(parts)
-            return parts[0]
+            whole = join([piece for piece in self.jagged[name] if piece is not None])
+            self.jagged[name] = [whole]
+            return whole
 
 
 class _Buffer:
@@ -451,7 +445,7 @@ class _Worker:
             window.ids[place] = _of_piece(ids, piece)
             for name, column in columns.items():
                 rows = _of_piece(column, piece)
-                if isinstance(rows, Jagged):
+                if isinstance(rows, Ragged):
                     window.jagged[name][index] = rows
                 else:
                     window.fixed[name][place] = rows
@@ -592,9 +586,9 @@ class _Iteration(Iterator[Batch]):
         loader = self._loader
         order, ends = order_rows(len(loader.split), **self._options())
         ids, columns = expand(loader.split, list(loader.layouts))
-        fixed = {n: column for n, column in columns.items() if not isinstance(column, Jagged)}
+        fixed = {n: column for n, column in columns.items() if not isinstance(column, Ragged)}
         window = _Window(ids, fixed, order)
-        window.jagged = {n: [c] for n, c in columns.items() if isinstance(c, Jagged)}
+        window.jagged = {n: [c] for n, c in columns.items() if isinstance(c, Ragged)}
         self._windows[0] = window
         self._starts = np.array([0, len(order)], np.int64)
         self._pieces = []
@@ -700,7 +694,7 @@ def _of_piece(column: Column, piece: Piece) -> Column:
     if piece.rows is None:
         return part(column, piece.start, piece.stop)
     rows = piece.rows[piece.start : piece.stop]
-    return column.take(rows) if isinstance(column, Jagged) else column[rows]
+    return take(column, rows)
 
 
 def _stored_shape(layout: ColumnLayout) -> tuple[int, ...]:
@@ -719,7 +713,7 @@ def _take(source: Array, rows: Array | slice, target: Array) -> None:
         np.take(source, rows, axis=0, out=target, mode="clip")
 
 
-def _take_jagged(source: Jagged, rows: Array | slice) -> Jagged:
+def _take_jagged(source: Ragged, rows: Array | slice) -> Ragged:
     if isinstance(rows, slice):
-        return cast(Jagged, part(source, rows.start, rows.stop))
+        return source.part(rows.start, rows.stop)
     return source.take(rows)

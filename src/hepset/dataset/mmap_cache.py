@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hepset.arrays import Array, Ragged
 from hepset.batch import ID_DTYPE
-from hepset.dataset.columns import Column, Jagged, empty_column
+from hepset.dataset.columns import Column, empty_column
 from hepset.errors import DatasetError
 from hepset.files import temporary_path
 
 if TYPE_CHECKING:
     from hepset.dataset.dataset import Split
-
-Array = NDArray[Any]
 
 CACHE: Final = ".cache"
 IDS: Final = "ids"
@@ -56,7 +54,7 @@ def expand(split: Split, names: Sequence[str]) -> tuple[Array, dict[str, Column]
         if layout.layout == "empty":
             found[name] = np.zeros((len(split), *layout.shape), layout.stored)
         elif layout.layout == "jagged":
-            found[name] = Jagged(_map(folder, name), _map(folder, f"{name} offsets"))
+            found[name] = Ragged.of(_map(folder, f"{name} offsets"), _map(folder, name))
         else:
             found[name] = _map(folder, name)
     return _map(folder, IDS), found
@@ -88,7 +86,7 @@ def _write(folder: Path, split: Split, names: Sequence[str]) -> None:
                 files[name] = _ArrayFile(_path(folder, name), np.zeros(0, ID_DTYPE))
                 continue
             empty = empty_column(split.layouts[name])
-            if isinstance(empty, Jagged):
+            if isinstance(empty, Ragged):
                 files[name] = _ArrayFile(_path(folder, name), empty.values)
                 offsets = f"{name} offsets"
                 files[offsets] = _ArrayFile(_path(folder, offsets), empty.offsets)
@@ -99,7 +97,7 @@ def _write(folder: Path, split: Split, names: Sequence[str]) -> None:
             if IDS in files:
                 files[IDS].append(ids)
             for name, column in columns.items():
-                if isinstance(column, Jagged):
+                if isinstance(column, Ragged):
                     before = files[name].rows
                     files[name].append(column.values)
                     files[f"{name} offsets"].append(column.offsets[1:] + before)

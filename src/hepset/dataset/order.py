@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hepset.arrays import Array, offsets_of
 from hepset.errors import DatasetError
-
-Array = NDArray[Any]
 
 _SHARDS, _GROUPS, _ROWS = range(3)
 
@@ -106,7 +104,7 @@ class EpochOrder:
     def starts(self) -> Array:
         """Position of the first row of each window, and one past the last row of all."""
         rows = [sum(len(piece) for piece in window) for window in self.windows]
-        return np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+        return offsets_of(rows)
 
     def rows(self, start: int, stop: int) -> Array | None:
         """Return which row of a window stands at which position; None where in order.

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from numpy.typing import NDArray
 
+from hepset.arrays import Array
 from hepset.dataset.columns import (
     ID_COLUMNS,
     Column,
@@ -30,7 +30,6 @@ from hepset.errors import DatasetError, did_you_mean
 from hepset.files import atomic_file
 from hepset.schema.base import Model
 
-Array = NDArray[Any]
 Codec = Literal["lz4", "zstd", "none"]
 
 ROW_GROUP_BYTES: Final = 6 * 2**20

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hepset.dataset.columns import Column, Jagged, part
+from hepset.arrays import Array, Ragged
+from hepset.dataset.columns import Column, part
 from hepset.dataset.counts import CountsCollector
 from hepset.schema.contract import Contract
 from hepset.schema.feature import Feature
@@ -25,8 +25,6 @@ from hepset.schema.statistics import (
 )
 from hepset.schema.steps import apply_steps, steps_before_scaling
 from hepset.schema.tensors import Labels, TensorSpec
-
-Array = NDArray[Any]
 
 BLOCK: Final = 1024
 """Events per block: its columns stay in the cache."""
@@ -119,7 +117,7 @@ class _TensorCollector:
 
     def add(self, column: Column, mask: Array | None) -> None:
         """Add some events; the mask says which entries of the first axes are real."""
-        if isinstance(column, Jagged):
+        if isinstance(column, Ragged):
             values = column.values
         else:
             values = column if mask is None else column[mask]
@@ -241,7 +239,7 @@ class StatisticsCollector:
         for name, collector in self._tensors.items():
             column, mask = columns[name], self._mask(name, columns)
             if collector.lengths is not None:
-                if isinstance(column, Jagged):
+                if isinstance(column, Ragged):
                     collector.add_lengths(column.counts)
                 elif mask is not None:
                     collector.add_lengths(mask.sum(axis=1))
@@ -250,7 +248,7 @@ class StatisticsCollector:
             collector.add(column, mask)
         for name, counter in self._labels.items():
             column, mask = columns[name], self._mask(name, columns)
-            if isinstance(column, Jagged):
+            if isinstance(column, Ragged):
                 counter.add(column.values, np.repeat(weights, column.counts))
             elif mask is not None and column.ndim > 1:
                 spread = np.broadcast_to(weights[:, None], mask.shape)

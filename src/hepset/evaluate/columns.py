@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch, PaddedStream
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.dataset.columns import ColumnLayout
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.head import Evaluation
@@ -62,15 +63,14 @@ class Quantity(NamedTuple):
 
 def kept_columns(batch: EventBatch) -> dict[str, KeptColumn]:
     """Return what the ``extra/…`` tensors of events hold."""
-    found = {name: _kept(None, values, 1) for name, values in batch.arrays.items()}
+    found = {name: _kept(None, values) for name, values in batch.arrays.items()}
     for stream, data in batch.streams.items():
-        axes = 2 if isinstance(data, PaddedStream) else 1
-        found |= {name: _kept(stream, values, axes) for name, values in data.attached.items()}
+        found |= {name: _kept(stream, values) for name, values in data.attached.items()}
     return {name: kept for name, kept in found.items() if name.startswith("extra/")}
 
 
-def _kept(stream: str | None, values: Array, axes: int) -> KeptColumn:
-    is_number = values.ndim == axes and values.dtype.kind not in _TEXT
+def _kept(stream: str | None, values: Array) -> KeptColumn:
+    is_number = values.ndim == 1 and values.dtype.kind not in _TEXT
     return KeptColumn(stream, is_number, str(values.dtype))
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, quantity, require_quantity
 from hepset.evaluate.spectra import class_labels

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, DatasetError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, kept_in_dataset

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.evaluate.variations import Shift
 from hepset.interfaces.head import Drawing, Evaluation, Metric
 

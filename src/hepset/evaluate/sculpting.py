@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, Quantity, quantity, require_quantity
 from hepset.figures import COLOURS, bin_edges, draw_histogram, new_figure, start_at_zero, styled

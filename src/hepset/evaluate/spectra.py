@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.figures import COLOURS, histogram, styled
 from hepset.interfaces.head import Evaluation
 from hepset.schema.event import EventInfo

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.errors import ExpressionError, did_you_mean
 from hepset.events.derivations import order_derivations
 from hepset.events.select import BatchColumns, plugin_functions

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream, PaddedStream, StreamData
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch
 from hepset.check.layout import stream_of
-from hepset.dataset.columns import Column, ColumnLayout, Jagged, extra_layout, tensor_layout
+from hepset.dataset.columns import Column, ColumnLayout, extra_layout, tensor_layout
 from hepset.errors import ContractError
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Labels, TensorSpec
-
-Array = NDArray[Any]
 
 KEPT = ("extra/", "weight/")
 """Tensors that the contract does not know and the data set keeps all the same."""
@@ -25,14 +22,14 @@ KEPT = ("extra/", "weight/")
 def pick(batch: EventBatch, contract: Contract) -> EventBatch:
     """Bring a reader's batch into the form that prepare works with.
 
-    Streams have the contract's features in order and boolean masks; values per object hang on
-    their stream; arrays that nobody asked for are dropped.
+    Streams have the contract's features in order; values per object are attached to their stream;
+    arrays that nobody asked for are dropped.
 
     Args:
         batch: As a reader gives it, derived features included.
         contract: What is stored.
     """
-    streams: dict[str, StreamData] = {}
+    streams: dict[str, Ragged] = {}
     arrays = {
         name: values
         for name, values in batch.arrays.items()
@@ -52,14 +49,15 @@ def pick(batch: EventBatch, contract: Contract) -> EventBatch:
             owned = other.dims[1:2] == (spec.name,) and other.kind not in {"stream", "pairs"}
             if owned and other.kind != "mask" and other.name in arrays:
                 values = arrays.pop(other.name)
-                if isinstance(data, FlatStream):
-                    values = values[np.arange(values.shape[1]) < data.counts[:, None]]
-                attached[other.name] = values
+                attached[other.name] = values[data.mask(values.shape[1])]
         arrays.pop(f"{spec.name}.mask", None)
-        if isinstance(data, PaddedStream):
-            streams[spec.name] = PaddedStream(columns, data.mask.astype(bool, copy=False), attached)
-        else:
-            streams[spec.name] = FlatStream(data.offsets.astype(np.int64), columns, attached)
+        streams[spec.name] = replace(
+            data,
+            offsets=data.offsets.astype(np.int64),
+            columns=columns,
+            attached=attached,
+            in_padding={},
+        )
     return replace(batch, streams=streams, arrays=arrays)
 
 
@@ -99,7 +97,7 @@ def label_range(spec: TensorSpec, column: Column) -> tuple[int, int] | None:
     """Return the smallest and largest label of a tensor of labels; None for other tensors."""
     if not any(isinstance(rule, Labels) for rule in spec.rules):
         return None
-    values = column.values if isinstance(column, Jagged) else column
+    values = column.values if isinstance(column, Ragged) else column
     return (int(values.min()), int(values.max())) if values.size else (-1, -1)
 
 
@@ -122,8 +120,7 @@ def _column(
     return batch.arrays.get(spec.name)
 
 
-def _jagged_column(data: StreamData, spec: TensorSpec, contract: Contract) -> Column | None:
-    flat = data if isinstance(data, FlatStream) else data.flat()
+def _jagged_column(flat: Ragged, spec: TensorSpec, contract: Contract) -> Column | None:
     if spec.kind == "mask":
         return flat.counts
     if spec.kind == "stream":
@@ -131,9 +128,9 @@ def _jagged_column(data: StreamData, spec: TensorSpec, contract: Contract) -> Co
         values = np.zeros((int(flat.offsets[-1]), len(names)), np.float32)
         for index, name in enumerate(names):
             values[:, index] = flat.columns[name]
-        return Jagged(values, flat.offsets)
+        return Ragged.of(flat.offsets, values)
     if spec.name in flat.attached:
-        return Jagged(flat.attached[spec.name], flat.offsets)
+        return Ragged.of(flat.offsets, flat.attached[spec.name])
     return None
 
 
@@ -141,23 +138,22 @@ def _attached(
     stream: str,
     name: str,
     values: Array,
-    data: StreamData,
+    data: Ragged,
     batch: EventBatch,
     jagged: frozenset[str],
 ) -> tuple[ColumnLayout, Column]:
     plain = _plain(values)
     slots = batch.slots[stream]
-    per_object = plain.shape[1:] if isinstance(data, FlatStream) else plain.shape[2:]
-    layout = extra_layout(name, plain.dtype, (slots, *per_object), stream=stream, jagged=jagged)
+    shape = (slots, *plain.shape[1:])
+    layout = extra_layout(name, plain.dtype, shape, stream=stream, jagged=jagged)
     if layout.layout == "jagged":
-        flat = data if isinstance(data, FlatStream) else data.flat()
-        return layout, Jagged(_plain(flat.attached[name]), flat.offsets)
+        return layout, Ragged.of(data.offsets, plain)
     return layout, _plain(batch[name]).astype(layout.stored, copy=False)
 
 
 def _typed(column: Column, layout: ColumnLayout) -> Column:
-    if isinstance(column, Jagged):
-        return Jagged(_cast(column.values, layout), column.offsets)
+    if isinstance(column, Ragged):
+        return column.map(lambda values: _cast(values, layout))
     return column if layout.layout == "counts" else _cast(column, layout)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream, StreamData
+from hepset.batch import EventBatch
 from hepset.convert.exact_sums import exact_sum
 from hepset.events.derivations import (
     Derivation,
@@ -60,7 +60,6 @@ class BatchColumns:
             event: What its files hold; names the columns of globals.
         """
         self._batch = batch
-        self._flat: dict[str, FlatStream] = {}
         self._events: dict[str, Array] = {}
         objects: dict[str, str] = {}
         for name, array in batch.arrays.items():
@@ -71,8 +70,7 @@ class BatchColumns:
             elif array.ndim == 1:
                 self._events[name] = array
         for name, stream in batch.streams.items():
-            own = 1 if isinstance(stream, FlatStream) else 2
-            objects |= {key: name for key, array in stream.attached.items() if array.ndim == own}
+            objects |= {key: name for key, array in stream.attached.items() if array.ndim == 1}
         labels = {
             f"target/{name}": target.classes
             for name, target in event.targets.items()
@@ -96,18 +94,13 @@ class BatchColumns:
 
     def stream(self, stream: str, feature: str) -> Array:
         """Return one value per object, features and other arrays alike."""
-        flat = self._of(stream)
-        found = flat.columns.get(feature)
-        return flat.attached[feature] if found is None else found
+        objects = self._batch.streams[stream]
+        found = objects.columns.get(feature)
+        return objects.attached[feature] if found is None else found
 
     def offsets(self, stream: str) -> NDArray[np.int64]:
         """Return where the events of a stream begin and end."""
-        return self._of(stream).offsets
-
-    def _of(self, stream: str) -> FlatStream:
-        if stream not in self._flat:
-            self._flat[stream] = self._batch.flat(stream)
-        return self._flat[stream]
+        return self._batch.streams[stream].offsets
 
 
 def derive_and_select(
@@ -349,13 +342,7 @@ def _evaluated(
 
 def _attached(batch: EventBatch, stream: str, name: str, values: Array) -> EventBatch:
     """Add values per object that are no feature of their stream."""
-    data = batch.streams[stream]
-    if isinstance(data, FlatStream):
-        changed: StreamData = replace(data, attached={**data.attached, name: values})
-    else:
-        padded = np.zeros(data.mask.shape, values.dtype)
-        padded[data.mask] = values
-        changed = replace(data, attached={**data.attached, name: padded})
+    changed = batch.streams[stream].with_attached({name: values})
     return replace(batch, streams={**batch.streams, stream: changed})
 
 

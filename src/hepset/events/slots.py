@@ -9,18 +9,15 @@ so does one that never pointed at a real object (the check of the contract repor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream, PaddedStream, StreamData
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch
 from hepset.dataset.manifest import Truncation
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.tensors import Index, TensorSpec
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -29,34 +26,38 @@ class _Moved:
 
     Attributes:
         stream: The rearranged objects.
-        places: New position of the object at ``(event, old position)``, −1 = not there any more;
-            for a flat stream one number per object.
-        offsets: Where the objects of each event began, for a flat stream.
-        perm: Old position of every new one, ``(event, position)``; None for a flat stream.
-        slots: Positions that indices counted through before.
+        before: The objects as they were.
+        places: New slot of each object as it was, ``(object,)``; −2 = cut; None where every object
+            kept its slot.
+        slots: Slots that indices counted through before.
         cut: Events with cut objects, cut objects.
     """
 
-    stream: StreamData
-    places: Array
-    offsets: Array | None
-    perm: Array | None
+    stream: Ragged
+    before: Ragged
+    places: Array | None
     slots: int
     cut: tuple[int, int]
-    longest: int
 
     def find(self, events: Array, old: Array) -> tuple[Array, Array]:
-        """Return the new positions (−1 = none), and which objects were cut."""
-        if self.offsets is not None:
-            counts = np.diff(self.offsets)[events]
-            inside = old < counts
-            flat = np.where(inside, self.offsets[:-1][events] + old, 0)
-            new = self.places[flat] if len(self.places) else np.full(len(old), -1)
-        else:
-            inside = old < self.places.shape[1]
-            new = self.places[events, np.where(inside, old, 0)] if self.places.size else old * 0 - 1
-        lost = inside & (new == -2)
-        return np.where(inside & (new >= 0), new, -1), lost
+        """Return the new slots of what stood in old ones (−1 = none), and what was cut."""
+        objects = self.before.object_at(events, old)
+        places = np.append(self.before.place if self.places is None else self.places, -1)
+        new = places[objects]
+        return np.maximum(new, -1), new == -2
+
+    def permutation(self, slots: int) -> Array | None:
+        """Return which old slot stands in each of `slots` new ones; None where all stay."""
+        if self.places is None:
+            return None
+        before = self.before
+        table = np.full((len(before), slots), -1, np.int64)
+        table[before.event_of, before.place] = self.places
+        own = np.broadcast_to(np.arange(slots), table.shape)
+        moves = ((table != own) & (table != -1)).any(axis=1)
+        # Real objects by their new slot, then those that were cut, then padding.
+        place = np.where(table >= 0, table, np.where(table == -2, slots, slots + 1))
+        return np.where(moves[:, None], np.argsort(place, axis=1, kind="stable"), own)
 
 
 def conform(
@@ -80,22 +81,23 @@ def conform(
         if data is None or slots is None:
             continue
         pairs = arrays.get(f"{spec.name}.pairs")
-        if pairs is not None and isinstance(data, FlatStream):
-            wide = replace(batch, slots={**batch.slots, spec.name: pairs.shape[1]})
-            data = wide.padded(spec.name)
-        before = data.slots if isinstance(data, PaddedStream) else batch.slots.get(spec.name, slots)
+        before = data.slots if data.slots is not None else batch.slots.get(spec.name, slots)
         order = event.streams[spec.name].order if spec.name in event.streams else None
-        indexed = bool(contract.of_kind("index"))
-        moved[spec.name] = _move(data, order, slots, before, indexed=indexed)
+        move = moved[spec.name] = _move(data, order, slots, before)
         if pairs is not None:
-            arrays[f"{spec.name}.pairs"] = _move_pairs(pairs, moved[spec.name].perm, slots)
+            arrays[f"{spec.name}.pairs"] = _move_pairs(
+                pairs, move.permutation(pairs.shape[1]), slots
+            )
     lost = dict.fromkeys(moved, 0)
     for spec in contract.of_kind("index"):
         if spec.name in arrays:
             arrays[spec.name] = _remap(spec, arrays[spec.name], moved, contract, lost)
     truncated = {
         name: Truncation(
-            events=move.cut[0], objects=move.cut[1], longest=move.longest, targets=lost[name]
+            events=move.cut[0],
+            objects=move.cut[1],
+            longest=move.before.longest,
+            targets=lost[name],
         )
         for name, move in moved.items()
     }
@@ -109,94 +111,39 @@ def _sort_key(values: Array, order: str) -> Array:
     return -key if order.startswith("-") else key
 
 
-def _move(data: StreamData, order: str | None, slots: int, before: int, *, indexed: bool) -> _Moved:
-    if isinstance(data, FlatStream):
-        longest = int(data.counts.max(initial=0))
-        stays = order is None or order.removeprefix("-") not in data.columns
-        if stays and longest <= slots and not indexed:
-            return _Moved(data, np.zeros(0, np.int64), data.offsets, None, before, (0, 0), longest)
-        return _move_flat(data, order, slots, before)
-    return _move_padded(data, order, slots)
-
-
-def _move_flat(data: FlatStream, order: str | None, slots: int, before: int) -> _Moved:
-    counts, offsets = data.counts, data.offsets
-    total = int(offsets[-1])
-    events = np.repeat(np.arange(len(data)), counts)
-    rank = np.arange(total) - offsets[:-1][events]
-    objects = np.arange(total)
-    column = None if order is None else data.columns.get(order.removeprefix("-"))
-    if order is not None and column is not None:
-        objects = np.lexsort((_sort_key(column, order), events))
-    places = np.empty(total, np.int64)
-    places[objects] = np.where(rank < slots, rank, -2)
-    longest = int(counts.max(initial=0))
-    cut = (int((counts > slots).sum()), int(np.maximum(counts - slots, 0).sum()))
-    stream = data if column is None else data.reorder(objects)
-    if cut[0]:
-        kept = rank < slots
-        ends = np.concatenate([[0], np.cumsum(np.minimum(counts, slots))]).astype(np.int64)
-        stream = FlatStream(
-            ends,
-            {name: values[kept] for name, values in stream.columns.items()},
-            {name: values[kept] for name, values in stream.attached.items()},
-        )
-    return _Moved(stream, places, offsets, None, before, cut, longest)
-
-
-def _move_padded(data: PaddedStream, order: str | None, slots: int) -> _Moved:
-    mask, before, rows = data.mask, data.slots, len(data)
+def _move(data: Ragged, order: str | None, slots: int, before: int) -> _Moved:
     counts = data.counts
-    perm = np.broadcast_to(np.arange(before), mask.shape)
+    cut = (int((counts > slots).sum()), int(np.maximum(counts - slots, 0).sum()))
     column = None if order is None else data.columns.get(order.removeprefix("-"))
+    stream = replace(data, slots=None, in_padding={})
     if order is not None and column is not None:
-        perm = np.argsort(_sort_key(column, order), axis=1, kind="stable")
-        real = np.take_along_axis(mask, perm, 1)
-        perm = np.take_along_axis(perm, np.argsort(~real, axis=1, kind="stable"), 1)
-    elif slots < before:
-        beyond = mask[:, slots:].any(axis=1)
-        if beyond.any():
-            # Only these events lose their gaps; the others keep the places of the file.
-            perm = perm.copy()
-            perm[beyond] = np.argsort(~mask[beyond], axis=1, kind="stable")
-    moves = bool((perm != np.arange(before)).any())
-    kept = min(slots, before)
-
-    def arrange(values: Array, fill: float) -> Array:
-        if moves:
-            index = perm[:, :kept].reshape(rows, kept, *[1] * (values.ndim - 2))
-            values = np.take_along_axis(values, index, 1)
-        if slots == values.shape[1]:
-            return values
-        full = np.full((rows, slots, *values.shape[2:]), fill, values.dtype)
-        full[:, :kept] = values[:, :kept]
-        return full
-
-    places = np.full(mask.shape, -1, np.int64)
-    new = np.broadcast_to(np.arange(before), mask.shape)
-    np.put_along_axis(places, perm, np.where(new < slots, new, -2), 1)
-    places[~mask] = -1
-    stream = PaddedStream(
-        {name: arrange(values, 0) for name, values in data.columns.items()},
-        arrange(mask, 0),
-        {name: arrange(values, _fill(name, values)) for name, values in data.attached.items()},
-    )
-    over = np.maximum(counts - slots, 0)
-    cut = (int((over > 0).sum()), int(over.sum()))
-    return _Moved(stream, places, None, perm, before, cut, int(counts.max(initial=0)))
-
-
-def _fill(name: str, values: Array) -> Any:  # noqa: ANN401  of the array's own type
-    if values.dtype.kind in "US":
-        return ""
-    if not name.startswith("target/"):
-        return 0
-    return float("nan") if values.dtype.kind == "f" else -1
+        objects = np.lexsort((_sort_key(column, order), data.event_of))
+        place = data.rank
+        places = np.empty(data.objects, np.int64)
+        places[objects] = np.where(place < slots, place, -2)
+        stream = stream.reorder(objects)
+    elif data.width <= slots:
+        return _Moved(stream, data, None, before, cut)
+    else:
+        place = data.place
+        if data.origin_slot is not None:
+            # Only events with objects beyond the slots lose their gaps.
+            event = data.event_of
+            beyond = np.zeros(len(data), bool)
+            beyond[event[place >= slots]] = True
+            place = np.where(beyond[event], data.rank, place)
+            stream = replace(stream, origin_slot=place)
+        places = np.where(place < slots, place, -2)
+    if cut[0]:
+        stream = stream.select(place < slots)
+    return _Moved(stream, data, places, before, cut)
 
 
 def _move_pairs(pairs: Array, perm: Array | None, slots: int) -> Array:
-    if perm is None or pairs.shape[1] != perm.shape[1]:
+    if perm is None and pairs.shape[1] == slots:
         return pairs
+    if perm is None:
+        perm = np.broadcast_to(np.arange(pairs.shape[1]), pairs.shape[:2])
     rows, before = perm.shape
     kept = min(slots, before)
     first = perm[:, :kept]

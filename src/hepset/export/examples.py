@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.kinematics import wrap_phi
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo

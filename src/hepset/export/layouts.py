@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.interfaces.component import ComponentConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo

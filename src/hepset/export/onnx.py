@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.errors import ConfigurationError, ExportError
 from hepset.export.examples import random_inputs
 from hepset.export.layouts import ExportLayout, HepsetLayout

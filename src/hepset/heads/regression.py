@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from hepset.arrays import offsets_of
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.events.select import plugin_functions
 from hepset.expressions.language import EVENT, Expression, Scope, compile_expression
@@ -456,7 +457,7 @@ class _Columns:
     def offsets(self, stream: str) -> NDArray[np.int64]:
         """Return where the events of a stream begin and end, shape ``(event + 1,)``."""
         counts = self._mask(stream).sum(axis=1)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return offsets_of(counts)
 
     def _mask(self, stream: str) -> Array:
         return np.asarray(self.evaluation.inputs[f"{stream}.mask"], dtype=bool)

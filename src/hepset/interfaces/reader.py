@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.errors import ReadError
 from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.remote import expand_address, is_address

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch, FlatStream, PaddedStream, make_ids
+from hepset.arrays import Array, Ragged
+from hepset.batch import EventBatch, make_ids
 from hepset.errors import ContractError
 from hepset.schema.contract import Contract
 
@@ -87,16 +89,13 @@ def input_arrays(
 
 def _picked(contract: Contract, batch: EventBatch, usual: Mapping[str, int | None]) -> EventBatch:
     """Keep the input tensors and their features, in the contract's order."""
-    streams: dict[str, FlatStream | PaddedStream] = {}
+    streams: dict[str, Ragged] = {}
     for spec in contract.of_kind("stream"):
         data = batch.streams.get(spec.name)
         if data is None:
             continue
         columns = {name: data.columns[name] for name in spec.columns if name in data.columns}
-        if isinstance(data, FlatStream):
-            streams[spec.name] = FlatStream(data.offsets, columns)
-        else:
-            streams[spec.name] = PaddedStream(columns, data.mask)
+        streams[spec.name] = replace(data, columns=columns, attached={})
     arrays = {
         name: array
         for name, array in batch.arrays.items()
@@ -128,13 +127,13 @@ def _refuse_long_events(
         )
 
 
-def _slots(data: FlatStream | PaddedStream, asked: int | None, usual: int | None) -> int:
+def _slots(data: Ragged, asked: int | None, usual: int | None) -> int:
     """Slots to pad to: as the batch says or has, else the contract's.
 
     There is always one: graphs are made for one slot or more.
     """
     if asked is not None:
         return max(asked, 1)
-    if isinstance(data, PaddedStream):
+    if data.slots is not None:
         return max(data.slots, 1)
-    return max(int(data.counts.max(initial=0)), usual or 1)
+    return max(data.width, usual or 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.errors import ExportError
 from hepset.model.inputs import as_batch, input_arrays
 from hepset.model.onnx_metadata import GraphMetadata

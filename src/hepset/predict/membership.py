@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.dataset import Dataset
 from hepset.events.split import EVENT_NUMBER, RUN_NUMBER, hash_rows
 from hepset.files import digest_file

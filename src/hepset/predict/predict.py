@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hepset.batch import Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import EventBatch
 from hepset.convert.convert import Progress
 from hepset.dataset import Dataset
 from hepset.errors import ContractError

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepset.batch import Array, EventBatch, make_ids
+from hepset.arrays import Array
+from hepset.batch import EventBatch, make_ids
 from hepset.errors import ContractError
 from hepset.files import temporary_path
 from hepset.interfaces.writer import Writer, WriterConfig

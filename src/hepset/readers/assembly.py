@@ -7,54 +7,31 @@ flat stream, fixed-size arrays a padded one; nothing is padded or cut here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from hepset.batch import Array, FlatStream, PaddedStream, StreamData
+from hepset.arrays import Array, Ragged, join
+from hepset.batch import PaddedStream
 from hepset.errors import ConfigurationError, ReadError, did_you_mean
 from hepset.readers.column_map import FILE, ColumnMap, Entry
 from hepset.schema.event import EventInfo
 
-
-@dataclass(frozen=True)
-class Jagged:
-    """A list per event.
-
-    Attributes:
-        offsets: Event i has the values ``offsets[i]:offsets[i + 1]``; int64, begins with 0.
-        content: All values, first axis object.
-    """
-
-    offsets: Array
-    content: Array
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return len(self.offsets) - 1
-
-
-Data = Array | Jagged
+Data = Array | Ragged
 """Values of one column: per event, ``(event, k)``, or a list per event."""
 
 
 def part(data: Data, start: int, stop: int) -> Data:
     """Return a range of events, without copying the values."""
-    if not isinstance(data, Jagged):
-        return data[start:stop]
-    offsets = data.offsets[start : stop + 1]
-    return Jagged(offsets - offsets[0], data.content[offsets[0] : offsets[-1]])
+    return data.part(start, stop) if isinstance(data, Ragged) else data[start:stop]
 
 
 def joined(parts: Sequence[Data]) -> Data:
     """Return the events of several parts of one column."""
-    first = parts[0]
-    if not isinstance(first, Jagged):
-        return np.concatenate([values for values in parts if not isinstance(values, Jagged)])
-    lists = [values for values in parts if isinstance(values, Jagged)]
-    counts = np.concatenate([np.diff(values.offsets) for values in lists])
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Jagged(offsets, np.concatenate([values.content for values in lists]))
+    lists = [values for values in parts if isinstance(values, Ragged)]
+    if lists:
+        return join(lists)
+    return np.concatenate([values for values in parts if not isinstance(values, Ragged)])
 
 
 @dataclass(frozen=True)
@@ -97,9 +74,9 @@ class Assembly:
         self.events = events
         self.where = where
 
-    def streams(self) -> dict[str, StreamData]:
+    def streams(self) -> dict[str, Ragged]:
         """Build every stream: flat from lists, padded from fixed-size arrays."""
-        found: dict[str, StreamData] = {}
+        found: dict[str, Ragged] = {}
         for name in self.event.streams:
             values = {e.feature: (e, self._values(e)) for e in self.columns.of("stream", name)}
             attached = {
@@ -116,27 +93,26 @@ class Assembly:
                 f"columns/{e.owner}": (e, data)
                 for e in self.columns.of("column")
                 if self.event.columns[e.owner] == name
-                and (isinstance(data := self._values(e), Jagged) or data.ndim > 1)
+                and (isinstance(data := self._values(e), Ragged) or data.ndim > 1)
             }
             everything = [*values.values(), *attached.values()]
-            if any(isinstance(data, Jagged) for _, data in everything):
+            if any(isinstance(data, Ragged) for _, data in everything):
                 found[name] = self._flat(name, values, attached)
             else:
                 found[name] = self._padded(name, values, attached)
         return self._with_loose_lists(found)
 
-    def _with_loose_lists(self, streams: dict[str, StreamData]) -> dict[str, StreamData]:
+    def _with_loose_lists(self, streams: dict[str, Ragged]) -> dict[str, Ragged]:
         """Give lists that were asked for without a stream to the stream that is as long."""
         for entry in self.columns.of("column"):
             if self.event.columns[entry.owner] is not None or entry.owner == FILE:
                 continue
             data = self._values(entry)
-            if not isinstance(data, Jagged):
+            if not isinstance(data, Ragged):
                 continue
             for name, stream in streams.items():
-                if isinstance(stream, FlatStream) and np.array_equal(stream.offsets, data.offsets):
-                    attached = {**stream.attached, f"columns/{entry.owner}": data.content}
-                    streams[name] = replace(stream, attached=attached)
+                if stream.slots is None and np.array_equal(stream.offsets, data.offsets):
+                    streams[name] = stream.with_attached({f"columns/{entry.owner}": data.values})
                     break
             else:
                 raise self.where.error(
@@ -145,7 +121,7 @@ class Assembly:
                 )
         return streams
 
-    def arrays(self, streams: Mapping[str, StreamData]) -> dict[str, Array]:
+    def arrays(self, streams: Mapping[str, Ragged]) -> dict[str, Array]:
         """Build everything that an event has once."""
         found: dict[str, Array] = {}
         for name in self.event.globals:
@@ -172,12 +148,12 @@ class Assembly:
                 found[f"columns/{FILE}"] = np.full(self.events, str(entry.column.value))
                 continue
             values = self._values(entry)
-            if not isinstance(values, Jagged) and values.ndim == 1:
+            if not isinstance(values, Ragged) and values.ndim == 1:
                 found[f"columns/{entry.owner}"] = values
         for name, data in streams.items():
             # A stream of lists knows its lengths; a counter beside it is held against them.
             for entry in self.columns.of("count", name):
-                if isinstance(data, FlatStream):
+                if data.slots is None:
                     found[f"{name}.counts"] = self._number(entry, self._values(entry))
         return found
 
@@ -186,10 +162,10 @@ class Assembly:
         name: str,
         values: Mapping[str, tuple[Entry, Data]],
         attached: Mapping[str, tuple[Entry, Data]],
-    ) -> FlatStream:
-        first: tuple[Entry, Jagged] | None = None
+    ) -> Ragged:
+        first: tuple[Entry, Ragged] | None = None
         for entry, data in [*values.values(), *attached.values()]:
-            if not isinstance(data, Jagged):
+            if not isinstance(data, Ragged):
                 continue
             if first is None:
                 first = entry, data
@@ -206,15 +182,15 @@ class Assembly:
         offsets = first[1].offsets
 
         def per_object(entry: Entry, data: Data) -> Array:
-            if isinstance(data, Jagged):
-                return data.content
+            if isinstance(data, Ragged):
+                return data.values
             if data.ndim == 1 and not entry.names:
                 return np.repeat(data, np.diff(offsets))
             raise self.where.error(
                 entry.key, f"{entry.names[0]!r} holds {_form(data)}, the other columns lists"
             )
 
-        return FlatStream(
+        return Ragged(
             offsets,
             {feature: per_object(*found) for feature, found in values.items()},
             {tensor: per_object(*found) for tensor, found in attached.items()},
@@ -225,12 +201,12 @@ class Assembly:
         name: str,
         values: Mapping[str, tuple[Entry, Data]],
         attached: Mapping[str, tuple[Entry, Data]],
-    ) -> PaddedStream:
+    ) -> Ragged:
         shapes: dict[tuple[int, ...], str] = {}
         for entry, data in [*values.values(), *attached.values()]:
             if not entry.names:
                 continue
-            if isinstance(data, Jagged) or data.ndim != 2:
+            if isinstance(data, Ragged) or data.ndim != 2:
                 raise self.where.error(
                     entry.key,
                     f"{entry.names[0]!r} holds {_form(data)}, a stream needs a list or an array "
@@ -246,19 +222,19 @@ class Assembly:
         mask = self._mask(name, shape)
 
         def per_slot(entry: Entry, data: Data) -> Array:
-            assert not isinstance(data, Jagged)
+            assert not isinstance(data, Ragged)
             return data if entry.names else np.repeat(data[:, None], shape[1], axis=1)
 
         return PaddedStream(
             {feature: per_slot(*found) for feature, found in values.items()},
             mask,
             {tensor: per_slot(*found) for tensor, found in attached.items()},
-        )
+        ).flat()
 
     def _mask(self, name: str, shape: tuple[int, ...]) -> Array:
         for entry in self.columns.of("mask", name):
             data = self._values(entry)
-            if isinstance(data, Jagged) or data.shape != shape:
+            if isinstance(data, Ragged) or data.shape != shape:
                 raise self.where.error(
                     entry.key, f"a mask of shape {shape} is needed, found {_form(data)}"
                 )
@@ -280,8 +256,8 @@ class Assembly:
         data = self._values(entry, list(target.classes or ()))
         if target.kind == "regression":
             return data
-        if isinstance(data, Jagged):
-            return Jagged(data.offsets, _labels(data.content))
+        if isinstance(data, Ragged):
+            return data.map(_labels)
         return _labels(data)
 
     def _assignment(self, entry: Entry) -> Array:
@@ -291,7 +267,7 @@ class Assembly:
         names = entry.names
         if len(names) == 1 and len(products) > 1:
             data = self.data[names[0]]
-            if isinstance(data, Jagged):
+            if isinstance(data, Ragged):
                 data = self._regular(entry, data, len(products))
             if data.ndim == 1 or data.shape[1] != len(products):
                 raise self.where.error(
@@ -308,16 +284,16 @@ class Assembly:
             )
         return np.stack([_labels(self._plain(entry, self.data[name])) for name in names], axis=1)
 
-    def _regular(self, entry: Entry, data: Jagged, size: int) -> Array:
+    def _regular(self, entry: Entry, data: Ragged, size: int) -> Array:
         wrong = np.diff(data.offsets) != size
         if wrong.any():
             row = int(np.argmax(wrong))
             found = int(np.diff(data.offsets)[row])
             raise self.where.error(entry.key, f"expected {size} values, found {found}", row)
-        return data.content.reshape(self.events, size)
+        return data.values.reshape(self.events, size)
 
     def _plain(self, entry: Entry, data: Data) -> Array:
-        if isinstance(data, Jagged):
+        if isinstance(data, Ragged):
             way_out = "say which stream they belong to (stream: jets) or take one (index: 0)"
             raise self.where.error(
                 entry.key,
@@ -352,7 +328,7 @@ class Assembly:
         if column.scale != 1.0:
             data = _each(data, lambda values: _scaled(values, column.scale))
         if entry.kind not in {"extra", "column"}:
-            values = data.content if isinstance(data, Jagged) else data
+            values = data.values if isinstance(data, Ragged) else data
             if values.dtype.kind not in "biuf":
                 raise self.where.error(
                     entry.key,
@@ -362,7 +338,7 @@ class Assembly:
         return data
 
     def _element(self, entry: Entry, data: Data, index: int) -> Array:
-        if isinstance(data, Jagged):
+        if isinstance(data, Ragged):
             short = np.diff(data.offsets) <= index
             if short.any():
                 raise self.where.error(
@@ -371,7 +347,7 @@ class Assembly:
                     f"{self.events} events; select in prepare from a stream instead",
                     int(np.argmax(short)),
                 )
-            element: Array = data.content[data.offsets[:-1] + index]
+            element: Array = data.values[data.offsets[:-1] + index]
             return element
         if data.ndim < 2 or data.shape[1] <= index:
             raise self.where.error(
@@ -382,7 +358,7 @@ class Assembly:
     def _mapped(self, entry: Entry, data: Data, classes: Sequence[str]) -> Data:
         column = entry.column
         assert column.map is not None
-        values = data.content if isinstance(data, Jagged) else data
+        values = data.values if isinstance(data, Ragged) else data
         text = values.dtype.kind in "US"
         mapped = np.zeros(values.shape)
         known = np.zeros(values.shape, bool)
@@ -393,7 +369,7 @@ class Assembly:
         if not known.all():
             if column.otherwise is None:
                 index = int(np.argmax(~known.reshape(len(known), -1).all(axis=1)))
-                if isinstance(data, Jagged):
+                if isinstance(data, Ragged):
                     index = int(np.searchsorted(data.offsets, index, side="right")) - 1
                 raise self.where.error(
                     entry.key,
@@ -404,12 +380,12 @@ class Assembly:
             mapped[~known] = _code(column.otherwise, classes, entry.key)
         whole = mapped.astype(np.int64)
         result = whole if np.array_equal(whole, mapped) else mapped
-        return Jagged(data.offsets, result) if isinstance(data, Jagged) else result
+        return Ragged.of(data.offsets, result) if isinstance(data, Ragged) else result
 
 
 def _each(data: Data, change: Callable[[Array], Array]) -> Data:
-    if isinstance(data, Jagged):
-        return Jagged(data.offsets, change(data.content))
+    if isinstance(data, Ragged):
+        return data.map(change)
     return change(data)
 
 
@@ -453,7 +429,7 @@ def _code(value: float | str, classes: Sequence[str], key: str) -> float:
 
 
 def _form(data: Data) -> str:
-    if isinstance(data, Jagged):
+    if isinstance(data, Ragged):
         return "lists"
     if data.ndim == 1:
         return "one value per event"

@@ -24,8 +24,8 @@ import numpy as np
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype
 
-from hepset.batch import Array
-from hepset.readers.assembly import Data, Jagged, joined, part
+from hepset.arrays import Array, Ragged, offsets_of
+from hepset.readers.assembly import Data, joined, part
 
 _KEY: Final = struct.Struct(">ihiIh")
 _BASKET: Final = struct.Struct(">hiiii")
@@ -167,7 +167,7 @@ class Baskets:
             content = np.take(values, places.index, mode="clip")
         if not stored.isnative:
             content.byteswap(inplace=True)
-        return Jagged(places.offsets, content)
+        return Ragged.of(places.offsets, content)
 
     def _places_of(self, ends: Array, header: int, width: int, room: int) -> _Places:
         """Find the values of a basket, or take what the last branch of this kind had."""
@@ -177,7 +177,7 @@ class Baskets:
         counts, rest = np.divmod(np.diff(ends) - header, width)
         if rest.any() or (counts < 0).any() or ends[0] != 0:
             raise ValueError("the entries of a basket hold no whole values")
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         begin = ends[:-1] + header
         misses = begin % width
         shift = int(misses.max(initial=0))

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from hepset.batch import Array, EventBatch, make_ids
+from hepset.arrays import Array
+from hepset.batch import EventBatch, make_ids
 from hepset.errors import ConfigurationError
 from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source
 from hepset.readers.assembly import Assembly, Data, Where

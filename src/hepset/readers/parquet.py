@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepset.batch import Array
+from hepset.arrays import Array, Ragged, offsets_of
 from hepset.errors import ReadError
 from hepset.interfaces.remote import is_address, open_address
-from hepset.readers.assembly import Data, Jagged
+from hepset.readers.assembly import Data
 from hepset.readers.columnar import ColumnarFile, ColumnarReader
 
 _BATCH = (4096, 16_384)
@@ -68,7 +68,7 @@ class ParquetFile(ColumnarFile):
             raise
         except (OSError, ValueError, pa.ArrowException) as problem:
             raise _unreadable(path, problem) from problem
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._starts = offsets_of(sizes)
         leaves = [name for part in self._file.schema_arrow for name in _leaves(part)]
         stored = [self._file.schema.column(i) for i in range(len(leaves))]
         self._stored = {name: column.path for name, column in zip(leaves, stored, strict=True)}
@@ -228,16 +228,16 @@ def _data(array: pa.Array, path: list[str]) -> Data | None:
         if array.null_count:
             return None
         inner = _data(array.flatten(), path)
-        if inner is None or isinstance(inner, Jagged):
+        if inner is None or isinstance(inner, Ragged):
             return None
         return inner.reshape(len(array), kind.list_size, *inner.shape[1:])
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         offsets = array.offsets.to_numpy().astype(np.int64) if len(array) else np.zeros(1, np.int64)
         content = array.values.slice(offsets[0], offsets[-1] - offsets[0])
         inner = _data(content, path)
-        if inner is None or isinstance(inner, Jagged):
+        if inner is None or isinstance(inner, Ragged):
             return None
-        return Jagged(offsets - offsets[0], inner)
+        return Ragged.of(offsets - offsets[0], inner)
     return _leaf(array)
 
 

@@ -20,10 +20,10 @@ from awkward.contents import (
     UnmaskedArray,
 )
 
-from hepset.batch import Array
+from hepset.arrays import Array, Ragged
 from hepset.errors import ReadError, did_you_mean
 from hepset.interfaces.remote import file_system, is_address
-from hepset.readers.assembly import Data, Jagged, joined, part
+from hepset.readers.assembly import Data, joined, part
 from hepset.readers.baskets import Baskets
 from hepset.readers.columnar import ColumnarConfig, ColumnarFile, ColumnarReader
 
@@ -259,7 +259,7 @@ def _data(layout: Content) -> Data | None:
         return values
     if isinstance(layout, RegularArray):
         inner = _data(layout.content)
-        if inner is None or isinstance(inner, Jagged):
+        if inner is None or isinstance(inner, Ragged):
             return None
         size = int(layout.size)
         return inner[: len(layout) * size].reshape(len(layout), size, *inner.shape[1:])
@@ -267,9 +267,9 @@ def _data(layout: Content) -> Data | None:
         lists = layout.to_ListOffsetArray64(True)
         offsets: Array = np.asarray(lists.offsets.data)
         content = _data(lists.content[: int(offsets[-1])])
-        if content is None or isinstance(content, Jagged):
+        if content is None or isinstance(content, Ragged):
             return None
-        return Jagged(offsets, content)
+        return Ragged.of(offsets, content)
     return None
 
 

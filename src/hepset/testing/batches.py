@@ -7,12 +7,11 @@ without objects, absent globals, missing targets, gaps in no particular place).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream, make_ids
+from hepset.arrays import Array, Ragged, offsets_of
+from hepset.batch import EventBatch, make_ids
 from hepset.dataset.counts import CountsCollector
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
@@ -29,7 +28,6 @@ from hepset.schema.tensors import Domain, Index, Labels, NonNegative, OneHot, Te
 
 __all__ = ["make_batch", "make_event_info", "make_statistics"]
 
-Array = NDArray[Any]
 
 _DEFAULT_SLOTS = (7, 4, 5, 3)
 """Slots of streams whose number is not resolved, in turn: different, so that axes are not mixed."""
@@ -232,15 +230,15 @@ class _Maker:
             sources=("random events",),
         )
 
-    def _stream(self, spec: TensorSpec) -> FlatStream:
+    def _stream(self, spec: TensorSpec) -> Ragged:
         slots = self.slots[spec.name]
         counts = self.rng.integers(1, slots, self.events, endpoint=True)
         counts[:1] = slots
         counts[self.empty] = 0
         self.counts[spec.name] = counts
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         columns = self._columns(spec.features, self._above(spec), (int(offsets[-1]),))
-        return FlatStream(offsets, {n: v.astype(np.float32) for n, v in columns.items()})
+        return Ragged(offsets, {n: v.astype(np.float32) for n, v in columns.items()})
 
     def _columns(
         self, features: Mapping[str, Feature], above: Mapping[str, float], shape: tuple[int, ...]

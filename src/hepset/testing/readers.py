@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from hepset.batch import ID_DTYPE, EventBatch, PaddedStream, concatenate
+from hepset.batch import ID_DTYPE, EventBatch, concatenate
 from hepset.errors import HepsetError, ReadError
 from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, ReaderConfig, Source
 from hepset.schema.contract import Contract, compile_contract
@@ -203,7 +203,7 @@ def _check_batch(
         )
     slots = reader.input_slots()
     for name, data in batch.streams.items():
-        if name in slots and isinstance(data, PaddedStream):
+        if name in slots and data.slots is not None:
             require(
                 data.slots == slots[name],
                 f"read({chunk}): {name} has {data.slots} slots, input_slots() says {slots[name]}",

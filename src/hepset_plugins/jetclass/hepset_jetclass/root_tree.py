@@ -17,8 +17,9 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.arrays import Ragged
 from hepset.errors import HepsetError
-from hepset.readers.assembly import Data, Jagged
+from hepset.readers.assembly import Data
 
 Array = NDArray[Any]
 
@@ -113,7 +114,7 @@ class VectorTree:
         entries = len(next(iter(columns.values())))
         for branch in self._branches:
             values = columns[branch.name]
-            if isinstance(values, Jagged):
+            if isinstance(values, Ragged):
                 content, starts = _vectors(values, branch.kind)
             else:
                 content, starts = values.astype(branch.kind.dtype).tobytes(), None
@@ -302,7 +303,7 @@ def _leaf(branch: _Branch) -> bytes:
     return _object(f"TLeaf{branch.kind.letter}", _sized(1, inner + struct.pack(limits, 0, 0)))
 
 
-def _vectors(lists: Jagged, kind: Kind) -> tuple[bytes, Array]:
+def _vectors(lists: Ragged, kind: Kind) -> tuple[bytes, Array]:
     """Return lists as ROOT streams vectors, and where each of them begins."""
     counts = np.diff(lists.offsets)
     size = kind.dtype.itemsize
@@ -315,7 +316,7 @@ def _vectors(lists: Jagged, kind: Kind) -> tuple[bytes, Array]:
     for byte in range(_VECTOR_HEADER):
         is_header[starts + byte] = True
     out[is_header] = header.view(np.uint8)
-    out[~is_header] = np.ascontiguousarray(lists.content.astype(kind.dtype)).view(np.uint8)
+    out[~is_header] = np.ascontiguousarray(lists.values.astype(kind.dtype)).view(np.uint8)
     return out.tobytes(), starts
 
 

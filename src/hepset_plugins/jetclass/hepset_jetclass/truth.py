@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.arrays import Ragged
 from hepset.errors import ReadError
-from hepset.readers.assembly import Data, Jagged
+from hepset.readers.assembly import Data
 from hepset_jetclass.columns import DECAY_PRODUCTS, GEN_JET, LABEL, ONE_HOT
 from hepset_jetclass.labels import NAMES, flavour_content
 
@@ -74,14 +75,14 @@ def computed_columns(names: Iterable[str]) -> dict[str, Computed]:
 
 def _array(data: Columns, name: str) -> Array:
     values = data[name]
-    if isinstance(values, Jagged):
+    if isinstance(values, Ragged):
         raise ReadError(f"{name!r} holds lists, expected a number per jet")
     return values
 
 
-def _lists(data: Columns, name: str) -> Jagged:
+def _lists(data: Columns, name: str) -> Ragged:
     values = data[name]
-    if not isinstance(values, Jagged):
+    if not isinstance(values, Ragged):
         raise ReadError(f"{name!r} holds a number per jet, expected lists")
     return values
 
@@ -137,8 +138,8 @@ def _nth(flag: str, column: str, number: int, data: Columns) -> Array:
     if not np.array_equal(flags.offsets, values.offsets):
         raise ReadError(f"{flag!r} and {column!r} have lists of different lengths")
     found = np.full(len(flags), np.nan, np.float32)
-    chosen = np.flatnonzero(flags.content)
+    chosen = np.flatnonzero(flags.values)
     jets = np.searchsorted(flags.offsets, chosen, side="right") - 1
     nth = np.arange(len(jets)) - np.searchsorted(jets, jets) == number
-    found[jets[nth]] = values.content[chosen[nth]]
+    found[jets[nth]] = values.values[chosen[nth]]
     return found

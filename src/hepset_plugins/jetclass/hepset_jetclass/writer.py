@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from hepset.arrays import Ragged
 from hepset.batch import EventBatch
 from hepset.errors import ContractError, did_you_mean
 from hepset.files import temporary_path
 from hepset.interfaces import Writer, WriterConfig
 from hepset.predict.predictions import SELECTED, TRAINED_ON
-from hepset.readers.assembly import Data, Jagged, joined, part
+from hepset.readers.assembly import Data, joined, part
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Labels
 from hepset_jetclass.columns import GEN_JET, JET, LABEL, N_PARTICLES, ONE_HOT, STREAMS, Quantity
@@ -108,7 +109,7 @@ class JetClassRootWriter(Writer):
                     "one of them another name, or leave it out"
                 )
             columns[name] = data
-        kinds = {name: (_letter(data), isinstance(data, Jagged)) for name, data in columns.items()}
+        kinds = {name: (_letter(data), isinstance(data, Ragged)) for name, data in columns.items()}
         if self._tree is None:
             self._kinds = kinds
             self._tree = VectorTree(
@@ -184,7 +185,7 @@ class JetClassRootWriter(Writer):
             table = STREAMS.get(spec.name, {})
             for feature, values in flat.columns.items():
                 name = _name(spec.name, feature, table)
-                yield name, Jagged(flat.offsets, self._cast(name, values, table.get(feature)))
+                yield name, Ragged.of(flat.offsets, self._cast(name, values, table.get(feature)))
             if spec.name in _COUNTERS:
                 yield _COUNTERS[spec.name], flat.counts.astype(np.int32)
         for spec in self._contract.of_kind("global"):
@@ -215,7 +216,7 @@ class JetClassRootWriter(Writer):
             cast = self._cast(column, values, None)
             if values.ndim == 2:
                 offsets = np.arange(len(values) + 1, dtype=np.int64) * values.shape[1]
-                yield column, Jagged(offsets, cast.reshape(-1))
+                yield column, Ragged.of(offsets, cast.reshape(-1))
             else:
                 yield column, cast
 
@@ -272,18 +273,18 @@ class JetClassRootWriter(Writer):
 
 
 def _letter(data: Data) -> str:
-    values = data.content if isinstance(data, Jagged) else data
+    values = data.values if isinstance(data, Ragged) else data
     return {"b": "b", "i": "i", "u": "i"}.get(values.dtype.kind, "f")
 
 
 def _are_same(one: Data, other: Data) -> bool:
     """Whether two columns hold the same, such as a number of the jet that was derived again."""
-    if isinstance(one, Jagged) or isinstance(other, Jagged):
+    if isinstance(one, Ragged) or isinstance(other, Ragged):
         return (
-            isinstance(one, Jagged)
-            and isinstance(other, Jagged)
+            isinstance(one, Ragged)
+            and isinstance(other, Ragged)
             and np.array_equal(one.offsets, other.offsets)
-            and _are_same(one.content, other.content)
+            and _are_same(one.values, other.values)
         )
     same = one.dtype == other.dtype
     return same and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")

@@ -11,7 +11,8 @@ import pytest
 import uproot
 from numpy.typing import NDArray
 
-from hepset.readers.assembly import Data, Jagged, part
+from hepset.arrays import Ragged, offsets_of
+from hepset.readers.assembly import Data, part
 from hepset_jetclass.root_tree import VectorTree
 
 ROOT = Path(__file__).parents[4]
@@ -139,12 +140,12 @@ def write_vectors(path: Path, columns: Mapping[str, Any]) -> str:
         if isinstance(values, np.ndarray):
             data[name] = values
             continue
-        offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(values)))]).astype(np.int64)
-        data[name] = Jagged(offsets, ak.to_numpy(ak.flatten(values)))
+        offsets = offsets_of(ak.to_numpy(ak.num(values)))
+        data[name] = Ragged.of(offsets, ak.to_numpy(ak.flatten(values)))
     kinds = {}
     for name, column in data.items():
-        lists = isinstance(column, Jagged)
-        kind = (column.content if isinstance(column, Jagged) else column).dtype.kind
+        lists = isinstance(column, Ragged)
+        kind = (column.values if isinstance(column, Ragged) else column).dtype.kind
         kinds[name] = (kind, lists)
     with path.open("wb") as file:
         tree = VectorTree(file, kinds)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hepset.readers.assembly import Jagged
+from hepset.arrays import Ragged
 from hepset_jetclass.delphes.files import generator_branch
 from hepset_jetclass.delphes.jets import (
     Links,
@@ -64,9 +64,9 @@ def test_constituents_follow_the_published_rules() -> None:
 
     def values(name: str) -> list[float]:
         column = found[name]
-        assert isinstance(column, Jagged)
+        assert isinstance(column, Ragged)
         assert list(column.offsets) == [0, 2, 3, 5]
-        return [round(float(value), 5) for value in column.content]
+        return [round(float(value), 5) for value in column.values]
 
     # The vanishing pT and |η| > 5 are gone, and the rest sorted by pT within the jets.
     assert np.allclose(values("part_px")[:2], [30 * np.cos(3.0), 10 * np.cos(3.1)])
@@ -126,8 +126,8 @@ def test_generator_particles_are_without_neutrinos() -> None:
 
     def values(name: str) -> list[float]:
         column = found[name]
-        assert isinstance(column, Jagged)
-        return [round(float(value), 4) for value in column.content]
+        assert isinstance(column, Ragged)
+        return [round(float(value), 4) for value in column.values]
 
     assert values("genpart_pid") == [22, 211]
     assert values("genpart_jet_deta") == [-0.1, 0.2]

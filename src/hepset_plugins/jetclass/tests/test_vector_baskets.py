@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hepset.arrays import Ragged, offsets_of
 from hepset.errors import ReadError
-from hepset.readers.assembly import Data, Jagged, part
+from hepset.readers.assembly import Data, part
 from hepset.readers.root import RootFile
 from hepset_jetclass.root_tree import VectorTree
 
@@ -22,12 +23,12 @@ KINDS = {"x": ("f", True), "n": ("i", True), "yes": ("b", True), "pt": ("f", Fal
 def jets(entries: int, seed: int) -> dict[str, Data]:
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 6, entries)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    offsets = offsets_of(counts)
     total = int(offsets[-1])
     return {
-        "x": Jagged(offsets, rng.normal(size=total).astype(np.float32)),
-        "n": Jagged(offsets, rng.integers(-9, 9, total).astype(np.int32)),
-        "yes": Jagged(offsets, rng.random(total) < 0.5),
+        "x": Ragged.of(offsets, rng.normal(size=total).astype(np.float32)),
+        "n": Ragged.of(offsets, rng.integers(-9, 9, total).astype(np.int32)),
+        "yes": Ragged.of(offsets, rng.random(total) < 0.5),
         "pt": rng.random(entries).astype(np.float32),
     }
 
@@ -41,11 +42,11 @@ def write(path: Path, columns: dict[str, Data], edges: list[int], compression: i
 
 
 def same(found: Data, expected: Data) -> None:
-    if isinstance(expected, Jagged):
-        assert isinstance(found, Jagged)
+    if isinstance(expected, Ragged):
+        assert isinstance(found, Ragged)
         np.testing.assert_array_equal(found.offsets, expected.offsets)
-        found, expected = found.content, expected.content
-    assert not isinstance(found, Jagged)
+        found, expected = found.values, expected.values
+    assert not isinstance(found, Ragged)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.arrays import offsets_of
 from hepset.batch import FlatStream
 from hepset.kinematics import eta_of, mass_of, phi_of, pt_of
 from hepset.schema.event import EventInfo
@@ -36,7 +37,7 @@ def input_streams(event: EventInfo, seen: Reconstructed) -> dict[str, FlatStream
         counts = np.bincount(found.event, minlength=seen.n_events)
         label = extras[name]
         streams[name] = FlatStream(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            offsets=offsets_of(counts),
             columns={feature: values[feature].astype(np.float32) for feature in stream.features},
             attached={f"extra/{name}/{label}": found.labels[label].astype(np.int16)},
         )

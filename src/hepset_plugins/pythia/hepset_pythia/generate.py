@@ -10,6 +10,7 @@ import awkward as ak
 import numpy as np
 import pythia8mc
 
+from hepset.arrays import offsets_of
 from hepset.errors import ConfigurationError, ReadError
 from hepset_pythia.arrays import BoolArray, FloatArray, IntArray
 from hepset_pythia.processes import Process
@@ -235,7 +236,7 @@ def first_weights(weights: ak.Array, entry: IntArray, place: str) -> FloatArray:
 
 def _record(parts: list[_Columns]) -> ParticleRecord:
     counts = np.concatenate([part.counts for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(counts)])
+    offsets = offsets_of(counts)
     start = np.repeat(offsets[:-1], counts)
     columns = {name: np.concatenate([part.integers[name] for part in parts]) for name in _INTEGERS}
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.errors import ExportError
 from hepset.export.layouts import ExportLayout
 from hepset.interfaces.component import ComponentConfig

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.batch import EventBatch, FlatStream, PaddedStream, make_ids
+from hepset.batch import EventBatch, FlatStream, make_ids
 from hepset.errors import ContractError
 from hepset.files import temporary_path
 from hepset.interfaces.writer import Writer, WriterConfig
@@ -372,7 +372,7 @@ def _needed_slots(batch: EventBatch, name: str, stated: int | None) -> int:
     if name in batch.slots:
         return batch.slots[name]
     data = batch.streams[name]
-    return data.slots if isinstance(data, PaddedStream) else int(data.counts.max(initial=0))
+    return data.width
 
 
 def _to_slots(pairs: Array, slots: int) -> Array:

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.errors import ExportError
 from hepset.export import export_onnx
 from hepset.model import Model, build_model

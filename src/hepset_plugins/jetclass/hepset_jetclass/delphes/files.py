@@ -10,8 +10,9 @@ import awkward as ak
 import numpy as np
 from numpy.typing import NDArray
 
+from hepset.arrays import Ragged, offsets_of
 from hepset.errors import ReadError, did_you_mean
-from hepset.readers.assembly import Data, Jagged
+from hepset.readers.assembly import Data
 from hepset.readers.columnar import ColumnarFile
 from hepset.readers.root import RootFile
 from hepset_jetclass.delphes.jets import (
@@ -258,10 +259,10 @@ class DelphesJets(ColumnarFile):
         values: dict[str, Array] = {}
         for leaf in plain:
             column = data[f"{branch}.{leaf}"]
-            if not isinstance(column, Jagged):
+            if not isinstance(column, Ragged):
                 raise ReadError(f"{self.path}: {branch}.{leaf} does not hold lists")
             offsets = column.offsets
-            values[leaf.removesuffix("[5]")] = column.content
+            values[leaf.removesuffix("[5]")] = column.values
         if "SoftDroppedP4[5]" in leaves:
             groomed = self._array(f"{branch}.SoftDroppedP4[5]", start, stop)
             values["SoftDropped"] = _mass(groomed, int(offsets[-1]))
@@ -272,7 +273,7 @@ class DelphesJets(ColumnarFile):
             return Links(np.zeros(1, np.int64), np.zeros(0, np.int64))
         references = ak.flatten(self._array(f"{branch}.Constituents", start, stop).refs)
         counts = ak.to_numpy(ak.num(references))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         return Links(offsets, ak.to_numpy(ak.flatten(references)).view(np.uint32))
 
     def _array(self, name: str, start: int, stop: int) -> Any:  # noqa: ANN401  an awkward array
@@ -351,19 +352,19 @@ class DelphesEvents(ColumnarFile):
         """Put electrons and muons together, sorted by pT."""
         leaves = [f"{kind}.{leaf}" for kind in _LEPTONS for leaf in _LEPTON.values()]
         data = self._file.read(leaves, start, stop)
-        lists: dict[str, list[Jagged]] = {name: [] for name in _LEPTON}
+        lists: dict[str, list[Ragged]] = {name: [] for name in _LEPTON}
         for name, leaf in _LEPTON.items():
             for kind in _LEPTONS:
                 column = data[f"{kind}.{leaf}"]
-                assert isinstance(column, Jagged)
+                assert isinstance(column, Ragged)
                 lists[name].append(column)
         counts = [np.diff(column.offsets) for column in lists["pt"]]
         event = np.concatenate([np.repeat(np.arange(stop - start), n) for n in counts])
-        values = {name: np.concatenate([c.content for c in both]) for name, both in lists.items()}
+        values = {name: np.concatenate([c.values for c in both]) for name, both in lists.items()}
         values["is_muon"] = np.repeat([False, True], [int(n.sum()) for n in counts])
         order = np.lexsort((-values["pt"], event))
-        offsets = np.concatenate([[0], np.cumsum(np.sum(counts, axis=0))]).astype(np.int64)
-        return {f"lepton_{name}": Jagged(offsets, v[order]) for name, v in values.items()}
+        offsets = offsets_of(np.sum(counts, axis=0))
+        return {f"lepton_{name}": Ragged.of(offsets, v[order]) for name, v in values.items()}
 
 
 def _needs(names: Sequence[str], computed: Mapping[str, Computed]) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.readers.assembly import Data, Jagged
+from hepset.arrays import Ragged, offsets_of
+from hepset.readers.assembly import Data
 
 Array = NDArray[Any]
 
@@ -196,7 +197,7 @@ def generator_jet_columns(matched: Array, generated: Objects) -> dict[str, Data]
     there = matched >= 0
 
     def taken(values: Data) -> Array:
-        assert not isinstance(values, Jagged)
+        assert not isinstance(values, Ragged)
         full = np.zeros(len(matched), values.dtype)
         full[there] = values[matched[there]]
         return full
@@ -245,8 +246,8 @@ def _relative(jets: Objects, jet: Array, eta: Array, phi: Array) -> tuple[Array,
 
 
 def _lists(counts: Array, columns: Mapping[str, Array]) -> dict[str, Data]:
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return {name: Jagged(offsets, values) for name, values in columns.items()}
+    offsets = offsets_of(counts)
+    return {name: Ragged.of(offsets, values) for name, values in columns.items()}
 
 
 def _single(values: Array) -> Array:

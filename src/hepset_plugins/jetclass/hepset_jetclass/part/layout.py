@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hepset.batch import Array
+from hepset.arrays import Array
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError, ExportError
 from hepset.export.layouts import ExportLayout

@@ -8,6 +8,7 @@ import awkward as ak
 import fastjet
 import numpy as np
 
+from hepset.arrays import offsets_of
 from hepset_pythia.arrays import FloatArray, IntArray
 from hepset_pythia.cluster import momentum_array
 from hepset_pythia.record import ParticleRecord
@@ -46,7 +47,7 @@ class LargeJets:
     def take(self, chosen: IntArray) -> LargeJets:
         """Return some of the jets, in the given order."""
         counts = np.diff(self.offsets)[chosen]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        offsets = offsets_of(counts)
         places = np.repeat(self.offsets[:-1][chosen] - offsets[:-1], counts)
         rows = self.rows[places + np.arange(offsets[-1])]
         return LargeJets(self.event[chosen], self.p4[chosen], offsets, rows)
@@ -71,12 +72,12 @@ def cluster_large_jets(record: ParticleRecord, pt_min: float) -> LargeJets:
     p4 = np.stack([np.asarray(flat[name]) for name in ("px", "py", "pz", "E")], axis=-1)
     sizes = np.asarray(ak.flatten(ak.num(index, axis=2)), np.int64)
     inside = np.asarray(ak.flatten(index, axis=None), np.int64)
-    first = np.concatenate([[0], np.cumsum(counts)])[event]
+    first = offsets_of(counts)[event]
     rows = visible[inside + np.repeat(first, sizes)]
     jet = np.repeat(np.arange(len(event)), sizes)
     pt = np.hypot(record.p4[rows, 0], record.p4[rows, 1])
     rows = rows[np.lexsort((-pt, jet))]
-    found = LargeJets(event, p4, np.concatenate([[0], np.cumsum(sizes)]), rows)
+    found = LargeJets(event, p4, offsets_of(sizes), rows)
     return found.take(np.lexsort((-np.hypot(p4[:, 0], p4[:, 1]), event)))
 
 
