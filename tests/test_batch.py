@@ -96,6 +96,34 @@ def test_rows_that_disagree_are_refused() -> None:
         )
 
 
+def test_a_batch_goes_through_its_names() -> None:
+    batch = flat_batch([1, 2])
+    assert list(batch) == ["jets", "jets.mask", "target/origin", "weight"]
+    assert all(name in batch for name in batch)
+
+
+def test_indices_keep_pointing_at_objects_behind_gaps() -> None:
+    mask = np.array([[True, False, True], [False, True, True]])
+    values = np.array([[1.0, 2, 3], [4, 5, 6]])
+    slots = PaddedStream({"x": values}, mask)
+    lists = FlatStream(np.array([0, 1]), {"x": np.array([7.0])})
+    parts = [
+        EventBatch(make_ids(0, range(2)), {"jets": slots}),
+        EventBatch(make_ids(1, range(1)), {"jets": lists}),
+    ]
+    whole = concatenate(parts)
+    assert whole["jets"][..., 0].tolist() == [[1, 0, 3], [0, 5, 6], [7, 0, 0]]
+    assert whole.take(np.array([1]))["jets"][0, 2, 0] == 6
+
+
+def test_a_mask_that_is_none_is_refused_with_the_file() -> None:
+    stream = PaddedStream({"x": np.ones((2, 3))}, np.array([[1, 0, 0], [1, 3, 0]]))
+    with pytest.raises(ContractError, match=r"a\.h5: jets\.mask: found 3 \(row 1, slot 1\)"):
+        EventBatch(make_ids(0, range(2)), {"jets": stream}, sources=("a.h5",))
+    with pytest.raises(ContractError, match=r"jets\.x: shape \(2, 3\) beside a mask of shape"):
+        EventBatch(make_ids(0, range(2)), {"jets": PaddedStream(stream.columns, np.ones((2, 4)))})
+
+
 def test_an_unknown_tensor_is_a_key_error_with_a_hint() -> None:
     with pytest.raises(KeyError, match="did you mean 'weight'"):
         flat_batch([1])["wieght"]
