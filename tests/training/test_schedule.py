@@ -6,7 +6,12 @@ from torch import nn
 
 from hepset.errors import ConfigurationError, UnknownComponentError
 from hepset.schema.config import TrainConfig
-from hepset.training.schedule import create_optimizer, learning_rate_factor, parameter_groups
+from hepset.training.schedule import (
+    create_optimizer,
+    learning_rate_factor,
+    learning_rate_factors,
+    parameter_groups,
+)
 
 
 def test_linear_warm_up_then_half_a_cosine() -> None:
@@ -22,6 +27,20 @@ def test_linear_warm_up_then_half_a_cosine() -> None:
     assert learning_rate_factor(0, warmup=0, total=10, schedule="cosine") == 1
     assert learning_rate_factor(9, warmup=10, total=10, schedule="cosine") == 1
     assert learning_rate_factor(0, warmup=2.5, total=10, schedule="cosine") == 0.4
+
+
+def test_equal_steps_down() -> None:
+    """A third every two and a half epochs of four steps, counted from the first step."""
+    factors = [
+        learning_rate_factor(step, warmup=2, total=100, schedule="step", fall=(10, 1 / 3))
+        for step in (0, 1, 9, 10, 19, 20, 35)
+    ]
+    assert factors == pytest.approx([0.5, 1, 1, 1 / 3, 1 / 3, 1 / 9, 1 / 27])
+    config = TrainConfig.model_validate(
+        {"schedule": "step", "steps": {"epochs": 2.5, "factor": 0.5}, "warmup_epochs": 0}
+    )
+    (factor,) = learning_rate_factors(config, [{}], steps=4)
+    assert [factor(step) for step in (9, 10, 20)] == [1, 0.5, 0.25]
 
 
 class Net(nn.Module):

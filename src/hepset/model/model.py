@@ -7,7 +7,7 @@ model again is plain data (`Model.record`) beside a state dict, so that no pickl
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -79,6 +79,11 @@ class Model(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What gives losses: the heads."""
+        return tuple(self.heads)
+
     def head(self, name: str) -> Head:
         """Return a head.
 
@@ -127,6 +132,36 @@ class Model(nn.Module):
             f"{name}/{term}": loss
             for name in self.heads
             for term, loss in self.head(name).loss(outputs[name], tensors).items()
+        }
+
+    def losses_of(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        targets: Mapping[str, Tensor] | None = None,
+        heads: Iterable[str] | None = None,
+    ) -> dict[str, LossTerm]:
+        """Compute the losses of a batch; a training step asks for nothing else.
+
+        Args:
+            tensors: The batch, by contract name.
+            targets: What heads see in `losses`; null = the batch.
+            heads: Heads that are computed; null = all.
+
+        Returns:
+            ``<head>/<term>``, and ``backbone/<term>`` for losses that the backbone gives itself →
+            value and valid, both ``(B,)``.
+        """
+        inputs = self.transform(tensors)
+        encoded: Encoded = self.backbone(inputs)
+        handle = EncoderHandle(self.transform, self.backbone, inputs)
+        chosen = list(self.heads) if heads is None else list(heads)
+        outputs = {name: self.heads[name](encoded, handle) for name in chosen}
+        known = tensors if targets is None else targets
+        return {
+            f"{name}/{term}": loss
+            for name in chosen
+            for term, loss in self.head(name).loss(outputs[name], known).items()
         }
 
     def decode(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

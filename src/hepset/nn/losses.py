@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,7 +71,8 @@ def cross_entropy(
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
 
     Raises:
-        ContractError: If the shapes do not fit or a class index is outside the classes.
+        ContractError: If the shapes do not fit or, on a CPU, a class index is outside the classes;
+            on a GPU the loss is NaN there.
         ConfigurationError: If `label_smoothing` is outside [0, 1).
     """
     if not 0 <= label_smoothing < 1:
@@ -80,7 +82,11 @@ def cross_entropy(
     classes = logits.shape[-1]
     valid = target != MISSING_CLASS
     index = torch.where(valid, target, 0).long()
-    if bool(((index < 0) | (index >= classes)).any()):
+    is_class = (index >= 0) & (index < classes)
+    if index.device.type == "cuda":
+        # A GPU is not waited for: its loss is NaN, which stops the training a little later.
+        index = index.clamp(0, classes - 1)
+    elif not bool(is_class.all()):
         low, high = int(index.min()), int(index.max())
         message = (
             f"cross_entropy: class indices reach from {low} to {high}, but there are {classes} "
@@ -95,6 +101,8 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         reduction="none",
     ).reshape(target.shape)
+    if index.device.type == "cuda":
+        value = torch.where(is_class, value, float("nan"))
     return EventLoss(torch.where(valid, value, 0.0), valid)
 
 
@@ -204,10 +212,16 @@ def quantile_loss(raw: Tensor, target: Tensor, levels: Sequence[float]) -> Event
     valid = ~torch.isnan(target)
     raw = torch.where(valid[..., None], _at_least_single(raw), 0.0)
     safe = torch.where(valid, target, 0.0).to(raw.dtype)
-    level = torch.tensor(levels, dtype=raw.dtype, device=raw.device)
+    level = _levels(tuple(levels), raw.dtype, raw.device)
     distance = safe[..., None] - ordered_quantiles(raw)
     value = torch.maximum(level * distance, (level - 1) * distance).mean(-1)
     return EventLoss(torch.where(valid, value, 0.0), valid)
+
+
+@lru_cache(maxsize=32)
+def _levels(levels: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Bring the levels to a device once: a GPU waits for every copy."""
+    return torch.tensor(levels, dtype=dtype, device=device)
 
 
 def mean_over_objects(loss: EventLoss) -> EventLoss:

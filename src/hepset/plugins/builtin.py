@@ -119,6 +119,27 @@ COMPONENTS = (
     Component("optimizers", "radam", "torch.optim:RAdam", "Rectified Adam."),
     Component("optimizers", "sgd", "torch.optim:SGD", "Stochastic gradient descent."),
     Component(
+        "loss_combinations",
+        "fixed",
+        "hepset.training.combinations:Fixed",
+        "The sum of the losses times their factors.",
+    ),
+    Component(
+        "loss_combinations",
+        "uncertainty",
+        "hepset.training.combinations:Uncertainty",
+        "Losses weighed by log-variances that are learnt with the model.",
+    ),
+    Component(
+        "loss_combinations",
+        "famo",
+        "hepset.training.combinations:Famo",
+        "All losses fall at the same relative rate.",
+    ),
+    Component(
+        "callbacks", "ema", "hepset.training.ema:Ema", "Exponential moving average of the weights."
+    ),
+    Component(
         "export_layouts",
         "hepset",
         "hepset.export.onnx:HepsetLayout",

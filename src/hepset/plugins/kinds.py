@@ -43,7 +43,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "callbacks": Kind(
             "callback", "train.callbacks.<callback>.name", "lightning.pytorch.callbacks:Callback"
         ),
-        "loss_combinations": Kind("loss combination", "train.loss_combination", "torch.nn:Module"),
+        "loss_combinations": Kind(
+            "loss combination",
+            "train.loss_combination",
+            "hepset.interfaces.loss_combination:LossCombination",
+        ),
         "judges": Kind("judge", "evaluate.judges", "builtins:object"),
         "transform_steps": Kind(
             "transform step", "transform of a feature", "hepset.schema.steps:Curve"

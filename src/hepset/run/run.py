@@ -302,7 +302,7 @@ class Run:
             ConfigurationError: If the configuration names no head.
             TrainingError: If the loss becomes non-finite.
         """
-        from hepset.training.fit import NO_INFLUENCE, fit  # noqa: PLC0415  imports torch
+        from hepset.training.fit import fit  # noqa: PLC0415  imports torch
         from hepset.training.warm_start import digest_of_start  # noqa: PLC0415
 
         self._need_heads("train")
@@ -310,7 +310,7 @@ class Run:
         inputs = {
             "dataset": dataset.digest,
             "model": self.config.model.model_dump(mode="json"),
-            "train": self.config.train.model_dump(mode="json", exclude=NO_INFLUENCE),
+            "train": self.config.train.influences(),
             "seed": self.config.seed,
         }
         inputs |= digests_of_named_files(inputs["train"])

@@ -191,12 +191,43 @@ class AugmentConfig(Model):
 
 
 class TrainStage(Model):
-    """A part of the training in which only some heads learn."""
+    """A part of the training with its own losses, learning rates and frozen parameters."""
 
     name: str
     """What heads call it in their ``stages``."""
     epochs: PositiveInt
     """Passes over the training split."""
+    loss_weights: dict[str, NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]] = Field(
+        default_factory=dict
+    )
+    """Head, or ``backbone`` for losses of its own → factor of its losses beside its
+    ``loss_weight``: a number, or ``[start, end]`` over the stage. A head with 0 throughout is not
+    computed."""
+    ramp: Literal["linear", "cosine"] = "linear"
+    """How factors go from start to end."""
+    freeze: tuple[str, ...] = ()
+    """What stays as it is in this stage: ``backbone``, ``heads.<name>``, another start of the name
+    of parameters, or a pattern such as ``backbone.*norm*``."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate in this stage; null = ``train.learning_rate``."""
+    learning_rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """As ``train.learning_rate_factors``, and instead of those that name the same."""
+
+    @property
+    def off(self) -> frozenset[str]:
+        """Heads whose losses count nothing throughout."""
+        return frozenset(
+            name for name, factor in self.loss_weights.items() if factor in {0, (0, 0)}
+        )
+
+
+class StepSchedule(Model):
+    """A learning rate that falls in equal steps."""
+
+    epochs: PositiveFloat = 10.0
+    """Epochs from one step to the next; may be a fraction."""
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    """Learning rate after a step, as a fraction of the one before."""
 
 
 class StartFrom(Model):
@@ -219,6 +250,10 @@ class EarlyStopping(Model):
     """Smallest change that counts as improvement."""
 
 
+_NO_INFLUENCE = {"progress", "loader_threads", "compile"}
+"""Options that change nothing a continued training depends on; the cache shuffles otherwise."""
+
+
 class TrainConfig(Model):
     """The training loop."""
 
@@ -226,6 +261,11 @@ class TrainConfig(Model):
     """Passes over the training split; with `stages` their sum counts instead."""
     stages: tuple[TrainStage, ...] = ()
     """Parts of the training, one after the other; a head without ``stages`` learns in all."""
+    loss_combination: str | dict[str, Any] = "fixed"
+    """How the losses of the heads become one: short name, or ``{name: …, <options>}``."""
+    callbacks: tuple[dict[str, Any], ...] = ()
+    """Additions to the training loop, ``{name: …, <options>}`` each, such as an average of the
+    weights: ``[{name: ema}]``."""
     batch_size: PositiveInt = 512
     """Events per batch and device."""
     learning_rate: PositiveFloat = 1e-3
@@ -239,9 +279,11 @@ class TrainConfig(Model):
     learning_rate_factors: dict[str, PositiveFloat] = Field(default_factory=dict)
     """Part of the model → factor of its learning rate: ``backbone``, ``heads.<name>``, or any
     start of the name of parameters; the longest that fits counts."""
-    schedule: Literal["cosine", "linear", "constant", "flat_decay"] = "cosine"
-    """After the warm-up: cosine to zero, a line to zero, constant, or constant for 70 % of the
-    epochs and then down to 1 % by an equal factor at each of the others."""
+    schedule: Literal["cosine", "linear", "constant", "flat_decay", "step"] = "cosine"
+    """After the warm-up: cosine to zero, a line to zero, constant, constant for 70 % of the epochs
+    and then down to 1 % by an equal factor at each of the others, or down in `steps`."""
+    steps: StepSchedule = StepSchedule()
+    """Length and height of the steps of the schedule ``step``."""
     cycles: PositiveInt = 1
     """Number of cosines, each from the peak to zero."""
     warmup_epochs: NonNegativeFloat = 1.0
@@ -290,6 +332,27 @@ class TrainConfig(Model):
         if len(set(names)) != len(names):
             raise ValueError(f"stages {names}: a name is given twice")
         return self
+
+    def influences(self) -> dict[str, Any]:
+        """Return what trained weights depend on, as JSON-ready data.
+
+        Options that came later are left out where they are not used, so that trainings which were
+        made before them are still up to date.
+        """
+        document = self.model_dump(mode="json", exclude=_NO_INFLUENCE)
+        unused = {"loss_combination": "fixed", "callbacks": []}
+        if self.schedule != "step":
+            unused["steps"] = document["steps"]
+        plain = TrainStage(name="", epochs=1).model_dump(mode="json")
+        document["stages"] = [
+            {k: v for k, v in stage.items() if k in {"name", "epochs"} or v != plain[k]}
+            for stage in document["stages"]
+        ]
+        return {
+            key: value
+            for key, value in document.items()
+            if key not in unused or value != unused[key]
+        }
 
     @property
     def total_epochs(self) -> int:

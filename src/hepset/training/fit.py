@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError
 from hepset.model import build_model
+from hepset.plugins import registry
 from hepset.sampling.split import SplitSampler
 from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.calibration import calibrate_checkpoint
@@ -35,9 +36,6 @@ from hepset.training.warm_start import digest_of_start, start_from
 __all__ = ["fit"]
 
 _LOG = logging.getLogger(__name__)
-
-NO_INFLUENCE = {"progress", "loader_threads", "compile"}
-"""Options that change nothing a continued training depends on; the cache shuffles otherwise."""
 
 
 def fit(
@@ -128,7 +126,7 @@ def training_key(
     document: dict[str, Any] = {
         "model": model_config.model_dump(mode="json"),
         "dataset": dataset.digest,
-        "train": config.model_dump(mode="json", exclude=NO_INFLUENCE),
+        "train": config.influences(),
         "seed": seed,
     }
     if config.start_from is not None:
@@ -145,7 +143,14 @@ def create_trainer(
         ConfigurationError: If the precision does not fit the accelerator.
     """
     config = module.config
-    chosen: list[Callback] = [Checkpoints(directory / "checkpoints"), *callbacks]
+    chosen: list[Callback] = [
+        Checkpoints(directory / "checkpoints"),
+        *(
+            registry().create("callbacks", options, f"train.callbacks.{number}")
+            for number, options in enumerate(config.callbacks)
+        ),
+        *callbacks,
+    ]
     if config.early_stopping is not None:
         chosen.append(
             StopEarly(
@@ -170,7 +175,7 @@ def create_trainer(
         callbacks=chosen,
         logger=TensorBoardLogger(directory, name="logs", version="", default_hp_metric=False),
         log_every_n_steps=1,
-        limit_val_batches=None if module.validates else 0,
+        limit_val_batches=None if module.batches.validates else 0,
         num_sanity_val_steps=0,
         enable_progress_bar=shows,
         enable_model_summary=False,
@@ -221,14 +226,14 @@ def _remove_old(checkpoints: Path, logs: Path) -> None:
 
 def _announce(module: TrainingModule, resume: Path | None) -> None:
     trainable = [p for p in module.model.parameters() if p.requires_grad]
-    config, sampler = module.config, module.sampler
+    config, sampler = module.config, module.batches.sampler
     events = len(module.dataset.split("train")) if sampler is None else sampler.events
     size = config.batch_size
     _LOG.info(
         "training %d parameters on %d events, %d for validation; %d epochs of %d batches of %d%s%s",
         sum(p.numel() for p in trainable),
         events,
-        len(module.dataset.split("val")) if module.validates else 0,
+        len(module.dataset.split("val")) if module.batches.validates else 0,
         config.total_epochs,
         max(1, events // size),
         min(size, events),

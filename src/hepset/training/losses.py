@@ -8,7 +8,7 @@ of the loss and the best learning rate do not depend on their normalisation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,9 @@ from torch import Tensor
 from hepset.dataset import Split
 from hepset.errors import TrainingError
 from hepset.interfaces.head import LossTerm
+from hepset.interfaces.loss_combination import LossCombination, LossCombinationConfig
 from hepset.model import Model
+from hepset.training.combinations import Fixed
 
 __all__ = ["LossSums", "WeightSummary", "WeightedLoss", "summarise_weights"]
 
@@ -134,16 +136,24 @@ class WeightedLoss:
         summaries: Weight tensors that batches may hold, with their mean magnitudes.
         policy: What negative weights do: ``keep`` counts them as they are, ``abs`` as positive,
             ``drop`` leaves the events out (also of the number n).
+        combination: How the losses become one; null = their sum.
     """
 
     def __init__(
-        self, model: Model, summaries: Mapping[str, WeightSummary], policy: NegativeWeights
+        self,
+        model: Model,
+        summaries: Mapping[str, WeightSummary],
+        policy: NegativeWeights,
+        combination: LossCombination | None = None,
     ) -> None:
         self.policy = policy
+        self.combination = combination or Fixed(tuple(model.config.heads), LossCombinationConfig())
         self.scales = {name: 1 / summary.mean for name, summary in summaries.items()}
         self.factors: dict[str, float] = {}
-        self.active: set[str] = set(model.config.heads)
-        """Heads that learn now; the losses of the others are computed, but do not count."""
+        self.stage_factors: dict[str, float] = {}
+        """Factors of the stage beside the heads' own, now."""
+        self.final_factors: dict[str, float] = {}
+        """The same at the end of the stage, by which its epochs are compared."""
         self.targets: dict[str, list[str]] = {}
         """Targets whose weights multiply the terms of a head, by head."""
         for name in model.config.heads:
@@ -192,6 +202,36 @@ class WeightedLoss:
             The loss, and of every term Σ w·value and the number of valid events. A term without
             any valid event contributes 0.
         """
+        means, sums = self.means(terms, batch, mean_over_processes)
+        if mean_over_processes is not None and not isinstance(self.combination, Fixed):
+            # Combinations that are no sums see the losses of all processes.
+            here = torch.stack(list(means.values())).detach()
+            rest = mean_over_processes(here) - here
+            means = {name: means[name] + rest[i] for i, name in enumerate(means)}
+        factors = {name: self._factor(name, self.stage_factors) for name in self._tasks(terms)}
+        return self.combination(means, factors), sums
+
+    def after_step(
+        self,
+        terms: Mapping[str, LossTerm],
+        batch: Mapping[str, Tensor],
+        mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Show the combination what the step did to the losses of its batch; see `__call__`."""
+        means, _ = self.means(terms, batch, mean_over_processes)
+        if mean_over_processes is not None:
+            everyone = mean_over_processes(torch.stack(list(means.values())))
+            means = dict(zip(means, everyone, strict=True))
+        factors = {name: self._factor(name, self.stage_factors) for name in self._tasks(terms)}
+        self.combination.after_step(means, factors)
+
+    def means(
+        self,
+        terms: Mapping[str, LossTerm],
+        batch: Mapping[str, Tensor],
+        mean_over_processes: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+        """Return the mean of every term, and Σ w·value and the number of valid events."""
         if not terms:
             raise TrainingError("no head gives a loss; there is nothing to train")
         sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -212,22 +252,25 @@ class WeightedLoss:
             counts = mean_over_processes(counts)
         # Where no event is valid the sum is 0, whatever it is divided by.
         means = totals / torch.where(counts > 0, counts, 1.0)
-        factors = means.new_tensor([self._factor(name) for name in terms])
-        return (means * factors).sum(), sums
+        return dict(zip(sums, means, strict=True)), sums
 
     def mean(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Return the mean of every term and their sum ``loss``, from summed batches."""
         means = {name: total / max(count, 1) for name, (total, count) in sums.items()}
-        loss = sum(self._factor(name) * value for name, value in means.items())
+        factors = {name: self._factor(name, self.final_factors) for name in self._tasks(sums)}
+        loss = sum(factors[name.partition("/")[0]] * value for name, value in means.items())
         return {"loss": loss, **means}
 
-    def _factor(self, term: str) -> float:
-        head = term.partition("/")[0]
-        return self.factors[head] if head in self.active else 0.0
+    @staticmethod
+    def _tasks(terms: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(name.partition("/")[0] for name in terms))
+
+    def _factor(self, task: str, of_stage: Mapping[str, float]) -> float:
+        return self.factors.get(task, 1.0) * of_stage.get(task, 1.0)
 
     def _weight(self, head: str, term: str, batch: Mapping[str, Tensor]) -> Tensor | None:
         """The event's weight times that of the target, or of all targets of the head."""
-        targets = self.targets[head]
+        targets = self.targets.get(head, [])
         chosen = [term] if term in targets else targets
         found: Tensor | None = None
         for name in ("weight", *(f"weight/{target}" for target in chosen)):

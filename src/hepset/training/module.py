@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,32 +15,29 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hepset.dataset import Dataset
-from hepset.dataset.loader import Loader, ids_of
+from hepset.dataset.loader import Loader
 from hepset.dataset.order import RowSampler
-from hepset.errors import ConfigurationError, TrainingError, did_you_mean
+from hepset.interfaces.head import LossTerm
 from hepset.model import Model
 from hepset.schema.config import TrainConfig
-from hepset.training.augment import Augmentation
-from hepset.training.history import History
+from hepset.training.batches import Batch, Batches
+from hepset.training.combinations import create_combination
+from hepset.training.finite import FiniteCheck, Moment
+from hepset.training.history import Clock, History, summary
 from hepset.training.losses import LossSums, WeightedLoss, summarise_weights
-from hepset.training.schedule import create_optimizer, learning_rate_factor
+from hepset.training.schedule import create_optimizer, learning_rate_factors
+from hepset.training.stages import StagePlan
 
 __all__ = ["TrainingModule"]
 
 _LOG = logging.getLogger(__name__)
-
-Batch = dict[str, Tensor]
-
-_COPIES_IN_FLIGHT = 1
-"""Copies to the device that may be under way when a further batch is drawn: fewer than the
-loader keeps."""
 
 
 class TrainingModule(LightningModule):
     """Trains a model on a data set.
 
     A step is a function of the weights, the optimizer's state and (seed, step) alone: torch's
-    generator is set anew for every step, so that a training that continues from a checkpoint gives
+    generator is seeded for every step, so that a training that continues from a checkpoint gives
     the same numbers as one that was never interrupted.
 
     Args:
@@ -55,6 +50,9 @@ class TrainingModule(LightningModule):
         sampler: How often each training event is shown; null = once per epoch.
 
     Attributes:
+        batches: Where the events come from.
+        stages: What holds in each epoch.
+        combination: How the losses of the heads become one.
         history: What every epoch gave.
         score: Loss that decides which checkpoint is the best, of the last epoch.
 
@@ -75,7 +73,6 @@ class TrainingModule(LightningModule):
         sampler: RowSampler | None = None,
     ) -> None:
         super().__init__()
-        self.sampler = sampler
         self.model = model
         self.dataset = dataset
         self.config = config
@@ -89,60 +86,36 @@ class TrainingModule(LightningModule):
         self.backbone_is_frozen = start is not None and start.freeze
         if self.backbone_is_frozen:
             model.backbone.requires_grad_(False)
-        split = dataset.split("train")
-        self.validates = "val" in dataset.splits and len(dataset.split("val")) > 0
-        columns = self._columns()
-        self.augmentation: Augmentation | None = None
-        if config.augment.rotate_phi or config.augment.flip_eta:
-            augmentation = Augmentation(
-                model.event,
-                model.contract,
-                config.augment,
-                [*columns, *model.contract.inputs().tensors],
-            )
-            lacking = [n for n in sorted(augmentation.needed) if n not in dataset.layouts]
-            if lacking:
-                raise TrainingError(
-                    f"train.augment.rotate_phi: {dataset.path} lacks {', '.join(lacking)}, "
-                    "without which the vector cannot be rotated"
-                )
-            columns += sorted(augmentation.needed)
-            self.augmentation = augmentation
-        self.columns = columns
-        weights = [name for name in dataset.layouts if name.split("/")[0] == "weight"]
-        self.columns += [name for name in weights if name not in columns]
-        summaries = summarise_weights(split, weights, config.negative_weights)
-        self.combine = WeightedLoss(model, summaries, config.negative_weights)
-        self._check_stages()
+        self.batches = Batches(model, dataset, config, seed=seed, sampler=sampler)
+        self.stages = StagePlan(model, config)
+        self.combination = create_combination(config.loss_combination, model.tasks)
+        policy = config.negative_weights
+        summaries = summarise_weights(dataset.split("train"), self.batches.weights, policy)
+        self.combine = WeightedLoss(model, summaries, policy, self.combination)
         self.history = History()
         self.score = float("nan")
+        self._finite = FiniteCheck(dataset.source_keys, self._advice)
         self._train_sums = LossSums()
         self._val_sums = LossSums()
         self._val_means: dict[str, float] = {}
-        self._train_loader: Loader | None = None
-        self._val_loader: Loader | None = None
-        self._copies: deque[Any] = deque()
-        self._loader_state: dict[str, int] | None = None
-        self._clock = _Clock()
+        self._heads: set[str] = set(model.config.heads)
+        self._clock = Clock()
+        self._announced = ""
+        self._shown: tuple[Batch, int] | None = None
 
     @property
     def monitored(self) -> str:
         """The loss that decides: of the validation split, where there is one."""
-        return "val/loss" if self.validates else "train/loss"
-
-    def _columns(self) -> list[str]:
-        """Tensors that the model and its heads look at, as far as they are stored."""
-        layouts = self.dataset.layouts
-        wanted = list(self.model.contract.inputs().tensors)
-        for name in self.model.config.heads:
-            wanted += self.model.head(name).contract(self.model.event).tensors
-        return [name for name in dict.fromkeys(wanted) if name in layouts]
+        return "val/loss" if self.batches.validates else "train/loss"
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; a frozen backbone stays in that of evaluation."""
+        """Set training mode; what is frozen as a whole stays in that of evaluation."""
         super().train(mode)
-        if mode and self.backbone_is_frozen:
-            self.model.backbone.eval()
+        if mode:
+            if self.backbone_is_frozen:
+                self.model.backbone.eval()
+            for module in self.stages.quiet(self.current_epoch):
+                module.eval()
         return self
 
     # Weights are stored under the model's own names, so that a checkpoint opens without Lightning.
@@ -163,26 +136,16 @@ class TrainingModule(LightningModule):
         half = self.trainer.precision == "16-mixed"
         # Lightning clips no gradients of a fused optimizer that scales them itself.
         optimizer = create_optimizer(
-            self.model, self.config, fused=not half, devices=self.trainer.world_size
+            self.model,
+            self.config,
+            fused=not half,
+            devices=self.trainer.world_size,
+            others=list(self.combination.parameters()),
         )
-        steps = len(self.train_loader)
-        warmup, total = self.config.warmup_epochs * steps, self.config.total_epochs * steps
-        schedule, cycles = self.config.schedule, self.config.cycles
-        epochs = self.config.total_epochs
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                warmup=warmup,
-                total=total,
-                schedule=schedule,
-                cycles=cycles,
-                epochs=epochs,
-            )
-
+        factors = learning_rate_factors(self.config, optimizer.param_groups, self._steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factors), "interval": "step"},
         }
 
     def configure_gradient_clipping(
@@ -207,132 +170,94 @@ class TrainingModule(LightningModule):
             gradient_clip_algorithm=gradient_clip_algorithm,
         )
 
-    @property
-    def train_loader(self) -> Loader:
-        """The loader of this process's part of the training split."""
-        if self._train_loader is None:
-            self._train_loader = self._loader("train", shuffle=True, drop_last=True)
-        return self._train_loader
+    def setup(self, stage: str) -> None:
+        """Learn which process of how many this is."""
+        del stage
+        trainer = self.trainer
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        self.batches.place(trainer.global_rank, trainer.world_size, pin_memory=on_gpu)
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training split, where the checkpoint has left it."""
-        if self._loader_state is not None:
-            self.train_loader.load_state_dict(self._loader_state)
-            self._loader_state = None
-        return self.train_loader
+        return self.batches.continued()
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the loader of the validation split; none where it is empty."""
-        if not self.validates:
-            return []
-        if self._val_loader is None:
-            self._val_loader = self._loader("val", shuffle=False, drop_last=False)
-        return self._val_loader
-
-    def _loader(self, split: str, *, shuffle: bool, drop_last: bool) -> Loader:
-        return self.dataset.loader(
-            split,
-            batch_size=self.config.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            columns=self.columns,
-            ids=True,
-            threads=self.config.loader_threads,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            drop_last=drop_last,
-            cache=self.config.cache,
-            copy=False,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
-            sampling=self.sampler if split == "train" else None,
-        )
+        return self.batches.val if self.batches.validates else []
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Copy a batch beside the computation, and wait before its memory is used again."""
+        """Copy a batch beside the computation."""
         del dataloader_idx
-        if device.type != "cuda":
-            return {name: tensor.to(device) for name, tensor in batch.items()}
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        copied = torch.cuda.Event()
-        copied.record(torch.cuda.current_stream(device))
-        self._copies.append(copied)
-        if len(self._copies) > _COPIES_IN_FLIGHT:
-            self._copies.popleft().synchronize()
-        return moved
+        return self.batches.to_device(batch, device)
 
     def on_fit_start(self) -> None:
         """Compile the model where that is asked for."""
         if self.config.compile:
-            self.model.compile()
+            for part in (self.model.backbone, *self.model.heads.values()):
+                part.compile()
 
     @property
     def starts_stage(self) -> bool:
         """Whether this epoch is the first of its stage, so that its losses are a new sum."""
-        stage = self.config.stage_of(self.current_epoch)
-        return self.current_epoch == 0 or stage != self.config.stage_of(self.current_epoch - 1)
+        return self.stages.starts(self.current_epoch)
 
     @property
     def in_last_stage(self) -> bool:
         """Whether no other stage follows."""
-        return self.config.stage_of(self.current_epoch) >= len(self.config.stages) - 1
-
-    def _check_stages(self) -> None:
-        """Refuse a head that names a stage which does not exist, and a stage without a head."""
-        known = [stage.name for stage in self.config.stages]
-        stages = {name: self.model.head(name).config.stages for name in self.model.config.heads}
-        for head, named in stages.items():
-            for name in named:
-                if name not in known:
-                    raise ConfigurationError(
-                        f"model.heads.{head}.stages: there is no stage {name!r} in train.stages "
-                        f"({', '.join(known) or 'which is empty'}){did_you_mean(name, known)}"
-                    )
-        for name in known:
-            if all(named and name not in named for named in stages.values()):
-                raise ConfigurationError(f"train.stages: no head learns in {name!r}")
-
-    def _start_stage(self) -> None:
-        """Let the heads of this epoch's stage learn."""
-        if not self.config.stages:
-            return
-        stage = self.config.stages[self.config.stage_of(self.current_epoch)].name
-        self.combine.active = {
-            name
-            for name in self.model.config.heads
-            if stage in (self.model.head(name).config.stages or (stage,))
-        }
-        if self.starts_stage:
-            _LOG.info("stage %s: %s", stage, ", ".join(sorted(self.combine.active)))
+        return self.stages.is_last(self.current_epoch)
 
     def on_train_start(self) -> None:
         """Start the clock: also where an epoch continues."""
         self._start_stage()
-        self._clock = _Clock()
-        self._clock.start(self.train_loader.wait_seconds)
+        self._start_clock()
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the sums of the epoch."""
-        self._clock = _Clock()
-        self._clock.start(self.train_loader.wait_seconds)
+        self._start_clock()
         self._train_sums = LossSums()
         self._start_stage()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        self._set_generator(0, self.global_step)
-        if self.augmentation is not None:
-            batch = self.augmentation(batch)
+        step = self.global_step
+        self._set_generator(0, step)
+        batch = self.batches.augmented(batch)
+        self._set_factors(batch_idx / self._steps)
         loss = self._loss(batch, batch_idx, self._train_sums, "training")
         self._clock.events += len(batch["ids"])
+        self._shown = (batch, step) if self.combination.looks_again else None
         if self.trainer.progress_bar_callback is not None:
             self.log("loss", loss.detach(), prog_bar=True, logger=False, on_epoch=False)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave what is frozen, and heads that are off, out of the step."""
+        del optimizer
+        for parameter in (*self._off(), *self.stages.frozen(self.current_epoch).values()):
+            parameter.grad = None
+
+    def optimizer_step(  # type: ignore[override]  # what else Lightning hands on
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take the step; then let the combination see what that did to the batch."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self._shown is None:
+            return
+        (batch, step), self._shown = self._shown, None
+        self._set_generator(0, step)  # The same dropout.
+        with torch.no_grad(), self.trainer.precision_plugin.train_step_context():
+            terms = self._terms(batch)
+            self.combine.after_step(terms, batch, self._mean_over_processes)
+
     def on_validation_start(self) -> None:
         """Stop the clock of the training."""
-        self._clock.stop(self.train_loader.wait_seconds)
+        self._clock.stop(self.batches.train.wait_seconds)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of the validation."""
@@ -345,18 +270,21 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Compute the validation loss over all events of all processes."""
+        self._finite.settle()
         self._val_means = {f"val/{k}": v for k, v in self._means(self._val_sums).items()}
         self.log_dict(self._val_means, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Compute what the epoch gave; the callbacks that look at it come after."""
-        self._clock.stop(self.train_loader.wait_seconds)
+        self._clock.stop(self.batches.train.wait_seconds)
+        self._finite.settle()
         means = {f"train/{k}": v for k, v in self._means(self._train_sums).items()}
         rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
         record = {
             "epoch": float(self.current_epoch),
             **means,
-            **(self._val_means if self.validates else {}),
+            **(self._val_means if self.batches.validates else {}),
+            **{f"combination/{task}": v for task, v in self.combination.shares().items()},
             "learning_rate": float(rate),
             "seconds": self._clock.seconds,
             "events_per_second": self._clock.rate * self.trainer.world_size,
@@ -368,77 +296,101 @@ class TrainingModule(LightningModule):
         self.log_dict(told, sync_dist=True)
         if self.trainer.is_global_zero:
             total = self.config.total_epochs
-            _LOG.info("epoch %d/%d: %s", self.current_epoch + 1, total, _said(record))
+            _LOG.info("epoch %d/%d: %s", self.current_epoch + 1, total, summary(record))
             if self.directory is not None:
                 self.history.write(self.directory)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what describes the model, and where the training stands: plain data and tensors."""
+        self._finite.settle()
         names = list(self._train_sums.names)
         sums = self._reduced(self._train_sums, names)
         checkpoint["model"] = self.model.record()
         checkpoint["training"] = {
             "key": self.key,
-            "loader": self.train_loader.state_dict(),
+            "loader": self.batches.train.state_dict(),
             "history": self.history.records,
             "sums": dict(zip(names, sums.tolist(), strict=True)),
             "val": self._val_means,
             "score": self.score,
         }
+        combination = self.combination.state_dict()
+        if combination:
+            checkpoint["training"]["combination"] = combination
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up where the training stood."""
         stored = checkpoint["training"]
-        self._loader_state = stored["loader"]
+        self.batches.continue_from(stored["loader"])
         self.history = History(stored["history"])
         # The sums are those of all processes: one of them takes them over.
         self._train_sums = LossSums(stored["sums"] if self.trainer.is_global_zero else None)
         self._val_means = dict(stored["val"])
         self.score = stored["score"]
+        self.combination.load_state_dict(stored.get("combination", {}))
 
     def close(self) -> None:
         """End the threads of the loaders."""
-        for loader in (self._train_loader, self._val_loader):
-            if loader is not None:
-                loader.close()
+        self.batches.close()
+
+    @property
+    def _steps(self) -> int:
+        """Steps per epoch."""
+        return len(self.batches.train)
+
+    def _start_clock(self) -> None:
+        self._clock = Clock()
+        self._clock.start(self.batches.train.wait_seconds)
+
+    def _start_stage(self) -> None:
+        """Let the heads of this epoch's stage learn, and what it does not freeze."""
+        epoch = self.current_epoch
+        stage = self.stages.stage(epoch)
+        if stage is None:
+            return
+        self._heads = self.stages.active(epoch)
+        self.combine.final_factors = self.stages.final_factors(epoch)
+        if self.trainer.world_size == 1:
+            # Several processes have agreed on what has gradients; those are dropped at each step.
+            frozen = self.stages.frozen(epoch)
+            for name, parameter in self.stages.changing.items():
+                parameter.requires_grad_(name not in frozen)
+        self.train()
+        if stage.name != self._announced:
+            self._announced = stage.name
+            frozen_parts = f"; frozen: {', '.join(stage.freeze)}" if stage.freeze else ""
+            heads = ", ".join(name for name in self.model.config.heads if name in self._heads)
+            _LOG.info("stage %s: %s%s", stage.name, heads, frozen_parts)
+
+    def _off(self) -> list[torch.nn.Parameter]:
+        """Parameters of heads that are not computed in this epoch."""
+        off = [name for name in self.model.config.heads if name not in self._heads]
+        return [p for name in off for p in self.model.head(name).parameters() if p.requires_grad]
+
+    def _set_factors(self, share: float) -> None:
+        self.combine.stage_factors = self.stages.factors(self.current_epoch, share)
+
+    def _terms(self, batch: Batch) -> dict[str, LossTerm]:
+        heads = [name for name in self.model.config.heads if name in self._heads]
+        return self.model.losses_of(batch, targets=self.combine.prepared(batch), heads=heads)
 
     def _loss(self, batch: Batch, batch_idx: int, sums: LossSums, part: str) -> Tensor:
-        outputs = self.model(batch)
-        terms = self.model.losses(self.combine.prepared(batch), outputs)
-        together = part == "training" and self.trainer.world_size > 1
-        loss, found = self.combine(terms, batch, self._process_mean if together else None)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(self._what_is_not_finite(terms, batch, batch_idx, part))
+        terms = self._terms(batch)
+        trains = part == "training"
+        loss, found = self.combine(terms, batch, self._mean_over_processes if trains else None)
+        moment = Moment(part, self.current_epoch, batch_idx, self.global_step)
+        self._finite(loss, terms, batch["ids"], moment)
         for name, (total, count) in found.items():
             sums.add(name, total, count)
+        if trains and self.trainer.world_size > 1:
+            # Processes wait for the gradients of all parameters, those that do not learn included.
+            for parameter in (*self._off(), *self.combination.parameters()):
+                loss = loss + 0.0 * parameter.sum()
         return loss
 
-    def _what_is_not_finite(
-        self, terms: Mapping[str, Any], batch: Batch, batch_idx: int, part: str
-    ) -> str:
-        lines = []
-        for name, term in terms.items():
-            bad = term.valid & ~torch.isfinite(term.value)
-            if bool(bad.any()):
-                row = int(bad.nonzero()[0])
-                identity = ids_of(batch["ids"][row : row + 1])[0]
-                keys = self.dataset.source_keys
-                source = int(identity["source"])
-                where = keys[source] if source < len(keys) else f"source {source}"
-                head, _, short = name.partition("/")
-                lines.append(
-                    f"  head {head!r}, term {short!r}: {int(bad.sum())} of {len(bad)} events, "
-                    f"first {where}, entry {int(identity['entry'])}: {term.value[row].item()}"
-                )
-        if not lines:
-            lines.append("  every term is finite, but their weighted sum is not")
-        step = self.global_step
-        return (
-            f"the {part} loss is not finite in epoch {self.current_epoch + 1}, batch "
-            f"{batch_idx + 1} (step {step}):\n" + "\n".join(lines) + "\n"
-            "Look at these events with `hepset inspect`; where they are fine, lower "
-            "train.learning_rate, lengthen train.warmup_epochs, or set train.precision: 32"
-        )
+    def _advice(self) -> str:
+        said = self.combination.advice
+        return f"\n{said}" if said else ""
 
     def _set_generator(self, part: int, step: int) -> None:
         key = (self.seed, part, step, self.trainer.global_rank)
@@ -451,47 +403,17 @@ class TrainingModule(LightningModule):
             stacked = cast(Tensor, self.trainer.strategy.reduce(stacked, reduce_op="sum"))
         return stacked
 
-    def _process_mean(self, values: Tensor) -> Tensor:
-        return cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="mean"))
+    @property
+    def _mean_over_processes(self) -> Callable[[Tensor], Tensor] | None:
+        if self.trainer.world_size == 1:
+            return None
+
+        def mean(values: Tensor) -> Tensor:
+            return cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="mean"))
+
+        return mean
 
     def _means(self, sums: LossSums) -> dict[str, float]:
         names = sums.names
         pairs = self._reduced(sums, names).tolist()
         return self.combine.mean({n: (p[0], p[1]) for n, p in zip(names, pairs, strict=True)})
-
-
-class _Clock:
-    """Time of training without validation, and how much of it was waiting for batches."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.events = 0
-        self._waited = 0.0
-        self._began: float | None = None
-        self._waited_before = 0.0
-
-    def start(self, waited: float) -> None:
-        self._began, self._waited_before = time.perf_counter(), waited
-
-    def stop(self, waited: float) -> None:
-        if self._began is not None:
-            self.seconds += time.perf_counter() - self._began
-            self._waited += waited - self._waited_before
-            self._began = None
-
-    @property
-    def rate(self) -> float:
-        return self.events / self.seconds if self.seconds else 0.0
-
-    @property
-    def waiting(self) -> float:
-        return self._waited / self.seconds if self.seconds else 0.0
-
-
-def _said(record: Mapping[str, float]) -> str:
-    losses = [f"{k} {v:.4g}" for k, v in record.items() if k in {"train/loss", "val/loss"}]
-    terms = [f"{k} {v:.4g}" for k, v in record.items() if k.startswith("val/") and k != "val/loss"]
-    return (
-        f"{', '.join(losses)}{' (' + ', '.join(terms) + ')' if len(terms) > 1 else ''}; "
-        f"{record['events_per_second']:.0f} events/s, loader wait {record['loader_wait']:.1%}"
-    )

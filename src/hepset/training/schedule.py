@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,12 @@ from hepset.errors import ConfigurationError, did_you_mean
 from hepset.plugins import registry
 from hepset.schema.config import TrainConfig
 
-__all__ = ["create_optimizer", "learning_rate_factor", "parameter_groups"]
+__all__ = [
+    "create_optimizer",
+    "learning_rate_factor",
+    "learning_rate_factors",
+    "parameter_groups",
+]
 
 _DECAYING_SHARE = 0.3
 """Share of the epochs in which ``flat_decay`` decays."""
@@ -28,6 +34,7 @@ def parameter_groups(
     *,
     learning_rate: float | None = None,
     factors: Mapping[str, float] | None = None,
+    of_stages: Sequence[Mapping[str, float]] = (),
 ) -> list[dict[str, Any]]:
     """Divide the trainable parameters by weight decay and learning rate.
 
@@ -40,27 +47,32 @@ def parameter_groups(
         learning_rate: Of the parameters without a factor; needed with `factors`.
         factors: Start of parameters' names → factor of their learning rate; the longest that fits
             counts.
+        of_stages: The same for each stage, instead of `factors` that name the same; groups then
+            have ``stages``, the factors of their learning rate in the stages.
 
     Raises:
         ConfigurationError: If no parameter has a name with a given start.
     """
     factors = factors or {}
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    of_stages = [{**factors, **own} for own in of_stages]
+    starts = list(dict.fromkeys([*factors, *(start for own in of_stages for start in own)]))
+    found: dict[tuple[float, bool, tuple[float, ...]], list[nn.Parameter]] = {}
     seen: set[int] = set()
     used: set[str] = set()
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
-            fitting = [start for start in factors if f"{full}.".startswith(f"{start}.")]
+            fitting = [start for start in starts if f"{full}.".startswith(f"{start}.")]
             used.update(fitting)
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             matrix = name.endswith("weight") and parameter.ndim >= 2
             is_embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-            factor = factors[max(fitting, key=len)] if fitting else 1.0
-            found.setdefault((factor, matrix and not is_embedding), []).append(parameter)
-    for start in factors:
+            factor = _longest(factors, fitting)
+            stages = tuple(_longest(own, fitting) / factor for own in of_stages)
+            found.setdefault((factor, matrix and not is_embedding, stages), []).append(parameter)
+    for start in starts:
         if start not in used:
             parts = ["backbone", *(f"heads.{name}" for name in getattr(model, "heads", ()))]
             raise ConfigurationError(
@@ -72,15 +84,28 @@ def parameter_groups(
             "params": parameters,
             "weight_decay": weight_decay if decays else 0.0,
             **({"lr": factor * learning_rate} if learning_rate is not None else {}),
+            **({"stages": stages} if any(stage != 1.0 for stage in stages) else {}),
         }
-        for (factor, decays), parameters in sorted(
-            found.items(), key=lambda item: (item[0][0] != 1.0, item[0][0], not item[0][1])
+        for (factor, decays, stages), parameters in sorted(
+            found.items(),
+            key=lambda item: (item[0][0] != 1.0, item[0][0], not item[0][1], item[0][2]),
         )
     ]
 
 
+def _longest(factors: Mapping[str, float], starts: Sequence[str]) -> float:
+    """Return the factor of the longest of some starts that has one, else 1."""
+    known = [start for start in starts if start in factors]
+    return factors[max(known, key=len)] if known else 1.0
+
+
 def create_optimizer(
-    model: nn.Module, config: TrainConfig, *, fused: bool, devices: int = 1
+    model: nn.Module,
+    config: TrainConfig,
+    *,
+    fused: bool,
+    devices: int = 1,
+    others: Sequence[nn.Parameter] = (),
 ) -> Optimizer:
     """Build the optimizer that a configuration names.
 
@@ -89,6 +114,7 @@ def create_optimizer(
         config: The training options.
         fused: Whether to use torch's fused implementation where there is one.
         devices: Number of devices that share a step, for `train.scale_learning_rate`.
+        others: What else is trained, without weight decay.
 
     Raises:
         ConfigurationError: If an option does not fit.
@@ -103,10 +129,16 @@ def create_optimizer(
     scale = {"none": 1.0, "linear": float(devices), "sqrt": math.sqrt(devices)}
     rate = config.learning_rate * scale[config.scale_learning_rate]
     groups = parameter_groups(
-        model, config.weight_decay, learning_rate=rate, factors=config.learning_rate_factors
+        model,
+        config.weight_decay,
+        learning_rate=rate,
+        factors=config.learning_rate_factors,
+        of_stages=[stage.learning_rate_factors for stage in config.stages],
     )
     if not groups:
         raise ConfigurationError("model: every parameter is frozen, there is nothing to train")
+    if others:
+        groups.append({"params": list(others), "weight_decay": 0.0, "lr": rate})
     try:
         optimizer: Optimizer = cls(groups, lr=rate, **options)
     except (TypeError, ValueError) as problem:
@@ -114,8 +146,49 @@ def create_optimizer(
     return optimizer
 
 
+def learning_rate_factors(
+    config: TrainConfig, groups: Sequence[Mapping[str, Any]], steps: int
+) -> list[Callable[[int], float]]:
+    """Return the learning rate of every group of parameters as a function of the step.
+
+    Args:
+        config: The training options.
+        groups: What `parameter_groups` gave.
+        steps: Steps per epoch.
+
+    Returns:
+        For each group the fraction of its peak.
+    """
+    peaks = [(stage.learning_rate or config.learning_rate) for stage in config.stages]
+
+    def factor(step: int, of_stages: Sequence[float]) -> float:
+        found = learning_rate_factor(
+            step,
+            warmup=config.warmup_epochs * steps,
+            total=config.total_epochs * steps,
+            schedule=config.schedule,
+            cycles=config.cycles,
+            epochs=config.total_epochs,
+            fall=(config.steps.epochs * steps, config.steps.factor),
+        )
+        if not peaks:
+            return found
+        stage = config.stage_of(step // steps)
+        return found * (peaks[stage] / config.learning_rate) * of_stages[stage]
+
+    plain = (1.0,) * len(peaks)
+    return [partial(factor, of_stages=group.get("stages", plain)) for group in groups]
+
+
 def learning_rate_factor(
-    step: int, *, warmup: float, total: int, schedule: str, cycles: int = 1, epochs: int = 1
+    step: int,
+    *,
+    warmup: float,
+    total: int,
+    schedule: str,
+    cycles: int = 1,
+    epochs: int = 1,
+    fall: tuple[float, float] = (1.0, 1.0),
 ) -> float:
     """Return the learning rate of a step, as a fraction of its peak.
 
@@ -124,14 +197,20 @@ def learning_rate_factor(
         warmup: Steps of the linear warm-up; the first step already learns.
         total: Steps of the whole training.
         schedule: ``cosine`` and ``linear`` fall to 0 at `total`; ``constant`` stays;
-            ``flat_decay`` falls to 0.01 in the last 30 % of the epochs, at the start of each.
+            ``flat_decay`` falls to 0.01 in the last 30 % of the epochs, at the start of each;
+            ``step`` falls as `fall` says.
         cycles: Number of cosines between warm-up and `total`.
         epochs: Number of epochs of the whole training, for ``flat_decay``.
+        fall: Steps, counted from the first, from one fall of ``step`` to the next, and the
+            learning rate after one as a fraction of that before.
     """
     if step + 1 < warmup:
         return (step + 1) / warmup
-    if schedule == "constant" or total <= warmup:
+    if schedule == "constant" or (total <= warmup and schedule != "step"):
         return 1.0
+    if schedule == "step":
+        every, factor = fall
+        return float(factor ** math.floor(step / every))
     if schedule == "flat_decay":
         decaying = max(1, int(_DECAYING_SHARE * epochs))
         epoch = min(step * epochs // total, epochs - 1)
