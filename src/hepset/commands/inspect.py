@@ -32,13 +32,6 @@ if TYPE_CHECKING:
     from hepset.model import Model
     from hepset.model.onnx_model import OnnxModel
 
-_READER_OF = {
-    ".root": "root",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".h5": "spanet-hdf5",
-    ".hdf5": "spanet-hdf5",
-}
 _SHOWN_ROWS = 60
 
 
@@ -47,7 +40,9 @@ _SHOWN_ROWS = 60
 @click.option(
     "--event", type=click.Path(exists=True, dir_okay=False), help="What an event is, for a file."
 )
-@click.option("--reader", help="Format of an input file; guessed from its name where not given.")
+@click.option(
+    "--reader", help="Format of an input file; the installed readers are asked where not given."
+)
 def inspect(path: str, *, event: str | None, reader: str | None) -> None:
     """Show what PATH holds: contract, counts, ranges, cutflow, samples, four-momenta.
 
@@ -244,16 +239,9 @@ def _mapping(document: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]
 
 
 def _reader(path: str, name: str | None, event: EventInfo) -> Reader:
-    from hepset.readers import open_reader  # noqa: PLC0415
+    from hepset.readers import guess_reader, open_reader  # noqa: PLC0415
 
-    suffix = Path(path).suffix
-    chosen = name or _READER_OF.get(suffix)
-    if chosen is None:
-        raise ConfigurationError(
-            f"{path}: nothing says how to read {suffix or 'this file'!r}; name the format with "
-            "--reader"
-        )
-    return open_reader(chosen, files=path, event=event)
+    return open_reader(name or guess_reader(path), files=path, event=event)
 
 
 def _events(path: str, name: str | None, description: str, console: Console) -> None:
@@ -340,8 +328,8 @@ def _columns(path: str, console: Console) -> None:
         raise ConfigurationError(f"{path}: a text file; hepset check shows what it leads to")
     else:
         raise ConfigurationError(
-            f"{path}: neither a directory nor a file that hepset can list; known are .onnx, "
-            f".ckpt and {', '.join(_READER_OF)}"
+            f"{path}: neither a directory nor a file that hepset can list; known are .onnx, .ckpt, "
+            ".root, .parquet and .h5"
         )
     console.print("give --event EVENT_FILE to read the file as events and check it")
 
@@ -393,9 +381,7 @@ def _hdf5(path: str, console: Console) -> None:
     try:
         import h5py  # noqa: PLC0415  comes with the plugins that read HDF5
     except ImportError:
-        raise ConfigurationError(
-            f"{path}: listing HDF5 needs h5py: pip install hepset-spanet"
-        ) from None
+        raise ConfigurationError(f"{path}: listing HDF5 needs h5py: pip install h5py") from None
     rows: list[tuple[str, str, str]] = []
 
     def visit(name: str, found: object) -> None:

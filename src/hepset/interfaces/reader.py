@@ -173,6 +173,22 @@ class Reader(ABC):
         self.config = config
         self.event = event
 
+    @classmethod
+    def guess(cls, path: str) -> float:  # noqa: ARG003  other readers look at the file
+        """Say how likely a file is one of this format, where the user does not name the reader.
+
+        Every installed reader is asked and the greatest answer counts, so this must be quick and
+        must not fail: look at the name, or at the head of a file that is there.
+
+        Args:
+            path: Path or address of the file.
+
+        Returns:
+            0 for no, which is the default; 0.5 where only the name fits, as of any file of a
+            general format; 1 where the content is this reader's own.
+        """
+        return 0.0
+
     @abstractmethod
     def event_info(self) -> EventInfo:
         """What the events have: the given description, or what the format tells.

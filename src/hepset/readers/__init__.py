@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hepset.dialects import load_event
+from hepset.errors import ConfigurationError
 from hepset.interfaces.reader import Reader
 from hepset.plugins import registry
 from hepset.schema.event import EventInfo
 
 Path = str | os.PathLike[str]
+
+_LOG = logging.getLogger(__name__)
 
 
 def open_reader(
@@ -46,3 +50,36 @@ def open_reader(
     )
     reader: Reader = cls(config, None if event is None else load_event(event))
     return reader
+
+
+def guess_reader(path: str) -> str:
+    """Ask the installed readers which of them reads a file, see `Reader.guess`.
+
+    Args:
+        path: Path or address of the file.
+
+    Returns:
+        The short name of the reader with the greatest answer.
+
+    Raises:
+        ConfigurationError: If no reader takes the file, or several take it equally.
+    """
+    plugins = registry()
+    answers: dict[str, float] = {}
+    for name in plugins.names("readers"):
+        try:
+            answers[name] = plugins.load("readers", name).guess(path)
+        except Exception as problem:  # noqa: BLE001 - of any plugin; the others may know the file
+            _LOG.warning("reader %r is not asked about %s: %s", name, path, problem)
+    best = max(answers.values(), default=0.0)
+    if best <= 0:
+        raise ConfigurationError(
+            f"{path}: no installed reader knows such a file; name one with --reader: "
+            f"{', '.join(answers)}"
+        )
+    fitting = [name for name, answer in answers.items() if answer == best]
+    if len(fitting) > 1:
+        raise ConfigurationError(
+            f"{path}: several readers could read it; name one with --reader: {', '.join(fitting)}"
+        )
+    return fitting[0]

@@ -32,6 +32,11 @@ class ParquetReader(ColumnarReader):
     chunks in order decodes every row once.
     """
 
+    @classmethod
+    def guess(cls, path: str) -> float:
+        """Take files by their name, ``.parquet`` or ``.pq``."""
+        return 0.5 if path.lower().endswith((".parquet", ".pq")) else 0.0
+
     def open(self, path: str) -> ColumnarFile:
         """Open one file.
 

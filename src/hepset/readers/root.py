@@ -48,6 +48,11 @@ class RootReader(ColumnarReader):
 
     Config: ClassVar[type[RootConfig]] = RootConfig
 
+    @classmethod
+    def guess(cls, path: str) -> float:
+        """Take files by their name, ``.root``."""
+        return 0.5 if path.lower().endswith(".root") else 0.0
+
     def open(self, path: str) -> ColumnarFile:
         """Open one file and find its tree.
 

@@ -105,6 +105,17 @@ def open_file(path: str) -> h5py.File:
     raise ReadError(f"{path}: cannot be opened as HDF5: {problem}")
 
 
+def is_spanet_file(path: str) -> bool:
+    """Whether a local file is HDF5 with the groups of SPANet 2, or the masked source of version 1.
+
+    Other programs' HDF5 files, and files that are not there, are none.
+    """
+    if not h5py.is_hdf5(path):
+        return False
+    with open_file(path) as file:
+        return "INPUTS" in file or "SpecialKey.Inputs" in file or "source/mask" in file
+
+
 def number_of_events(path: str) -> int:
     """Return the number of events of a file: the length of its first dataset.
 

@@ -19,7 +19,7 @@ from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ConfigurationError, ReadError
 from hepset.interfaces.reader import Chunk, FileReaderConfig, Reader, Source, expand_files
 from hepset.schema.event import EventInfo
-from hepset_spanet.layout import Layout, open_file, read_layout, refined
+from hepset_spanet.layout import Layout, is_spanet_file, open_file, read_layout, refined
 from hepset_spanet.names import weight_tensor
 
 _LOG = logging.getLogger(__name__)
@@ -88,6 +88,11 @@ class SpanetReader(Reader):
 
     Config: ClassVar[type[SpanetReaderConfig]] = SpanetReaderConfig
     config: SpanetReaderConfig
+
+    @classmethod
+    def guess(cls, path: str) -> float:
+        """Recognise the groups of SPANet's files, of version 2 and 1."""
+        return 1.0 if is_spanet_file(path) else 0.0
 
     def __init__(self, config: SpanetReaderConfig, event: EventInfo | None = None) -> None:
         """Keep the options; files are opened by the methods."""
