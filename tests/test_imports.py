@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -101,6 +102,51 @@ def test_imports_point_down() -> None:
             if other in FLOORS and FLOORS[other] > FLOORS[part]:
                 wrong.add(f"{path.relative_to(SOURCE)} imports {module}")
     assert wrong == DELIBERATE
+
+
+SYSTEMS = {"evenet", "jetclass", "pythia", "salt", "spanet", "umami", "weaver"}
+"""Programs whose names no code of the core may know; comments may say where a formula is from."""
+GENERAL = {"assignment"}
+"""Plugins that are called as something that the core knows: the topology of a decay."""
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    """Yield the names and the strings of a file, but not its docstrings."""
+    documented = set()
+    for node in ast.walk(tree):
+        for body in (getattr(node, part, []) for part in ("body", "orelse")):
+            if isinstance(body, list):
+                documented |= {id(each.value) for each in body if isinstance(each, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in documented:
+                yield node.value
+        elif isinstance(node, ast.Name | ast.arg | ast.Attribute | ast.alias | ast.keyword):
+            yield (
+                getattr(node, "id", None)
+                or getattr(node, "attr", None)
+                or (getattr(node, "arg", None) or getattr(node, "name", None) or "")
+            )
+
+
+def test_the_core_knows_no_plugin() -> None:
+    """Names and tensors of plugins are in the plugins; what to install, in a data file."""
+    names = (SYSTEMS | {project.name for project in PLUGINS}) - GENERAL
+    listed = json.loads((SOURCE / "plugins" / "first_party.json").read_text())
+    provided = {name for kinds in listed.values() for found in kinds.values() for name in found}
+    words = re.compile(rf"\b({'|'.join(sorted(names))})", re.IGNORECASE)
+    found = set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        text = path.read_text()
+        for string in strings(ast.parse(text)):
+            if words.search(string) or string in provided - GENERAL - names - {"part"}:
+                found.add(f"{path.relative_to(SOURCE)}: {string!r}")
+        for name in sorted(names - {"salt", "weaver"}):
+            if name in text:
+                found.add(f"{path.relative_to(SOURCE)}: {name}")
+        if "target/assignment/" in text.replace("``target/assignment/", ""):
+            found.add(f"{path.relative_to(SOURCE)}: target/assignment/")
+    assert found == {"schema/event.py: target/assignment/"}
 
 
 @pytest.mark.parametrize("project", PLUGINS, ids=lambda path: path.name)

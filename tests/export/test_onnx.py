@@ -232,7 +232,7 @@ def test_numbers_are_compared_where_decisions_agree() -> None:
     changed[7] = 0.2
     all_proved = np.ones(2000, bool)
     names = ["tops/t1", "tops/probability"]
-    agree = _same_decisions(names, [chosen, chance], [other, changed], 2000)["tops"]
+    agree = _same_decisions(names, set(), [chosen, chance], [other, changed], 2000)["tops"]
     assert list(np.flatnonzero(~agree)) == [7]
     assert (
         _compare("tops/probability", chance, changed, 2000, {}, agree, all_proved).difference == 0
@@ -252,7 +252,7 @@ def test_decisions_that_the_graph_cannot_prove_are_not_compared() -> None:
     with pytest.raises(ExportError, match="the decision differs in 40 events"):
         _compare(names[0], wanted[0], found[0], 100, {}, everything, everything)
     found[1][:40] = False
-    by_head = _proved([*names, "signal/class"], [*found, wanted[0]], 100)
+    by_head = _proved([*names, "signal/class"], {names[1]}, [*found, wanted[0]], 100)
     assert by_head["signal"].all()
     proved = by_head["tops"]
     assert list(np.flatnonzero(~proved)) == list(range(40))

@@ -11,11 +11,11 @@ import numpy as np
 from hepset.arrays import Array, Ragged
 from hepset.dataset.columns import Column
 from hepset.schema.contract import Contract
+from hepset.schema.event import ASSIGNMENT
 from hepset.schema.statistics import EventCounts
 
 __all__ = ["CountsCollector"]
 
-PREFIX: Final = "target/assignment/"
 _MOST_PARTICLES: Final = 62
 """Particles whose presence fits into the bits of one integer."""
 
@@ -35,8 +35,8 @@ class CountsCollector:
         }
         self._particles: dict[str, list[str]] = {}
         for spec in contract.of_kind("index"):
-            if spec.name.startswith(PREFIX) and spec.name in here:
-                process = spec.name.removeprefix(PREFIX).rpartition("/")[0]
+            if spec.name.startswith(ASSIGNMENT) and spec.name in here:
+                process = spec.name.removeprefix(ASSIGNMENT).rpartition("/")[0]
                 self._particles.setdefault(process, []).append(spec.name)
         self._particles = {
             process: names

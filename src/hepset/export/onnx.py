@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -55,7 +55,6 @@ ABSOLUTE_TOLERANCE: Final = 1e-4
 """The same in units of the largest finite value of the output in the comparison."""
 DECISION_TOLERANCE: Final = 0.01
 """Largest fraction of events whose integers differ: a tie may be broken by rounding."""
-CERTIFIED: Final = "certified"
 """Last part of the name of an output (event,) that says whether a decision is proved."""
 COMPARED_EVENTS: Final = 256
 """Events of the large batch of the comparison."""
@@ -128,8 +127,9 @@ def export_onnx(
 
     The comparison takes batches of 1 and 256 random events that obey the contract (fewer, down to
     16, where events have more than 32 slots), with the contract's number of slots and with another
-    one; the last event of the large ones has no object at all. Of an event whose output
-    ``certified`` is false in the graph, decisions may differ from torch, which can search further.
+    one; the last event of the large ones has no object at all. Where the graph says that it could
+    not prove an event's decisions (`Head.proofs`), they may differ from torch, which can search
+    further.
 
     Args:
         model: The model.
@@ -180,11 +180,11 @@ def export_onnx(
     unproved = max(checks, key=lambda c: c.unproved / c.events, default=None)
     if unproved is not None and unproved.unproved:
         _LOG.warning(
-            "export: in %d of %d random events the graph cannot prove its decision; the output "
-            "*/%s says so of each event",
+            "export: in %d of %d random events the graph cannot prove its decision; %s says so of "
+            "each event",
             unproved.unproved,
             unproved.events,
-            CERTIFIED,
+            " or ".join(sorted(_proofs(model, names))),
         )
     return check
 
@@ -339,8 +339,9 @@ def _finish(
             arrays = _sample(model, events, extra, seed + 1 + number)
             sizes = {name: int(arrays[name].shape[1]) for name in model.contract.slots}
             wanted, found = _both(graph, session, layout, arrays, names)
-            proved = _proved(names, found, events)
-            agree = _same_decisions(names, wanted, found, events)
+            proofs = _proofs(model, names)
+            proved = _proved(names, proofs, found, events)
+            agree = _same_decisions(names, proofs, wanted, found, events)
             checks += [
                 _compare(name, a, b, events, sizes, agree[_head(name)], proved[_head(name)])
                 for name, a, b in zip(names, wanted, found, strict=True)
@@ -414,26 +415,42 @@ def _head(output: str) -> str:
     return output.partition("/")[0]
 
 
-def _is_certificate(output: str) -> bool:
-    return output.rsplit("/", 1)[-1] == CERTIFIED
+def _proofs(model: Model, outputs: Iterable[str]) -> set[str]:
+    """Return the outputs that say whether decisions are proved."""
+    from hepset.interfaces.head import Head  # noqa: PLC0415  imports torch
+
+    heads = dict(model.heads.items())
+    found = set()
+    for output in outputs:
+        name, _, field = output.partition("/")
+        head = heads.get(name)
+        if isinstance(head, Head) and field.rpartition("/")[2] in head.proofs:
+            found.add(output)
+    return found
 
 
-def _proved(names: Sequence[str], found: Sequence[Array], events: int) -> dict[str, Array]:
+def _proved(
+    names: Sequence[str], proofs: Set[str], found: Sequence[Array], events: int
+) -> dict[str, Array]:
     """Tell per head for which events the graph does not say that it could not prove a decision."""
     proved = {_head(name): np.ones(events, bool) for name in names}
     for name, array in zip(names, found, strict=True):
-        if _is_certificate(name) and array.shape == (events,):
+        if name in proofs and array.shape == (events,):
             proved[_head(name)] &= array.astype(bool)
     return proved
 
 
 def _same_decisions(
-    names: Sequence[str], wanted: Sequence[Array], found: Sequence[Array], events: int
+    names: Sequence[str],
+    proofs: Set[str],
+    wanted: Sequence[Array],
+    found: Sequence[Array],
+    events: int,
 ) -> dict[str, Array]:
     """Tell per head where all decisions are those of torch: elsewhere numbers are of others."""
     agree = {_head(name): np.ones(events, bool) for name in names}
     for name, ours, theirs in zip(names, wanted, found, strict=True):
-        if ours.dtype.kind in "biu" and ours.shape == theirs.shape and not _is_certificate(name):
+        if ours.dtype.kind in "biu" and ours.shape == theirs.shape and name not in proofs:
             agree[_head(name)] &= (ours == theirs).reshape(events, -1).all(axis=1)
     return agree
 

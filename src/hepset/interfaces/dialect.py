@@ -31,7 +31,7 @@ class Dialect(ABC):
     """Translates an event file, and a training-options file where the system has one."""
 
     name: ClassVar[str]
-    """Short name, ``spanet``."""
+    """Short name, as the plugin gives it."""
 
     @abstractmethod
     def recognises(self, document: Mapping[str, Any]) -> bool:

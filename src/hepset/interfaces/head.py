@@ -221,6 +221,11 @@ class Head(nn.Module, ABC):
     because its terms mix several targets. Else every term is multiplied by them. The event's own
     ``weight`` is always applied outside."""
 
+    proofs: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `decode`, by the last part of their names, that say of each event whether its
+    decisions are proved to be the best ones. Where an exported graph says no, its decisions may
+    differ from those of torch, which can search further."""
+
     def __init__(self, name: str, config: HeadConfig) -> None:
         """Keep the name the user gave and the options; `build` makes the layers."""
         super().__init__()

@@ -122,7 +122,7 @@ class Source:
 
     Attributes:
         key: Stable name. A reader gives the path; the dataset shortens it to the path relative to
-            the common parent of all files. A generator gives ``pythia:<process>:<seed>``.
+            the common parent of all files. A generator gives ``<generator>:<process>:<seed>``.
         entries: Number of entries.
         group: Group of the file where files are grouped.
         is_file: Whether `key` is a path.

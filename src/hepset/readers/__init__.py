@@ -28,7 +28,7 @@ def open_reader(
     """Build a reader by its short name.
 
     Args:
-        name: Short name, ``root`` or ``spanet-hdf5``; ``hepset plugins`` lists them.
+        name: Short name, ``root`` or ``parquet``; ``hepset plugins`` lists them.
         files: Paths or glob patterns, or group → patterns; None for a generator.
         event: What an event is: a file of any dialect, its content, or an `EventInfo`; None
             where the format itself says.

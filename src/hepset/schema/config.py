@@ -39,7 +39,7 @@ class EventConfig(Model):
     dialect: str | None = None
     """Short name of the dialect; recognised by content where null."""
     parity: bool = False
-    """Keep the other system's choices where hepset's defaults differ."""
+    """Keep the choices of the dialect's own system where hepset's defaults differ."""
 
 
 class GroupSplit(Model):
@@ -492,7 +492,7 @@ class RunConfig(Model):
     """Path of an event file, its content, or ``{file: …, dialect: …}``; null where the reader
     or the dataset says what an event is."""
     options: str | None = None
-    """Path of another system's training options (SPANet JSON), taken as defaults."""
+    """Path of training options in the dialect of the event, taken as defaults."""
     read: tuple[dict[str, Any], ...] = ()
     """Readers with their options, one per sample; one mapping or a list."""
     dataset: str | None = None

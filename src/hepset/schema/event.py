@@ -223,9 +223,9 @@ class Target(Model):
     transform: Transform = ()
     """Steps from the physical value to model space, for regression."""
     residuals: Literal["gaussian", "laplace"] | None = None
-    """Distribution of a regression's residuals, where the event's file states one: a network that
-    takes it from the event (SPANet's) learns the squared or the absolute error. Null: not stated.
-    The head ``regression`` has its option ``loss``."""
+    """Distribution of a regression's residuals, where the event's file states one: heads that take
+    it from the event learn the squared or the absolute error. Null: not stated. The head
+    ``regression`` has its option ``loss``."""
     stream: str | None = None
     """The stream of a target that every object has; null = one per event."""
     role: Role | None = None
@@ -249,6 +249,10 @@ class Target(Model):
             ):
                 raise ValueError("a target is standardised anyway; affine: auto is for inputs")
         return self
+
+
+ASSIGNMENT = "target/assignment/"
+"""Start of the names of the tensors that say which objects are the products of a particle."""
 
 
 class Assignment(NamedTuple):
@@ -349,7 +353,7 @@ class EventInfo(Model):
         for process, topology in self.processes.items():
             for particle, products in topology.particles.items():
                 path = f"{process}/{particle}" if process else particle
-                yield Assignment(f"target/assignment/{path}", process, particle, products)
+                yield Assignment(f"{ASSIGNMENT}{path}", process, particle, products)
 
     @property
     def process_names(self) -> list[str]:

@@ -16,7 +16,7 @@ from hepset.batch import EventBatch, PaddedStream, StreamData, make_ids
 from hepset.errors import ReadError
 from hepset.events.split import hash_rows
 from hepset.interfaces import Chunk, Reader, ReaderConfig, Source
-from hepset.schema.event import EventInfo
+from hepset.schema.event import ASSIGNMENT, EventInfo
 
 Array = NDArray[Any]
 
@@ -227,7 +227,7 @@ def _assignment(make: _Random, counts: Array) -> dict[str, Array]:
     enough = counts >= 6
     start = (make.uniform("assign") * np.maximum(counts - 5, 1)).astype(np.int64)
     indices = np.where(enough[:, None], start[:, None] + np.arange(6), -1)
-    return {"target/assignment/t1": indices[:, :3], "target/assignment/t2": indices[:, 3:]}
+    return {f"{ASSIGNMENT}t1": indices[:, :3], f"{ASSIGNMENT}t2": indices[:, 3:]}
 
 
 def _table(make: _Random) -> dict[str, Array]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo
+from hepset.schema.event import ASSIGNMENT, EventInfo
 from hepset.schema.tensors import Index
 from hepset.testing.conditions import require
 
@@ -48,7 +48,7 @@ class Rearrangement:
         self, field: str, value: Tensor, stream: str, order: Tensor | None, slots: int
     ) -> Tensor:
         """A decision that points at objects, as it has to be after the slots were rearranged."""
-        name = f"target/assignment/{field}"
+        name = f"{ASSIGNMENT}{field}"
         if name not in self.contract or value.is_floating_point():
             return value
         count = self.tensors[f"{stream}.mask"].shape[1]
@@ -77,7 +77,7 @@ class Rearrangement:
     def canonical(self, field: str, value: Tensor) -> Tensor:
         """Indices of interchangeable products in ascending order: any of their orders is right."""
         for assignment in self.event.assignments():
-            if assignment.tensor != f"target/assignment/{field}" or value.is_floating_point():
+            if assignment.tensor != f"{ASSIGNMENT}{field}" or value.is_floating_point():
                 continue
             names = list(assignment.products)
             group = self.event.processes[assignment.process].product_group(assignment.particle)

@@ -14,7 +14,6 @@ __all__ = ["check_dataset"]
 
 _LOG = logging.getLogger(__name__)
 
-_INDICES = "target/assignment/"
 _EVENTS = 8192
 """Events that are looked at together."""
 _NAMED = 3
@@ -38,14 +37,15 @@ def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
         )
     if not model_config.heads:
         raise TrainingError("model.heads: no head is named; there is nothing to train")
-    wanted = {
+    required = {
         name: [
-            spec.name
+            spec
             for spec in create_head(name, options).contract(dataset.event).tensors.values()
             if spec.required
         ]
         for name, options in model_config.heads.items()
     }
+    wanted = {name: [spec.name for spec in specs] for name, specs in required.items()}
     lacking = [
         f"{tensor} (head {name})"
         for name, tensors in wanted.items()
@@ -59,8 +59,8 @@ def check_dataset(model_config: ModelConfig, dataset: Dataset) -> None:
         )
     tensors = list(dict.fromkeys(tensor for part in wanted.values() for tensor in part))
     empty = {tensor for tensor in tensors if _entries(dataset, tensor) == 0}
-    for name, targets in wanted.items():
-        indices = [tensor for tensor in targets if tensor.startswith(_INDICES)]
+    for name, specs in required.items():
+        indices = [spec.name for spec in specs if spec.kind == "index"]
         if indices and set(indices) <= empty and model_config.heads[name].get("loss_weight", 1):
             files = [record.key for record in dataset.manifest.sources]
             named = ", ".join(files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
@@ -94,7 +94,7 @@ def _entries(dataset: Dataset, tensor: str) -> int | None:
         return sum(statistics.labels[tensor].events)
     if tensor in statistics.tensors:
         return sum(column.count for column in statistics.tensors[tensor].columns.values())
-    if tensor.startswith(_INDICES):
+    if dataset.contract[tensor].kind == "index":
         parts = dataset.split("train").batches(_EVENTS, [tensor])
         return None if any((part[tensor] >= 0).any() for part in parts) else 0
     return None

@@ -71,6 +71,7 @@ class AssignmentHead(Head):
     """
 
     Config: ClassVar[type[HeadConfig]] = AssignmentConfig
+    proofs: ClassVar[frozenset[str]] = frozenset({"certified"})
     config: AssignmentConfig
     weighs_targets: ClassVar[bool] = True
 
