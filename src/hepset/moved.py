@@ -41,7 +41,7 @@ MODULES = {
     "hepset.inference.spectra": "hepset.evaluate.spectra",
     "hepset.inference.variations": "hepset.evaluate.variations",
     "hepset.inputs": "hepset.model.inputs",
-    "hepset.nn.exported": "hepset.nn.onnx_encoder",
+    "hepset.nn.exported": "hepset.nn.graph_rows",
     "hepset.nn.exporting": "hepset.nn.export_mode",
     "hepset.nn.linear": "hepset.nn.onednn",
     "hepset.prepare.compiler": "hepset.expressions.compiler",

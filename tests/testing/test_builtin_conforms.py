@@ -30,8 +30,8 @@ SMALL = {"width": 16, "depth": 2, "attention_heads": 2}
     "options",
     [
         {},
-        {"buckets": 0, "feed_forward": "swiglu", "layer_scale": 0.1},
-        {"buckets": 1, "embedding_layers": 0},
+        {"skip_padding": False, "feed_forward": "swiglu", "layer_scale": 0.1},
+        {"embedding_layers": 0},
     ],
 )
 def test_transformer(options: dict[str, object]) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
-from hepset.nn.attention import TransformerEncoder
-from hepset.nn.buckets import run_in_buckets
+from hepset.nn.attention import GivenBias, TransformerEncoder
 from hepset.nn.mlp import MLP
-from hepset.nn.packed import MOST_KEYS, Packing, can_pack
+from hepset.nn.packed import on_real_objects
 from hepset.nn.pairs import PairBias
 
 __all__ = ["TransformerBackbone", "TransformerConfig"]
@@ -43,10 +42,18 @@ class TransformerConfig(BackboneConfig):
     """Whether ln kT, ln z, ln ΔR and ln m² of every pair of objects steer the attention; for
     streams with a four-momentum. The first batch that is trained on standardises them. Costs about
     one layer at 18 objects, more at 100."""
-    buckets: NonNegativeInt = 4
-    """Sub-batches of events of similar length, which saves computing padding; 1 = trim the batch
-    at its longest event, 0 = compute all padding. On a CPU and without pairs, any but 0 computes
-    real objects only. The outputs do not depend on it."""
+    skip_padding: bool = True
+    """Whether a CPU computes real objects only. The outputs do not depend on it. A GPU computes all
+    slots in any case, and trims nothing that it would have to be waited for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_buckets(cls, options: Any) -> Any:  # noqa: ANN401  what a file holds
+        """Take ``buckets``, by which padding was computed (0) or left out (any other number)."""
+        if isinstance(options, dict) and "buckets" in options:
+            options = dict(options)
+            options.setdefault("skip_padding", options.pop("buckets") != 0)
+        return options
 
 
 class TransformerBackbone(Backbone):
@@ -77,6 +84,7 @@ class TransformerBackbone(Backbone):
             feed_forward=config.feed_forward,
             layer_scale=config.layer_scale,
             dropout=config.dropout,
+            skip_padding=config.skip_padding,
         )
         self.event_token = nn.Parameter(torch.empty(config.width))
         nn.init.normal_(self.event_token, std=0.02)
@@ -121,113 +129,40 @@ class TransformerBackbone(Backbone):
     ) -> Encoded:
         """Encode events; see `Backbone.encode`."""
         tokens, present = self._tokens(x, extra_tokens)
-        if self._packs(x, tokens, present):
-            return self._encode_rows(x, tokens, present, condition, extra_tokens)
         count = tokens.shape[1]
         objects, mask = self._objects(x, tokens)
         if condition is not None:
             tokens, objects = tokens + condition[:, None], objects + condition[:, None]
-        per_object = [objects]
+        encoded = self.encoder(
+            objects, mask, bias=self._bias(x, mask), tokens=tokens, tokens_mask=present
+        )
+        extra = None
+        if extra_tokens is not None:
+            extra = encoded.tokens[:, count - extra_tokens.shape[1] :]
+        return Encoded(
+            objects=self._by_stream(x, encoded.objects),
+            masks=x.masks,
+            event=encoded.tokens[:, 0],
+            p4=x.p4,
+            extra=extra,
+        )
+
+    def _bias(self, x: Inputs, mask: Tensor) -> _PairwiseBias | None:
+        """What steers the attention between objects."""
+        if self.pair_bias is None and not self.pair_networks:
+            return None
+        momenta = known = None
         if self.pair_bias is not None:
             momenta, known = self._momenta(x)
-            per_object += [momenta, known]
+            known = mask & known
             if self.training:
-                self.pair_bias.fit(momenta, mask & known)
-        pairs = self._pair_inputs(x)
-
-        def run(mask: Tensor, objects: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-            rest = list(others)
-            bias: Tensor | None = None
-            if self.pair_bias is not None:
-                p4, has_p4 = rest.pop(0), rest.pop(0)
-                bias = self.pair_bias(p4, mask & has_p4)
-            if pairs is not None:
-                given = rest.pop(0).movedim(-1, 1)
-                bias = given if bias is None else bias + given
-            tokens, present = rest
-            encoded = self.encoder(objects, mask, bias=bias, tokens=tokens, tokens_mask=present)
-            return encoded.objects, encoded.tokens
-
-        encoded, encoded_tokens = run_in_buckets(
-            run,
-            mask,
-            per_object,
-            pairs=() if pairs is None else (pairs,),
-            events=(tokens, present),
-            buckets=self.config.buckets,
-        )
-        extra = None
-        if extra_tokens is not None:
-            extra = encoded_tokens[:, count - extra_tokens.shape[1] :]
-        return Encoded(
-            objects=self._by_stream(x, encoded),
-            masks=x.masks,
-            event=encoded_tokens[:, 0],
-            p4=x.p4,
-            extra=extra,
-        )
-
-    def _packs(self, x: Inputs, tokens: Tensor, present: Tensor) -> bool:
-        """Tell whether only real objects are computed, without padding: on a CPU."""
-        plain = self.config.buckets > 0 and self.pair_bias is None and not self.pair_networks
-        if not plain or not can_pack(tokens) or not tokens.numel():
-            return False
-        masks = [present, *(x.masks[name] for name in self.stream_names)]
-        return int(torch.cat(masks, 1).sum(1).max()) <= MOST_KEYS
-
-    def _encode_rows(
-        self,
-        x: Inputs,
-        tokens: Tensor,
-        present: Tensor,
-        condition: Tensor | None,
-        extra_tokens: Tensor | None,
-    ) -> Encoded:
-        """Encode what is real as one list of rows: tokens first, then stream by stream."""
-        masks = [present, *(x.masks[name] for name in self.stream_names)]
-        mask = torch.cat(masks, 1)
-        parts, places, numbers, events, before = [], [], [], [], 0
-        for source, own in zip((None, *self.stream_names), masks, strict=True):
-            slots = own.shape[1]
-            place = own.flatten().nonzero()[:, 0]
-            event = torch.div(place, max(slots, 1), rounding_mode="floor")
-            if source is None:
-                part = tokens.flatten(0, 1).index_select(0, place)
-            else:
-                part = x.streams[source].flatten(0, 1).index_select(0, place)
-                part = self.embeddings[_key(source)](part)
-            if condition is not None:
-                part = part + condition.index_select(0, event)
-            parts.append(part)
-            places.append(place)
-            events.append(event)
-            numbers.append(event * (mask.shape[1] - slots) + before + place)
-            before += slots
-        number, length = torch.cat(numbers), mask.sum(1).index_select(0, torch.cat(events))
-        # Events of one length beside each other, as the attention takes them.
-        order = torch.argsort(length * mask.numel() + number)
-        packing = Packing.of(mask, number.index_select(0, order))
-        rows = self.encoder.within(torch.cat(parts).index_select(0, order), packing)
-        rows = rows.index_select(0, torch.argsort(order))
-        back = [
-            torch.unflatten(
-                part.new_zeros((own.numel(), part.shape[1])).index_copy(0, place, part),
-                0,
-                own.shape,
-            )
-            for part, place, own in zip(
-                rows.split([len(place) for place in places]), places, masks, strict=True
-            )
-        ]
-        extra = None
-        if extra_tokens is not None:
-            extra = back[0][:, tokens.shape[1] - extra_tokens.shape[1] :]
-        return Encoded(
-            objects=dict(zip(self.stream_names, back[1:], strict=True)),
-            masks=x.masks,
-            event=back[0][:, 0],
-            p4=x.p4,
-            extra=extra,
+                self.pair_bias.fit(momenta, known)
+        given = self._pair_inputs(x)
+        return _PairwiseBias(
+            self.pair_bias,
+            momenta,
+            known,
+            None if given is None else GivenBias(given.movedim(-1, 1)),
         )
 
     def _tokens(self, x: Inputs, extra_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -248,11 +183,21 @@ class TransformerBackbone(Backbone):
         """All objects (B, N, D) and their mask (B, N), streams one after the other."""
         if not self.stream_names:
             return tokens[:, :0], tokens[:, :0, 0] > 0
-        parts = [self.embeddings[_key(name)](x.streams[name]) for name in self.stream_names]
+        parts = [
+            self._embedded(self.embeddings[_key(name)], x.streams[name], x.masks[name])
+            for name in self.stream_names
+        ]
         masks = [x.masks[name] for name in self.stream_names]
         return (
             (parts[0], masks[0]) if len(parts) == 1 else (torch.cat(parts, 1), torch.cat(masks, 1))
         )
+
+    def _embedded(self, embedding: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        """Embed objects, padded ones only where that is asked for, (B, N, D)."""
+        if self.config.skip_padding:
+            return on_real_objects(embedding, x, mask)
+        out: Tensor = embedding(x)
+        return out
 
     def _momenta(self, x: Inputs) -> list[Tensor]:
         """Four-momenta (B, N, 4) of all objects, and where there are any (B, N)."""
@@ -292,6 +237,42 @@ class TransformerBackbone(Backbone):
             parts[name] = objects[:, start:stop]
             start = stop
         return parts
+
+
+class _PairwiseBias:
+    """Bias of the attention by momenta (B, N, 4), and a given one beside it."""
+
+    def __init__(
+        self,
+        network: PairBias | None,
+        momenta: Tensor | None,
+        known: Tensor | None,
+        given: GivenBias | None,
+    ) -> None:
+        self.network = network
+        self.momenta = momenta
+        self.known = known
+        self.given = given
+
+    def everywhere(self) -> Tensor:
+        """Return the bias between all slots, (B, head, N, N)."""
+        given = None if self.given is None else self.given.everywhere()
+        return self._sum(self.momenta, self.known, given)
+
+    def among(self, events: Tensor, slots: Tensor) -> Tensor:
+        """Return that between slots (E, L) of events (E,), (E, head, L, L)."""
+        where = events[:, None], slots
+        momenta = None if self.momenta is None else self.momenta[where]
+        known = None if self.known is None else self.known[where]
+        given = None if self.given is None else self.given.among(events, slots)
+        return self._sum(momenta, known, given)
+
+    def _sum(self, momenta: Tensor | None, known: Tensor | None, given: Tensor | None) -> Tensor:
+        if self.network is None:
+            assert given is not None
+            return given
+        found: Tensor = self.network(momenta, known)
+        return found if given is None else found + given
 
 
 class _Embedding(nn.Module):

@@ -262,6 +262,7 @@ def _export(
     import torch  # noqa: PLC0415
 
     from hepset.export.simplify import simplify, translations  # noqa: PLC0415
+    from hepset.nn.export_mode import export_forms  # noqa: PLC0415
 
     feed = layout.feed(arrays)
     axes = layout.axes()
@@ -272,7 +273,7 @@ def _export(
     dynamic = torch.export.Dim.DYNAMIC
     shapes = tuple(dict.fromkeys(positions, dynamic) for positions in axes.values())
     try:
-        with _silence(), torch.no_grad():
+        with _silence(), export_forms(graph), torch.no_grad():
             program = torch.onnx.export(
                 graph,
                 examples,

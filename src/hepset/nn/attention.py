@@ -1,24 +1,29 @@
-"""Transformer encoder for padded sets, and the pooling of a set into one vector.
+"""Transformer encoder for sets, and the pooling of a set into one vector.
 
-Masks are boolean with True = real. A padded object never influences a real one, whatever its
-slot holds (NaN included), and its own output is exactly 0. An event without any object is
-well-defined everywhere: its outputs are 0, or, with extra tokens or pooling, those of the tokens
-alone. Nothing depends on data in its control flow, so that all modules export to ONNX with
-dynamic numbers of events and objects; torch takes tensors without any slot, ONNX Runtime needs one.
+`TransformerEncoder` takes padded sets and decides how their padding costs nothing: on a CPU real
+objects become packed rows (`hepset.nn.packed`), on a GPU fused attention takes the mask.
+
+Masks are boolean with True = real. A padded object never influences a real one, whatever its slot
+holds (NaN included), and its own output is exactly 0. An event without any object is well-defined
+everywhere: its outputs are 0, or, with extra tokens or pooling, those of the tokens alone. While a
+model is exported, nothing depends on data in its control flow, so that all modules export to ONNX
+with dynamic numbers of events and objects; torch takes tensors without any slot,
+ONNX Runtime needs one.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError
-from hepset.nn.export_mode import is_exporting, is_written
-from hepset.nn.onednn import Linear, linear
-from hepset.nn.packed import Packing, packed_attention
+from hepset.nn.export_mode import is_exporting
+from hepset.nn.graph_rows import GraphRows
+from hepset.nn.onednn import Linear
+from hepset.nn.packed import Group, PackedRows, can_pack
 
 __all__ = [
     "AttentionPool",
@@ -26,13 +31,51 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "FeedForwardKind",
+    "GivenBias",
     "MultiHeadAttention",
+    "ObjectBias",
     "TransformerEncoder",
     "attention_logit_bias",
 ]
 
 FeedForwardKind = Literal["gelu", "swiglu"]
 """Which network follows the attention in a layer."""
+
+
+class ObjectBias(Protocol):
+    """A bias of the attention between objects that is computed where it is needed."""
+
+    def everywhere(self) -> Tensor:
+        """Return the bias between all slots, ``(batch, head or 1, slot, slot)``."""
+
+    def among(self, events: Tensor, slots: Tensor) -> Tensor:
+        """Return it between some slots of some events.
+
+        Args:
+            events: Numbers of events, ``(E,)``.
+            slots: Slots of each, ``(E, L)``.
+
+        Returns:
+            ``(E, head or 1, L, L)``.
+        """
+
+
+class GivenBias:
+    """An `ObjectBias` that is there already, ``(batch, head or 1, slot, slot)``."""
+
+    def __init__(self, bias: Tensor) -> None:
+        self.bias = bias
+
+    def everywhere(self) -> Tensor:
+        """Return the bias between all slots."""
+        return self.bias
+
+    def among(self, events: Tensor, slots: Tensor) -> Tensor:
+        """Return it between some slots ``(E, L)`` of some events ``(E,)``."""
+        table = self.bias.movedim(1, -1)
+        flat = (events[:, None, None] * table.shape[1] + slots[:, :, None]) * table.shape[2]
+        found = table.flatten(0, 2).index_select(0, (flat + slots[:, None, :]).flatten())
+        return torch.unflatten(found, 0, (*slots.shape, slots.shape[1])).movedim(-1, 1)
 
 
 def attention_logit_bias(mask: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -110,21 +153,30 @@ class MultiHeadAttention(nn.Module):
         out: Tensor = self.out(merged.flatten(2))
         return out
 
-    def within(self, rows: Tensor, packing: Packing) -> Tensor:
+    def within(
+        self,
+        x: Tensor,
+        rows: PackedRows | GraphRows,
+        bias: Any = None,  # noqa: ANN401  as the kind of rows takes it
+    ) -> Tensor:
         """Let real objects look at those of their own event.
 
         Args:
-            rows: Real objects only, shape ``(row, width)``.
-            packing: Which rows belong to one event.
+            x: Real objects only, shape ``(row, width)``.
+            rows: Which rows belong to one event.
+            bias: Added to the logits, as the `attend` of `rows` takes it.
 
         Returns:
             Shape ``(row, width)``.
         """
-        weight = torch.cat([self.query.weight, self.key_value.weight])
-        bias = torch.cat([self.query.bias, self.key_value.bias])
-        projected = linear(rows, weight, bias)
-        dropout = self.dropout if self.training else 0.0
-        out: Tensor = self.out(packed_attention(projected[None], packing, self.heads, dropout)[0])
+        if isinstance(rows, GraphRows):
+            mixed = rows.attend(x, self.query, self.key_value, self.heads, bias=bias)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            mixed = rows.attend(
+                x, self.query, self.key_value, self.heads, dropout=dropout, bias=bias
+            )
+        out: Tensor = self.out(mixed)
         return out
 
     def _split(self, x: Tensor) -> Tensor:
@@ -233,17 +285,14 @@ class EncoderLayer(nn.Module):
         x = self._add(x, self.attention(normed, normed, mask, bias))
         return torch.where(mask[..., None], x, 0.0)
 
-    def within(self, rows: Tensor, packing: Packing) -> Tensor:
-        """Update real objects only.
-
-        Args:
-            rows: Shape ``(row, width)``.
-            packing: Which rows belong to one event.
-
-        Returns:
-            Shape of `rows`.
-        """
-        return self._add(rows, self.attention.within(self.attention_norm(rows), packing))
+    def within(
+        self,
+        x: Tensor,
+        rows: PackedRows | GraphRows,
+        bias: Any = None,  # noqa: ANN401  as the kind of rows takes it
+    ) -> Tensor:
+        """Update real objects only, shape ``(row, width)``; see `MultiHeadAttention.within`."""
+        return self._add(x, self.attention.within(self.attention_norm(x), rows, bias))
 
     def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add the attention's branch, and then that of the feed-forward network."""
@@ -275,6 +324,8 @@ class TransformerEncoder(nn.Module):
         feed_forward: Kind of the feed-forward networks.
         layer_scale: Start value of a learned factor per channel, see `EncoderLayer`.
         dropout: Probability of dropout everywhere, in training.
+        skip_padding: Whether a CPU computes real objects only. The outputs do not depend on it;
+            without it there are gradients of gradients too.
     """
 
     def __init__(
@@ -287,8 +338,10 @@ class TransformerEncoder(nn.Module):
         feed_forward: FeedForwardKind = "gelu",
         layer_scale: float | None = None,
         dropout: float = 0.0,
+        skip_padding: bool = True,
     ) -> None:
         super().__init__()
+        self.skip_padding = skip_padding
         self.layers = nn.ModuleList(
             EncoderLayer(
                 width,
@@ -307,7 +360,7 @@ class TransformerEncoder(nn.Module):
         x: Tensor,
         mask: Tensor,
         *,
-        bias: Tensor | None = None,
+        bias: Tensor | ObjectBias | None = None,
         tokens: Tensor | None = None,
         tokens_mask: Tensor | None = None,
     ) -> EncodedTokens:
@@ -317,7 +370,7 @@ class TransformerEncoder(nn.Module):
             x: Objects, shape ``(batch, object, width)``; padded slots may hold anything.
             mask: True where the object is real, shape ``(batch, object)``.
             bias: Added to the logits between objects, shape ``(batch, head or 1, object,
-                object)``, see `hepset.nn.pairs.PairBias`; extra tokens have a bias of 0.
+                object)``, or what computes that; extra tokens have a bias of 0.
             tokens: Extra tokens, such as a class token or a global, that attend to all and are
                 attended by all, shape ``(batch, token, width)``.
             tokens_mask: True where the token is present, shape ``(batch, token)``; all are
@@ -330,34 +383,84 @@ class TransformerEncoder(nn.Module):
                 tokens_mask = mask.new_ones(()).expand(tokens.shape[:2])
             x = torch.cat([tokens, x], 1)
             mask = torch.cat([tokens_mask, mask], 1)
-            bias = None if bias is None else functional.pad(bias, (count, 0, count, 0))
-        if is_written():
-            from hepset.nn.onnx_encoder import encode_rows  # noqa: PLC0415  it needs these layers
-
-            x = encode_rows(self, x, mask, bias)
+        given = GivenBias(bias) if isinstance(bias, Tensor) else bias
+        if self.skip_padding and can_pack(x) and mask.numel():
+            x = self._packed(x, mask, given, count)
         else:
-            x = torch.where(mask[..., None], x, 0.0)
-            for layer in self.layers:
-                x = layer(x, mask, bias)
-            x = self.norm(x)
-        x = torch.where(mask[..., None], x, 0.0)
+            whole = None if given is None else given.everywhere()
+            if whole is not None and count:
+                whole = functional.pad(whole, (count, 0, count, 0))
+            x = torch.where(mask[..., None], self._encode(x, mask, whole), 0.0)
         return EncodedTokens(x[:, count:], x[:, :count])
 
-    def within(self, rows: Tensor, packing: Packing) -> Tensor:
-        """Encode real objects only, extra tokens among them, without any bias.
+    def for_export(self) -> TransformerEncoder:
+        """Return the same encoder, with the same parameters, in the form that suits a graph."""
+        return _EncoderInGraph(self)
+
+    def within(
+        self,
+        x: Tensor,
+        rows: PackedRows | GraphRows,
+        bias: Any = None,  # noqa: ANN401  as the kind of rows takes it
+    ) -> Tensor:
+        """Encode real objects only, extra tokens among them.
 
         Args:
-            rows: Shape ``(row, width)``.
-            packing: Which rows belong to one event.
+            x: Shape ``(row, width)``.
+            rows: Which rows belong to one event.
+            bias: Added to the logits, as the `attend` of `rows` takes it.
 
         Returns:
-            Shape of `rows`.
+            Shape of `x`.
         """
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
-            rows = layer.within(rows, packing)
-        out: Tensor = self.norm(rows)
+            x = layer.within(x, rows, bias)
+        out: Tensor = self.norm(x)
         return out
+
+    def _encode(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+        """Encode all slots; padded ones hold anything then."""
+        x = torch.where(mask[..., None], x, 0.0)
+        for layer in self.layers:
+            x = layer(x, mask, bias)
+        out: Tensor = self.norm(x)
+        return out
+
+    def _packed(self, x: Tensor, mask: Tensor, bias: ObjectBias | None, tokens: int) -> Tensor:
+        """Encode real objects as packed rows; the first `tokens` slots have no bias."""
+        rows = PackedRows.of(mask)
+        added = None
+        if bias is not None and mask.shape[1] > tokens:
+            added = [_bias_of(group, rows, bias, tokens) for group in rows.groups]
+        return rows.put(self.within(rows.take(x), rows, added))
+
+
+def _bias_of(group: Group, rows: PackedRows, bias: ObjectBias, tokens: int) -> Tensor:
+    """Bias of the events of one length, ``(E, head or 1, L, L)``; 0 for the first slots."""
+    slots = rows.rows.index_select(0, group.rows.flatten()).reshape(group.rows.shape)
+    slots = slots - group.events[:, None] * rows.slots - tokens
+    found = bias.among(group.events, slots.clamp(min=0))
+    if not tokens:
+        return found
+    objects = slots >= 0
+    return torch.where((objects[:, :, None] & objects[:, None, :])[:, None], found, 0.0)
+
+
+class _EncoderInGraph(TransformerEncoder):
+    """The encoder on real objects only, by operations that ONNX Runtime fuses."""
+
+    def __init__(self, encoder: TransformerEncoder) -> None:
+        nn.Module.__init__(self)
+        self.skip_padding = False
+        self.layers, self.norm = encoder.layers, encoder.norm
+        self.train(encoder.training)
+
+    def _encode(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+        # A bias is by slots, which have to be the places then.
+        rows = GraphRows.of(mask, trim=bias is None)
+        added = rows.bias if bias is None else rows.bias + bias
+        return rows.put(self.within(rows.take(x), rows, added))
 
 
 class AttentionPool(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from hepset.nn.export_mode import is_exporting
 
-__all__ = ["Linear", "linear"]
+__all__ = ["Linear", "is_transformed", "linear"]
 
 _FEWEST_PRODUCTS: Final = 1 << 24
 """Multiplications above which oneDNN is faster, although it compiles a kernel for a new shape."""
@@ -71,12 +71,12 @@ def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and _has_wide_vectors()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
-        and not _is_transformed()
+        and not is_transformed()
     )
 
 
-def _is_transformed() -> bool:
-    """Whether `torch.func` or forward derivatives are at work; oneDNN has no rules for them."""
+def is_transformed() -> bool:
+    """Tell whether `torch.func` or forward derivatives, unknown to oneDNN, are at work."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 

@@ -12,11 +12,11 @@ from torch.nn import functional
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
 from hepset.nn.attention import attention_logit_bias
-from hepset.nn.buckets import run_in_buckets
 from hepset.nn.export_mode import is_exporting
 from hepset.nn.pairs import pair_coordinates, pair_features
 from hepset_jetclass.part.attention import Projections
 from hepset_jetclass.part.blocks import Block
+from hepset_jetclass.part.buckets import run_in_buckets
 from hepset_jetclass.part.embedding import PairEmbedding, ParticleEmbedding
 from hepset_jetclass.part.initialisation import initialise
 from hepset_jetclass.part.options import PartConfig

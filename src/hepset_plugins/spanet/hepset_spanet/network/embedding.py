@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hepset.nn.packed import MOST_KEYS, can_pack
+from hepset.nn.packed import can_pack
 from hepset_spanet.network.blocks import apply_all, make_block
 from hepset_spanet.network.rows import AllRows, RealRows, Rows
 from hepset_spanet.network.stacked import StackedLayerNorm, StackedLinear
@@ -217,7 +217,7 @@ class InputEmbedding(nn.Module):
         """Embed the inputs of a batch, given by name."""
         given = [sources[name] for name in self.names]
         mask = torch.cat([source.mask for source in given], 1)
-        if self.pads_with_nothing and can_pack(given[0].values) and _short(mask):
+        if self.pads_with_nothing and can_pack(given[0].values) and mask.numel():
             return self._real(given, mask)
         parts, fills = [], []
         for source, layer in zip(given, self.vector_embedding_layers, strict=True):
@@ -279,7 +279,3 @@ class InputEmbedding(nn.Module):
         parts = x.split([source.mask.shape[1] for source in given], 1)
         kept = [part for part, can in zip(parts, self.reconstructable, strict=True) if can]
         return kept[0] if len(kept) == 1 else torch.cat(kept, 1)
-
-
-def _short(mask: Tensor) -> bool:
-    return mask.numel() > 0 and int(mask.sum(1).max()) < MOST_KEYS

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hepset.nn.export_mode import is_exporting
-from hepset.nn.packed import Packing, packed_attention
+from hepset.nn.packed import PackedRows, packed_attention
 
 __all__ = ["AllRows", "RealRows", "Rows"]
 
@@ -199,13 +199,13 @@ class RealRows(Rows):
         return torch.div(self.rows, self.mask.shape[1], rounding_mode="floor")
 
     @cached_property
-    def packing(self) -> Packing:
+    def packed(self) -> PackedRows:
         """Where the rows belong."""
-        return Packing.of(self.mask, self.rows)
+        return PackedRows.of(self.mask, self.rows)
 
     def attend(self, projected: Tensor, heads: int, dropout: float) -> Tensor:
         """Attend within events."""
-        return packed_attention(projected, self.packing, heads, dropout)
+        return packed_attention(projected, self.packed, heads, dropout)
 
     def padded(self, x: Tensor) -> Tensor:
         """Return ``(copies, B, T, D)``, 0 where nothing is real."""

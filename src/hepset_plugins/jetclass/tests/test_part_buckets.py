@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hepset.errors import ConfigurationError
 from hepset.nn.attention import AttentionPool, TransformerEncoder
-from hepset.nn.buckets import run_in_buckets
 from hepset.nn.export_mode import is_exporting
 from hepset.nn.pairs import PairBias
+from hepset_jetclass.part.buckets import run_in_buckets
 
 WIDTH = 8
 

@@ -1,4 +1,4 @@
-"""A transformer on real objects only, as part of an exported graph.
+"""Rows of real objects in an exported graph.
 
 What acts on each object alone is computed of the real ones, as one list of rows; inside the
 attention the rows are brought into a table of events by one gather that also separates the heads,
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hepset.nn.attention import EncoderLayer, MultiHeadAttention, TransformerEncoder
+from hepset.nn.onednn import Linear
 
-__all__ = ["RealRows", "encode_rows"]
+__all__ = ["GraphRows"]
 
 _NEVER = -1e30
 """Added to the logit of a key that is not there."""
 
 
-class RealRows(NamedTuple):
+class GraphRows(NamedTuple):
     """Where the real objects of a batch are.
 
     There is one row more than there are real objects, so that there always is one; it belongs to
@@ -42,7 +42,7 @@ class RealRows(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, *, trim: bool) -> RealRows:
+    def of(cls, mask: Tensor, *, trim: bool) -> GraphRows:
         """Find the real objects.
 
         Args:
@@ -90,52 +90,37 @@ class RealRows(NamedTuple):
         back = (self.back[:, :1] * heads + head) * width + self.back[:, 1:]
         return parts.flatten(), back.flatten()
 
+    def attend(
+        self, x: Tensor, query: Linear, key_value: Linear, heads: int, *, bias: Tensor
+    ) -> Tensor:
+        """Let every object look at those of its event.
 
-def encode_rows(
-    encoder: TransformerEncoder, x: Tensor, mask: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Run an encoder on the real objects of events.
+        Args:
+            x: Rows, ``(R, D)``.
+            query: Makes the queries.
+            key_value: Makes the keys, and then the values.
+            heads: Attention heads.
+            bias: Added to the logits, ``(batch, head or 1, 1 or place, place)``.
 
-    Args:
-        encoder: Layers and norm; nothing is dropped.
-        x: Objects, ``(batch, slot, width)``; padded slots may hold anything.
-        mask: True where the object is real, ``(batch, slot)``.
-        bias: Added to the logits, ``(batch, head or 1, slot, slot)``.
+        Returns:
+            ``(R, D)``.
+        """
+        width = x.shape[1]
+        depth = width // heads
+        batch, places = self.table.shape
+        parts, back = self.by_head(heads)
 
-    Returns:
-        ``(batch, slot, width)``; padded slots hold anything.
-    """
-    # A bias is by slots, which have to be the places then.
-    rows = RealRows.of(mask, trim=bias is None)
-    added = rows.bias if bias is None else rows.bias + bias
-    real = rows.take(x)
-    for layer in encoder.layers:
-        assert isinstance(layer, EncoderLayer)
-        mixed = _attention(layer.attention, layer.attention_norm(real), rows, added)
-        real = real + layer.attention_scale(mixed)
-        real = real + layer.feed_forward_scale(layer.feed_forward(layer.feed_forward_norm(real)))
-    return rows.put(encoder.norm(real))
+        def separate(projected: Tensor) -> Tensor:
+            found = projected.reshape(-1, depth).index_select(0, parts)
+            return found.reshape(batch, heads, places, depth)
 
-
-def _attention(layer: MultiHeadAttention, x: Tensor, rows: RealRows, bias: Tensor) -> Tensor:
-    """Let rows look at the rows of their event."""
-    heads, width = layer.heads, x.shape[1]
-    depth = width // heads
-    batch, places = rows.table.shape
-    parts, back = rows.by_head(heads)
-
-    def separate(projected: Tensor) -> Tensor:
-        found = projected.reshape(-1, depth).index_select(0, parts)
-        return found.reshape(batch, heads, places, depth)
-
-    # Keys and values apart: the halves of one product would have to be copied.
-    (key, value), (key_bias, value_bias) = (
-        part.chunk(2) for part in (layer.key_value.weight, layer.key_value.bias)
-    )
-    q = separate(layer.query(x))
-    k = separate(functional.linear(x, key, key_bias))
-    v = separate(functional.linear(x, value, value_bias))
-    logits = torch.matmul(q, k.transpose(2, 3)) * depth**-0.5
-    mixed = torch.matmul(torch.softmax(logits + bias, -1), v)
-    out: Tensor = layer.out(mixed.reshape(-1, depth).index_select(0, back).reshape(-1, width))
-    return out
+        # Keys and values apart: the halves of one product would have to be copied.
+        (key, value), (key_bias, value_bias) = (
+            part.chunk(2) for part in (key_value.weight, key_value.bias)
+        )
+        q = separate(query(x))
+        k = separate(functional.linear(x, key, key_bias))
+        v = separate(functional.linear(x, value, value_bias))
+        logits = torch.matmul(q, k.transpose(2, 3)) * depth**-0.5
+        mixed = torch.matmul(torch.softmax(logits + bias, -1), v)
+        return mixed.reshape(-1, depth).index_select(0, back).reshape(-1, width)

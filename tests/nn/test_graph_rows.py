@@ -1,4 +1,4 @@
-"""The transformer of exported graphs computes what the one of padded tensors does."""
+"""The form of the encoder for graphs computes what the padded one does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hepset.nn.attention import TransformerEncoder
-from hepset.nn.onnx_encoder import RealRows, encode_rows
+from hepset.nn.graph_rows import GraphRows
 
 MASK = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]], dtype=torch.bool)
 
@@ -21,14 +21,14 @@ def test_padding_may_hold_anything(mask: torch.Tensor, biased: bool) -> None:
     x = torch.where(mask[..., None], x, torch.nan)
     with torch.no_grad():
         expected = encoder(x, mask, bias=bias).objects
-        found = encode_rows(encoder, x, mask, bias)
+        found = encoder.for_export()(x, mask, bias=bias).objects
     assert torch.allclose(found[mask], expected[mask], atol=1e-6)
 
 
 def test_the_attention_is_as_wide_as_the_longest_event() -> None:
-    rows = RealRows.of(MASK[[0, 3]], trim=True)
+    rows = GraphRows.of(MASK[[0, 3]], trim=True)
     assert rows.rows.tolist() == [0, 2, 3, 5, 0]
     assert rows.table.tolist() == [[0, 1, 2], [3, 3, 3]]
     assert rows.back[:4].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
     assert (rows.bias[:, 0, 0] == 0).tolist() == [[True] * 3, [True, False, False]]
-    assert RealRows.of(MASK, trim=False).table.shape == (4, 4)
+    assert GraphRows.of(MASK, trim=False).table.shape == (4, 4)
