@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hepset.batch import EventBatch
-from hepset.convert import convert, plan_inputs, prepare_dataset
+from hepset.convert import convert, lengths, plan_inputs, prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, ContractError, DatasetError, ReadError
@@ -365,7 +365,7 @@ def test_jagged_streams_hold_the_same_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     padded = make(tmp_path / "p", prepare=FULL)
-    monkeypatch.setattr(convert, "MANY_SLOTS", 10)
+    monkeypatch.setattr(lengths, "MANY_SLOTS", 10)
     jagged = make(tmp_path / "j", prepare=FULL, flat=False)
     assert jagged.manifest.layouts["jets"].layout == "jagged"
     assert jagged.manifest.layouts["jets.mask"].layout == "counts"

@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -19,6 +20,13 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from hepset.convert.engines import LocalEngine
+from hepset.convert.lengths import (
+    Lengths,
+    added_lengths,
+    jagged_streams,
+    quantile_of,
+    slots_for,
+)
 from hepset.convert.plan import Plan, make_plan
 from hepset.convert.quantiles import Counts, Quantiles, added, automatic_columns
 from hepset.convert.records import (
@@ -49,7 +57,7 @@ from hepset.convert.tasks import (
     write_one_shard,
 )
 from hepset.dataset import Dataset, open_dataset
-from hepset.dataset.columns import FEW_REAL, MANY_SLOTS, ColumnLayout
+from hepset.dataset.columns import ColumnLayout
 from hepset.dataset.manifest import (
     MANIFEST,
     WORK,
@@ -343,21 +351,19 @@ class _Conversion:
         wanted = [name for name, size in slots.items() if size is None]
         stated = [reader.input_slots() for reader in self.plan.readers]
         known = {
-            name: max(s[name] for s in stated) for name in wanted if all(name in s for s in stated)
+            name: max(s[name] for s in stated)
+            for name in wanted
+            if self.plan.event.streams[name].slots == "auto" and all(name in s for s in stated)
         }
-        few: set[str] = set()
+        counted: Lengths = {}
         if set(wanted) - set(known):
-            counted = self._count()
+            counted = {n: c for n, c in self._count().items() if n in wanted and n not in known}
             for name in set(wanted) - set(known):
-                longest, objects, events = counted.get(name, (0, 0, 0))
-                known[name] = max(1, longest)
-                filled = objects / max(1, events * known[name])
-                if filled < FEW_REAL and longest > 1 and f"{name}.pairs" not in contract:
-                    few.add(name)
+                fraction = quantile_of(self.plan.event, name)
+                known[name] = slots_for(counted.get(name, Counter()), fraction)
         contract = contract.resolve(slots=known)
-        many = {n for n, size in contract.slots.items() if size is not None and size > MANY_SLOTS}
         self.plan = replace(self.plan, contract=contract)
-        return frozenset(few | many)
+        return jagged_streams(self.plan.event, contract, counted)
 
     def _resolve_scales(self) -> None:
         """Fill in the constants of transforms with ``affine: auto``, in two passes."""
@@ -383,22 +389,20 @@ class _Conversion:
         found = {column: Quantiles(passes[0]).affine(column, passes[1]) for column in columns}
         self.plan = replace(self.plan, contract=self.plan.contract.resolve(affine=found))
 
-    def _count(self) -> dict[str, tuple[int, int, int]]:
-        """Stream → longest event, objects, events: of what is selected."""
-        logger.info("counting objects, because slots are `auto`")
+    def _count(self) -> Lengths:
+        """How many of the selected events have how many objects."""
+        logger.info("counting objects, because the number of slots is left open")
         context = Context(
             self.plan, frozenset(), self.work, self.output, {}, (), self.plan.contract, frozenset()
         )
         items = self._items(context, "count")
-        found: dict[str, tuple[int, int, int]] = {}
+        parts: list[Lengths] = []
         total, done = sum(len(item.range) for item in items), 0
         for index, counts in self.engine.map(count_range, items):
-            for name, (longest, objects, events) in counts.items():
-                known = found.get(name, (0, 0, 0))
-                found[name] = (max(known[0], longest), known[1] + objects, known[2] + events)
+            parts.append(counts)
             done += len(items[index].range)
             self.progress(Progress("count", done, total))
-        return found
+        return added_lengths(parts)
 
     def _read(self, context: Context) -> tuple[list[ChunkResult], list[SkippedSource]]:
         """Run the range tasks; return the results of usable sources in order of the plan."""

@@ -23,6 +23,7 @@ from pydantic import Field
 from hepset.arrays import Array, Ragged, offsets_of
 from hepset.batch import ID_DTYPE, EventBatch
 from hepset.check import check_batch
+from hepset.convert.lengths import Lengths, added_lengths, count_lengths
 from hepset.convert.plan import Plan, Range
 from hepset.convert.quantiles import Counts, Quantiles, added, values_before
 from hepset.convert.reading import UNUSABLE, read_chunk
@@ -195,14 +196,10 @@ class ShardResult(Model):
     """Of its rows, where the split counts."""
 
 
-def count_range(item: RangeItem) -> dict[str, tuple[int, int, int]]:
-    """Count the objects of the selected events of a range.
-
-    Returns:
-        Stream → longest event, objects, events.
-    """
+def count_range(item: RangeItem) -> Lengths:
+    """Count the objects of the selected events of a range."""
     context = _context(item.context, item.stamp)
-    found: dict[str, tuple[int, int, int]] = {}
+    parts: list[Lengths] = []
     for chunk in item.range.chunks:
         try:
             batch = read_chunk(context.plan, item.range, chunk)
@@ -211,15 +208,8 @@ def count_range(item: RangeItem) -> dict[str, tuple[int, int, int]]:
             if context.plan.config.on_error == "stop":
                 raise
             return {}
-        for name, stream in pick(batch, context.plan.contract).streams.items():
-            counts = stream.counts
-            longest, objects, events = found.get(name, (0, 0, 0))
-            found[name] = (
-                max(longest, int(counts.max(initial=0))),
-                objects + int(counts.sum()),
-                events + len(counts),
-            )
-    return found
+        parts.append(count_lengths(pick(batch, context.plan.contract).streams))
+    return added_lengths(parts)
 
 
 @dataclass(frozen=True)

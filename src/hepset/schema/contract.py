@@ -330,7 +330,7 @@ def _axes(
 
 def _slots(event: EventInfo, stream: str) -> int | None:
     slots = event.streams[stream].slots
-    return None if slots == "auto" else slots
+    return slots if isinstance(slots, int) else None
 
 
 def _domains(features: Mapping[str, Feature]) -> tuple[Rule, ...]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -59,11 +61,22 @@ def _named(names: Sequence[object], what: str) -> dict[object, None]:
     return dict.fromkeys(names)
 
 
+class Quantile(Model):
+    """As many slots as hold all objects of a fraction of the events."""
+
+    quantile: Annotated[float, Field(gt=0, le=1)]
+    """Fraction of the selected events that are not cut; 0.99 cuts the longest hundredth."""
+
+
 class Stream(Model):
     """A set of like objects of an event: jets, tracks, constituents."""
 
-    slots: PositiveInt | Literal["auto"] = "auto"
-    """Number of padded slots; ``auto`` takes the longest event, found in a counting pass."""
+    slots: PositiveInt | Literal["auto"] | Quantile = "auto"
+    """Number of padded slots. ``auto`` takes the longest event, ``{quantile: 0.99}`` the longest
+    but for a hundredth, both found in a counting pass; what is cut is counted and reported."""
+    storage: Literal["auto", "jagged", "fixed"] = "auto"
+    """How a dataset stores the objects: ``jagged`` real ones only, ``fixed`` all slots. ``auto``
+    is jagged above 4096 slots, and where counted slots are less than a quarter full."""
     order: str | None = None
     """Sort objects by this feature before cutting, ``-pt`` for descending; null keeps the order of
     the file."""
@@ -77,6 +90,14 @@ class Stream(Model):
     _complete = field_validator(
         "features", "pairs", mode="before", json_schema_input_type=_FeaturesInput
     )(_features)
+
+    @model_serializer(mode="wrap")
+    def _usual_storage_goes_unsaid(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not asked for: descriptions keep the digest that they had before."""
+        found: dict[str, Any] = dump(self)
+        if self.storage == "auto":
+            found.pop("storage", None)
+        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> Stream:
