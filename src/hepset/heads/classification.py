@@ -94,6 +94,7 @@ class ClassificationHead(Head):
     """
 
     Config: ClassVar[type[HeadConfig]] = ClassificationConfig
+    knows_event_width: ClassVar[bool] = True
     config: ClassificationConfig
     prior: Tensor
     class_weights: Tensor
@@ -143,7 +144,7 @@ class ClassificationHead(Head):
             )
         self.stream = spec.dims[1] if len(spec.dims) > 1 else None
         self.network = MLP(
-            width,
+            width if self.stream is not None else self.event_width or width,
             self.config.hidden,
             classes,
             activation=self.config.activation,

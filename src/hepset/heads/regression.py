@@ -137,6 +137,7 @@ class RegressionHead(Head):
     """
 
     Config: ClassVar[type[HeadConfig]] = RegressionConfig
+    knows_event_width: ClassVar[bool] = True
     config: RegressionConfig
 
     def contract(self, event: EventInfo) -> Contract:
@@ -184,7 +185,7 @@ class RegressionHead(Head):
             transform = TargetTransform(contract, names, statistics)
             self.transforms[_key(stream)] = transform
             self.networks[_key(stream)] = MLP(
-                width,
+                width if stream is not None else self.event_width or width,
                 self.config.hidden,
                 transform.width_out * self.parameters_per_column,
                 activation=self.config.activation,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,6 +13,18 @@ from hepset.interfaces.component import ComponentConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
+
+
+class LossTerm(NamedTuple):
+    """One named loss per event.
+
+    Attributes:
+        value: (B,), finite everywhere; ignored where not valid.
+        valid: (B,) bool, False where the event has no target: it leaves the denominator.
+    """
+
+    value: Tensor
+    valid: Tensor
 
 
 @dataclass
@@ -36,6 +48,26 @@ class Inputs:
     p4: dict[str, Tensor] = field(default_factory=dict)
     pairs: dict[str, Tensor] = field(default_factory=dict)
 
+    def take(self, events: Tensor) -> Inputs:
+        """Return some events, in any order and any number of times.
+
+        Args:
+            events: Their numbers in the batch, int64 (E,), or a mask, bool (B,).
+        """
+        return self._each(lambda tensor: tensor[events])
+
+    def repeat(self, times: int) -> Inputs:
+        """Return every event several times, copies beside each other: event b is at b · times."""
+        return self._each(lambda tensor: tensor.repeat_interleave(times, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        return Inputs(
+            **{
+                part.name: {k: change(v) for k, v in getattr(self, part.name).items()}
+                for part in fields(self)
+            }
+        )
+
 
 @dataclass
 class Encoded:
@@ -44,9 +76,11 @@ class Encoded:
     Attributes:
         objects: Stream → (B, N, D), 0 in padded slots.
         masks: Stream → (B, N), True = real.
-        event: (B, D), finite also for an event without any object.
+        event: (B, E), finite also for an event without any object; E is `Backbone.event_width`.
         p4: As in `Inputs`.
         extra: (B, K, D) embeddings of `extra_tokens`, where they were given.
+        losses: Losses of the backbone's own, such as a regulariser; shown as
+            ``backbone/<name>``, and weighted by `loss_weights` of `train.stages`.
     """
 
     objects: dict[str, Tensor]
@@ -54,6 +88,7 @@ class Encoded:
     event: Tensor
     p4: dict[str, Tensor] = field(default_factory=dict)
     extra: Tensor | None = None
+    losses: dict[str, LossTerm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +135,11 @@ class Backbone(nn.Module, ABC):
     def width(self) -> int:
         """Width D of the embeddings."""
 
+    @property
+    def event_width(self) -> int:
+        """Width E of `Encoded.event`; that of the embeddings, unless a backbone says otherwise."""
+        return self.width
+
     @abstractmethod
     def build(self, layout: InputLayout) -> None:
         """Make the layers for these inputs.
@@ -122,7 +162,8 @@ class Backbone(nn.Module, ABC):
             x: Inputs in model space.
             condition: (B, D) added to every token: a time or a class embedding.
             extra_tokens: (B, K, D) further tokens that attend to the objects and come back in
-                `Encoded.extra`.
+                `Encoded.extra`. Whether objects attend to them too is up to the backbone, and
+                stated by it: in the transformer they do, so that embeddings of objects change.
         """
 
     def forward(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Encoded, Inputs
+from hepset.interfaces.backbone import LossTerm as LossTerm  # noqa: PLC0414  said to be public
 from hepset.interfaces.component import ComponentConfig
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
@@ -23,18 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 Array = NDArray[Any]
-
-
-class LossTerm(NamedTuple):
-    """One named loss per event.
-
-    Attributes:
-        value: (B,), finite everywhere; ignored where not valid.
-        valid: (B,) bool, False where the event has no target: it leaves the denominator.
-    """
-
-    value: Tensor
-    valid: Tensor
 
 
 class Metric(NamedTuple):
@@ -190,10 +182,19 @@ class EncoderHandle:
         transform: The input transform (physical ↔ model space).
         backbone: The backbone.
         inputs: Model-space inputs of this batch.
+        physical: The batch's tensors in physical values, by contract name: ``jets`` (B, N, F),
+            ``jets.mask``, ``met``; empty where a handle is made without.
     """
 
-    def __init__(self, transform: nn.Module, backbone: nn.Module, inputs: Inputs) -> None:
-        """Keep the three."""
+    def __init__(
+        self,
+        transform: nn.Module,
+        backbone: nn.Module,
+        inputs: Inputs,
+        physical: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Keep them."""
+        self.physical: Mapping[str, Tensor] = {} if physical is None else physical
         self.transform = transform
         self.backbone = backbone
         self.inputs = inputs
@@ -220,6 +221,10 @@ class Head(nn.Module, ABC):
     """Whether `loss` itself applies the weights of the targets, ``weight/<target>`` beside them,
     because its terms mix several targets. Else every term is multiplied by them. The event's own
     ``weight`` is always applied outside."""
+    knows_event_width: ClassVar[bool] = False
+    """Whether the head builds for an event of another width than objects, `event_width`."""
+    event_width: int | None = None
+    """Width E of `Encoded.event`, known before `build`; None = that of the embeddings."""
 
     proofs: ClassVar[frozenset[str]] = frozenset()
     """Fields of `decode`, by the last part of their names, that say of each event whether its
@@ -258,7 +263,11 @@ class Head(nn.Module, ABC):
     def loss(
         self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]
     ) -> dict[str, LossTerm]:
-        """Compute named losses per event, unweighted; `targets` are tensors by contract name."""
+        """Compute named losses per event, unweighted; `targets` are tensors by contract name.
+
+        A head whose loss encodes again, as one that learns to remove noise from its target, takes
+        the handle as a third parameter ``encoder``; it is given where the signature names it.
+        """
 
     @abstractmethod
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -314,6 +323,32 @@ class Head(nn.Module, ABC):
         """Draw what a physicist wants to see of the predictions."""
         del evaluation
         return []
+
+
+def head_losses(
+    head: Head,
+    outputs: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    encoder: EncoderHandle | None,
+) -> dict[str, LossTerm]:
+    """Ask a head for its losses, with the encoder where it takes it.
+
+    Raises:
+        ConfigurationError: If it takes the encoder and none is given.
+    """
+    if not _takes_encoder(type(head)):
+        return head.loss(outputs, targets)
+    if encoder is None:
+        raise ConfigurationError(
+            f"the loss of head {head.name!r} encodes again: ask Model.losses_of for it"
+        )
+    found: dict[str, LossTerm] = cast(Any, head).loss(outputs, targets, encoder=encoder)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _takes_encoder(cls: type[Head]) -> bool:
+    return "encoder" in inspect.signature(cls.loss).parameters
 
 
 def create_head(name: str, options: Mapping[str, Any]) -> Head:

@@ -42,6 +42,7 @@ class LossCombination(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.tasks = tasks
+        self.seen: set[str] = set()
 
     @abstractmethod
     def forward(self, terms: Mapping[str, Tensor], factors: Mapping[str, float]) -> Tensor:
@@ -72,4 +73,5 @@ class LossCombination(nn.Module, ABC):
             task = name.partition("/")[0]
             if factors.get(task, 1.0):
                 found.setdefault(task, []).append(value)
+        self.seen.update(found)
         return {task: torch.stack(values).sum() for task, values in found.items()}

@@ -20,7 +20,7 @@ from hepset import __version__
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.backbone import Backbone, Encoded
-from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head
+from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head, head_losses
 from hepset.model.input_transform import InputTransform
 from hepset.model.inputs import as_batch, input_arrays
 from hepset.plugins import registry
@@ -81,8 +81,8 @@ class Model(nn.Module):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What gives losses: the heads."""
-        return tuple(self.heads)
+        """What may give losses: the heads, and the backbone."""
+        return (*self.heads, "backbone")
 
     def head(self, name: str) -> Head:
         """Return a head.
@@ -113,7 +113,7 @@ class Model(nn.Module):
         """
         inputs = self.transform(tensors)
         encoded = self.backbone(inputs)
-        handle = EncoderHandle(self.transform, self.backbone, inputs)
+        handle = EncoderHandle(self.transform, self.backbone, inputs, tensors)
         return {name: head(encoded, handle) for name, head in self.heads.items()}
 
     def losses(
@@ -131,7 +131,7 @@ class Model(nn.Module):
         return {
             f"{name}/{term}": loss
             for name in self.heads
-            for term, loss in self.head(name).loss(outputs[name], tensors).items()
+            for term, loss in head_losses(self.head(name), outputs[name], tensors, None).items()
         }
 
     def losses_of(
@@ -154,15 +154,16 @@ class Model(nn.Module):
         """
         inputs = self.transform(tensors)
         encoded: Encoded = self.backbone(inputs)
-        handle = EncoderHandle(self.transform, self.backbone, inputs)
+        handle = EncoderHandle(self.transform, self.backbone, inputs, tensors)
         chosen = list(self.heads) if heads is None else list(heads)
         outputs = {name: self.heads[name](encoded, handle) for name in chosen}
         known = tensors if targets is None else targets
-        return {
+        losses = {
             f"{name}/{term}": loss
             for name in chosen
-            for term, loss in self.head(name).loss(outputs[name], known).items()
+            for term, loss in head_losses(self.head(name), outputs[name], known, handle).items()
         }
+        return losses | {f"backbone/{name}": loss for name, loss in encoded.losses.items()}
 
     def decode(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Turn raw outputs into physics decisions, ``<head>/<field>`` → tensor."""
@@ -355,7 +356,7 @@ def build_model(
     backbone: Backbone = registry().create("backbones", config.backbone, "model.backbone")
     heads = {}
     for head_name, options in config.heads.items():
-        if hasattr(nn.ModuleDict(), head_name):
+        if hasattr(nn.ModuleDict(), head_name) or head_name == "backbone":
             raise ConfigurationError(
                 f"model.heads.{head_name}: a head cannot have this name; choose another one"
             )
@@ -373,6 +374,13 @@ def build_model(
     backbone.build(
         replace(model.transform.layout, event=event, contract=contract, statistics=statistics)
     )
-    for head in heads.values():
+    for head_name, head in heads.items():
+        head.event_width = backbone.event_width
+        if backbone.event_width != backbone.width and not head.knows_event_width:
+            raise ConfigurationError(
+                f"model.heads.{head_name}: {type(head).__name__} takes an event as wide as objects "
+                f"are ({backbone.width}), and the backbone gives {backbone.event_width}; choose "
+                "a head that takes both"
+            )
         head.build(contract, statistics, backbone.width)
     return model

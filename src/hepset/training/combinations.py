@@ -75,7 +75,7 @@ class Uncertainty(LossCombination):
 
     def shares(self) -> dict[str, float]:
         """Return exp(−s) of every task."""
-        return {t: float(torch.exp(-self.log_variances[_key(t)].detach())) for t in self.tasks}
+        return {t: float(torch.exp(-self.log_variances[_key(t)].detach())) for t in self.seen}
 
 
 class FamoConfig(LossCombinationConfig):
@@ -160,8 +160,8 @@ class Famo(LossCombination):
 
     def shares(self) -> dict[str, float]:
         """Return z of every task."""
-        z = torch.softmax(self.logits, 0).tolist()
-        return dict(zip(self.tasks, z, strict=True))
+        tasks = [task for task in self.tasks if task in self.seen]
+        return {task: float(z) for task, z in self._weights(dict.fromkeys(tasks)).items()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the state of Adam."""
