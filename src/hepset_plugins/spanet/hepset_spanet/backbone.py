@@ -112,7 +112,9 @@ class SpanetBackbone(Backbone):
             start = start + length
         event = outputs.vectors["EVENT"]
         extra = None if extra_tokens is None else outputs.extra
-        return SpanetEncoded(objects, x.masks, event, x.p4, extra, self.network, outputs)
+        return SpanetEncoded(
+            objects, x.masks, event, x.p4, extra, network=self.network, outputs=outputs
+        )
 
     def _set_moments(self, statistics: Statistics) -> None:
         """Start regressions from the moments of their targets; loaded weights overwrite them."""
