@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose
 
 import hepset.stream
 from hepset import Run
-from hepset.convert.reading import read_chunk_scalars
 from hepset.dataset.loader import ids_of
 from hepset.errors import ConfigurationError, ContractError, MissingColumnError, ReadError
 from hepset.plugins import registry
+from hepset.stream import read_scalars
 
 ROWS = 900
 
@@ -213,11 +213,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
 
     def counted(plan: Any, work: Any, chunk: Any) -> Any:
-        batch = read_chunk_scalars(plan, work, chunk)
+        batch = read_scalars(plan, work, chunk)
         found.append(len(batch))
         return batch
 
-    monkeypatch.setattr(hepset.stream, "read_chunk_scalars", counted)
+    monkeypatch.setattr(hepset.stream, "read_scalars", counted)
     return found
 
 
@@ -232,11 +232,11 @@ def test_a_stream_that_is_left_reads_no_further_and_leaves_no_thread(
         if len(calls) == 2:
             reading.set()
             assert go.wait(30)
-        return read_chunk_scalars(plan, work, chunk)
+        return read_scalars(plan, work, chunk)
 
     document["read"]["chunk_size"] = 100
     stream = Run.from_yaml(document).stream(batch_size=16, window=20)
-    monkeypatch.setattr(hepset.stream, "read_chunk_scalars", slow)
+    monkeypatch.setattr(hepset.stream, "read_scalars", slow)
     epoch: Any = iter(stream)
     next(epoch)
     assert reading.wait(30), "the next window is read while a batch is used"

@@ -28,9 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hepset.batch import EventBatch
-from hepset.check import check_batch
 from hepset.convert.plan import Plan, Range, digest_of, digests_of_named_files
-from hepset.convert.reading import UNUSABLE, read_chunk, read_chunk_rows, read_chunk_scalars
+from hepset.convert.reading import UNUSABLE, read_chunk
 from hepset.dataset.event_buffer import EventPool
 from hepset.errors import (
     ConfigurationError,
@@ -41,15 +40,8 @@ from hepset.errors import (
     did_you_mean,
 )
 from hepset.events.derivations import compile_derivations, names_of
-from hepset.events.rows import pick
-from hepset.events.select import (
-    BatchColumns,
-    derive,
-    plugin_functions,
-    select_and_derive,
-    without_columns,
-)
-from hepset.events.slots import conform
+from hepset.events.pipeline import Prepared
+from hepset.events.select import BatchColumns, derive, plugin_functions, without_columns
 from hepset.events.split import hash_rows
 from hepset.expressions.language import Scope, compile_selection
 from hepset.interfaces import Chunk
@@ -128,9 +120,8 @@ class SourceStream:
         check: bool = True,
         keep: Path | None = None,
     ) -> None:
-        self._splitter = plan.splitter()
-        if split not in self._splitter.names:
-            known = self._splitter.names
+        if split not in plan.splitter.names:
+            known = plan.splitter.names
             raise ConfigurationError(
                 f"stream: no split {split!r}; there are {', '.join(known)}"
                 f"{did_you_mean(split, known)}"
@@ -160,10 +151,13 @@ class SourceStream:
         for key, reason in self.skipped.items():
             _LOG.warning("%s: skipped: %s", key, reason)
         self._left_out: set[int] = set()
+        self._pipeline = plan.pipeline
         self._example = self._example_chunk()
         self._early = (
             None if self._example is None else _EarlyColumns.of(plan, sampling, *self._example)
         )
+        if self._early is not None:
+            self._pipeline = replace(plan.pipeline, derivations=self._early.derive)
         self._decision: Decision | None = None
         self._scale = 1.0
         if sampling is not None:
@@ -311,39 +305,28 @@ class SourceStream:
 
     def _whole(self, work: Range, chunk: Chunk) -> EventBatch:
         """Read all of the events of a chunk that are in the split and pass the cuts."""
-        return self._cut(read_chunk(self.plan, work, chunk), self.plan.config.derive)
+        batch = read_chunk(self.plan, work, chunk)
+        return self.plan.pipeline.run(batch, "select", only=self.split).batch
 
     def _chunk(self, work: Range, chunk: Chunk, epoch: int) -> tuple[EventBatch, Array]:
         """Read the events of a chunk that are shown, and how often each is."""
-        if self._early is None:
-            batch, repeats = self._wanted(self._whole(work, chunk), epoch)
-        else:
-            head = read_chunk_scalars(self.plan, work, chunk)
-            rows = np.arange(len(head))
-            numbered = head.with_arrays({_ROW: rows})
-            head, repeats = self._wanted(self._cut(numbered, self._early.derive), epoch)
+        head, repeats = self._wanted(self._head(work, chunk), epoch)
+        found = Prepared(head)
+        if self._early is not None and len(head):
+            # What is wanted is known; now it is read whole, and derived, but not cut again.
             rows = head.arrays[_ROW]
-            if not len(rows):
-                return head, repeats
-            batch = read_chunk_rows(self.plan, work, chunk, rows)
-            derived = self.plan.config.derive
-            batch = without_columns(derive(batch, self.plan.event, derived), derived)
-        if self.check and len(batch):
-            report = check_batch(self.contract, batch, raw=True)
-            if not report.ok:
+            batch = read_chunk(self.plan, work, chunk, lambda reader, c: reader.read_rows(c, rows))
+            found = replace(self.plan.pipeline, cuts={}, splitter=None).select(batch)
+        if not len(head):
+            return head, repeats
+        if self.check:
+            found = self.plan.pipeline.check(found)
+            if not found.report.ok:
                 raise ContractError(
                     f"{self.plan.paths[work.source]}: the events do not obey the contract:\n"
-                    + "\n".join(f"  {violation}" for violation in report.errors)
+                    + "\n".join(f"  {violation}" for violation in found.report.errors)
                 )
-        batch, _ = conform(pick(batch, self.contract), self.plan.event, self.contract)
-        return batch, repeats
-
-    def _cut(self, batch: EventBatch, derivations: Mapping[str, str]) -> EventBatch:
-        """Derive and select; keep the events of the split."""
-        plan = self.plan
-        batch = select_and_derive(batch, plan.event, derivations, plan.config.select)
-        index, _ = self._splitter.assign(batch)
-        return batch.take(index == self._splitter.names.index(self.split))
+        return self.plan.pipeline.conform(found).batch, repeats
 
     def _wanted(self, batch: EventBatch, epoch: int) -> tuple[EventBatch, Array]:
         """Keep the events that are drawn, with how often each is."""
@@ -365,7 +348,7 @@ class SourceStream:
     def _dice(self, batch: EventBatch, epoch: int, trial: int) -> Array:
         """A number in [0, 1) for every event, which nothing but its id and the key decide."""
         key = np.full(len(batch), (epoch << 8) + trial, np.int64)
-        hashes = hash_rows(self.seed, [self._splitter.order(batch).view(np.int64), key])
+        hashes = hash_rows(self.seed, [self.plan.splitter.order(batch).view(np.int64), key])
         return (hashes >> np.uint64(11)) * 2.0**-53
 
     def _begin_sampling(self, config: SamplingConfig, keep: Path | None) -> None:
@@ -373,9 +356,8 @@ class SourceStream:
         if self._example is None:
             raise ConfigurationError("train.sampling: there is nothing to read")
         if self._early is None:
-            example = read_chunk(self.plan, *self._example)
-            example = derive(example, self.plan.event, self.plan.config.derive)
-            example = without_columns(example, self.plan.config.derive)
+            whole = replace(self.plan.pipeline, cuts={}, splitter=None)
+            example = whole.select(read_chunk(self.plan, *self._example)).batch
         else:
             example = self._early.example
         rule = SamplingRule(config, self.plan.event, example, {})
@@ -409,9 +391,12 @@ class SourceStream:
                 yield found
 
     def _head(self, work: Range, chunk: Chunk) -> EventBatch:
+        """Read what decides about the events of a chunk: all of them, or what they have once."""
         if self._early is None:
             return self._whole(work, chunk)
-        return self._cut(read_chunk_scalars(self.plan, work, chunk), self._early.derive)
+        batch = read_scalars(self.plan, work, chunk)
+        numbered = batch.with_arrays({_ROW: np.arange(len(batch))})
+        return self._pipeline.run(numbered, "select", only=self.split).batch
 
     def _sampling_key(self, config: SamplingConfig) -> str | None:
         """Digest of what the probabilities depend on; None where files cannot be told apart."""
@@ -429,6 +414,11 @@ class SourceStream:
 
 _ROW: Final = "extra/row"
 """Where the number of a row is kept while cuts are decided."""
+
+
+def read_scalars(plan: Plan, work: Range, chunk: Chunk) -> EventBatch:
+    """Read what the events of a chunk have once."""
+    return read_chunk(plan, work, chunk, lambda reader, c: reader.read_scalars(c))
 
 
 def _versions() -> dict[str, str]:
@@ -483,7 +473,7 @@ class _EarlyColumns:
         """Return them where cuts and sampling need nothing else, None where they do."""
         if not plan.config.select and sampling is None:
             return None
-        head = read_chunk_scalars(plan, work, chunk)
+        head = read_scalars(plan, work, chunk)
         found = _early_derivations(plan, head)
         try:
             batch = derive(head, plan.event, found)

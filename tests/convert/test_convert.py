@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from hepset.batch import EventBatch
-from hepset.convert import convert, lengths, plan_inputs, prepare_dataset
+from hepset.convert import convert, lengths, prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
+from hepset.convert.plan import make_plan
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, ContractError, DatasetError, ReadError
 from hepset.interfaces import Chunk
@@ -221,7 +222,9 @@ def test_the_inputs_of_a_plan_say_what_changed() -> None:
             "config": PrepareConfig(),
             "seed": seed,
         }
-        return plan_inputs([reader], **arguments)
+        plan = make_plan([reader], **arguments)
+        assert len(plan.key) == 32
+        return plan.inputs
 
     base = inputs()
     assert inputs(chunk_size=7) == base
@@ -420,7 +423,7 @@ def test_killed_conversion_goes_on_and_gives_the_same_bytes(tmp_path: Path, stag
     script = tmp_path / "convert.py"
     script.write_text(PROGRAM.format(workers=2, output=str(output)))
     process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
-    pattern = ".work/range-*.json" if stage == "read" else ".work/*.parquet.json"
+    pattern = ".work/range-*.arrow" if stage == "read" else ".work/*.parquet.json"
     deadline = time.monotonic() + 60
     while len(list(output.glob(pattern))) < 3 and time.monotonic() < deadline:
         assert process.poll() is None, "finished before it could be killed"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hepset.batch import EventBatch, make_ids
-from hepset.convert import plan_inputs, prepare_dataset
+from hepset.convert import prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
+from hepset.convert.plan import make_plan
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, ReadError
 from hepset.events.derive import derived_contract, derived_event, input_event
@@ -102,7 +103,8 @@ def test_another_version_of_the_plugin_changes_the_plan(tmp_path: Path) -> None:
 
     def inputs() -> dict[str, Any]:
         contract = compile_contract(EVENT)
-        return plan_inputs([reader], event=EVENT, contract=contract, config=PrepareConfig(), seed=1)
+        plan = make_plan([reader], event=EVENT, contract=contract, config=PrepareConfig(), seed=1)
+        return plan.inputs
 
     found = []
     for version in ("1.0", "1.1"):
@@ -132,9 +134,9 @@ def test_one_file_in_two_samples_is_refused(tmp_path: Path) -> None:
     readers = [TextReader(FileReaderConfig(files=[f"{folder}/*/*.txt"])) for _ in range(2)]
     arguments = {"event": EVENT, "contract": compile_contract(EVENT), "seed": 1}
     with pytest.raises(ConfigurationError, match="read twice"):
-        plan_inputs(readers, config=PrepareConfig(), **arguments)  # type: ignore[arg-type]
+        make_plan(readers, config=PrepareConfig(), **arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="nothing to read"):
-        plan_inputs([], config=PrepareConfig(), **arguments)  # type: ignore[arg-type]
+        make_plan([], config=PrepareConfig(), **arguments)  # type: ignore[arg-type]
 
 
 def test_copies_of_a_file_are_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

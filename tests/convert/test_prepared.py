@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hepset.batch import EventBatch, FlatStream, make_ids
-from hepset.events.select import derive, derive_and_select, possible, without_columns
+from hepset.events.pipeline import EventPipeline
+from hepset.events.select import derive, possible, without_columns
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 
 EVENT = EventInfo.parse(
@@ -43,7 +45,7 @@ def batch() -> EventBatch:
 
 
 def test_only_what_was_declared_is_left() -> None:
-    found, _ = derive_and_select(batch(), EVENT, DERIVE, {})
+    found = EventPipeline(EVENT, compile_contract(EVENT), DERIVE).select(batch()).batch
     assert set(found.arrays) == {"target/label", "extra/jet_pt", "extra/leading"}
     assert found.flat("pf").attached == {}
     assert list(found.flat("pf").columns) == ["charge", "ratio"]
@@ -54,8 +56,10 @@ def test_only_what_was_declared_is_left() -> None:
 
 def test_cuts_use_derived_columns_and_are_counted() -> None:
     cuts = {"some": "count(pf) > 0", "leading": "extra.leading > 0.6", "label": "jet_label < 7"}
-    found, tallies = derive_and_select(batch(), EVENT, DERIVE, cuts)
-    assert [tally.events for tally in tallies] == [3, 2, 1, 1]
+    pipeline = EventPipeline(EVENT, compile_contract(EVENT), DERIVE, cuts, tally=True)
+    result = pipeline.select(batch())
+    found = result.batch
+    assert [tally.events for tally in result.tallies] == [3, 2, 1, 1]
     assert found.ids["entry"].tolist() == [2]
     assert found.flat("pf").columns["ratio"].tolist() == [1.5]
     whole = without_columns(derive(batch(), EVENT, DERIVE), DERIVE).take(np.array([2]))

@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import hepset
+from hepset.batch import EventBatch
 from hepset.errors import ExpressionError, ReadError
 from hepset.events.derive import input_event
-from hepset.events.select import derive_and_select
+from hepset.events.pipeline import EventPipeline
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 
 COUNTS = np.array([2, 0, 3, 1])
@@ -64,6 +66,12 @@ def test_each_is_where_it_belongs(tmp_path: Path) -> None:
     assert "columns/jet_pt" not in scalars.arrays
 
 
+def prepared(
+    batch: EventBatch, event: EventInfo, derive: dict[str, str], cuts: dict[str, str]
+) -> EventBatch:
+    return EventPipeline(event, compile_contract(event), derive, cuts).select(batch).batch
+
+
 def test_arrays_of_one_size_and_streams_that_are_all_derived(tmp_path: Path) -> None:
     derive = {"grid.sum": "grid_x + grid_y", "pf.log": "log(part_pt)"}
     reader, event = read(
@@ -73,7 +81,7 @@ def test_arrays_of_one_size_and_streams_that_are_all_derived(tmp_path: Path) -> 
     )
     files = input_event(event, derive)
     (batch,) = type(reader)(reader.config, files)
-    found, _ = derive_and_select(batch, event, derive, {})
+    found = prepared(batch, event, derive, {})
     assert found["grid"][..., 0].tolist() == [[0, 2], [4, 6], [8, 10], [12, 14]]
     np.testing.assert_array_equal(found.flat("pf").columns["log"], np.log(PT))
     assert found.flat("pf").offsets.tolist() == OFFSETS.tolist()
@@ -95,19 +103,19 @@ def test_expressions_name_them_and_say_where_one_is_missing(tmp_path: Path) -> N
         "extra.top": "matches(file, 'tt.ar') & ~matches(columns.file, '^wjets')",
         "extra.w": "columns.weight + weight",
     }
-    found, _ = derive_and_select(batch, event, derive, {"some": "count(pf) > 0"})
+    found = prepared(batch, event, derive, {"some": "count(pf) > 0"})
     np.testing.assert_allclose(found.arrays["extra/ratio"], [1 / 10, 4 / 30, 5 / 40])
     assert found.arrays["extra/top"].tolist() == [True] * 3
     assert found.arrays["extra/w"].tolist() == [2.0] * 3
     with pytest.raises(ExpressionError, match=r"no column 'gone' in .*ttbar\.parquet"):
-        derive_and_select(batch, event, {"extra.x": "gone + 1"}, {})
+        prepared(batch, event, {"extra.x": "gone + 1"}, {})
     for text, message in (
         ("matches(file, '(')", "not a regular expression"),
         ("matches(file)", "write matches"),
         ("matches(jet_pt, 'a')", "needs a text"),
     ):
         with pytest.raises(ExpressionError, match=message):
-            derive_and_select(batch, event, {"extra.x": text}, {})
+            prepared(batch, event, {"extra.x": text}, {})
 
 
 def test_a_column_of_no_stream_is_refused() -> None:

@@ -87,7 +87,7 @@ def test_bits_of_the_arithmetic_are_a_number_in_yaml(folder: Path) -> None:
         ("event={file: a, inline: {}}", "either 'file' or 'inline'"),
         ("dataset=x", "either 'read' or 'dataset'"),
         ("prepare.split={train: 0.9, val: 0.1}", r"test 0.1 \(the default, not given\)"),
-        ("prepare.split.train=x", "prepare.split.train"),
+        ("prepare.split.train=[x]", "prepare.split.train"),
         ("model.heads={my head: classification}", "'my head': the name of a head"),
         ("train=fast", r"train: expected a mapping \(key: value\), found 'fast'"),
         ("read.files={2018: null}", "read: files"),

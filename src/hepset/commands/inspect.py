@@ -251,7 +251,7 @@ def _events(path: str, name: str | None, description: str, console: Console) -> 
     """
     from hepset.dialects import describe_event  # noqa: PLC0415
     from hepset.events.derive import input_event, restored_event  # noqa: PLC0415
-    from hepset.events.select import derive, possible, without_columns  # noqa: PLC0415
+    from hepset.events.pipeline import EventPipeline  # noqa: PLC0415
 
     described = describe_event(description)
     derived = described.defaults.get("prepare", {}).get("derive", {})
@@ -262,19 +262,22 @@ def _events(path: str, name: str | None, description: str, console: Console) -> 
     if not chunks:
         console.print("no events")
         return
-    batch = reader.read(chunks[0])
-    batch = without_columns(derive(batch, event, possible(batch, event, derived)), derived)
+    contract = compile_contract(event)
+    pipeline = EventPipeline(event, contract, derived, purpose="predict")
+    found = pipeline.run(reader.read(chunks[0]), "check")
     console.print(
-        f"{number(entries)} events, the first {number(len(batch))} of them are shown",
+        f"{number(entries)} events, the first {number(len(found))} of them are shown",
         highlight=False,
     )
-    contract = compile_contract(event)
     _contract(contract, console)
     _momenta(event, console)
-    _print(console, "ranges of the first events", _RANGE_HEAD, list(_batch_ranges(batch, contract)))
-    from hepset.check import check_batch  # noqa: PLC0415
-
-    _report(check_batch(contract, batch, training=False, raw=True), console)
+    _print(
+        console,
+        "ranges of the first events",
+        _RANGE_HEAD,
+        list(_batch_ranges(found.batch, contract)),
+    )
+    _report(found.report, console)
 
 
 def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[str]]:

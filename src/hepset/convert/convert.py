@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -45,15 +45,17 @@ from hepset.convert.records import (
 from hepset.convert.tasks import (
     ChunkResult,
     Context,
-    QuantileItem,
+    CountObjects,
+    CountValues,
     RangeItem,
+    RangeWork,
+    ReadEvents,
     ShardItem,
     ShardResult,
-    count_range,
     finished_range,
     finished_shard,
-    quantile_range,
-    read_range,
+    forget_context,
+    run_range,
     write_one_shard,
 )
 from hepset.dataset import Dataset, open_dataset
@@ -101,27 +103,6 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
-def plan_inputs(
-    readers: Sequence[Reader],
-    *,
-    event: EventInfo,
-    contract: Contract,
-    config: PrepareConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """Return everything that the bytes of a data set depend on, as JSON-ready data.
-
-    Two equal answers mean equal bytes; where they differ, the difference says why a data set is not
-    up to date. Files are digested (once per process), not read as events.
-
-    Raises:
-        ConfigurationError: As `prepare_dataset`.
-        ReadError: If a file cannot be opened.
-    """
-    plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
-    return plan.inputs
-
-
 def prepare_dataset(
     readers: Sequence[Reader],
     *,
@@ -157,12 +138,27 @@ def prepare_dataset(
         DatasetError: If no event is left, ids are not unique, or another conversion is writing.
     """
     plan = make_plan(readers, event=event, contract=contract, config=config, seed=seed)
+    return write_dataset(
+        plan, output, engine=engine, provenance=provenance, progress=progress, force=force
+    )
+
+
+def write_dataset(
+    plan: Plan,
+    output: Path,
+    *,
+    engine: Engine | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+    force: bool = False,
+) -> Dataset:
+    """Carry out a plan; the arguments and errors are those of `prepare_dataset`."""
     finished = None if force else _up_to_date(output, plan)
     if finished is not None:
         logger.info("%s is up to date", output)
         shutil.rmtree(output / WORK, ignore_errors=True)
         return finished
-    if not plan.splitter().names:
+    if not plan.splitter.names:
         raise ConfigurationError("prepare.split: every fraction is 0; give at least one split")
     _warn_of_copies(plan)
     for skipped in plan.skipped:
@@ -177,6 +173,7 @@ def prepare_dataset(
             conversion.run(dict(provenance or {}))
             shutil.rmtree(work)
     finally:
+        forget_context()
         if own_engine:
             runner.close()
     return open_dataset(output)
@@ -241,16 +238,7 @@ class _Conversion:
         self._start()
         jagged = self._resolve_slots()
         self._resolve_scales()
-        context = Context(
-            plan=self.plan,
-            jagged=jagged,
-            work=self.work,
-            output=self.output,
-            layouts={},
-            spills=(),
-            contract=self.plan.contract,
-            counted=frozenset(),
-        )
+        context = Context(self.plan, self.work, self.output, jagged)
         results, failed = self._read(context)
         report = merged_report(self.plan, results)
         if self.plan.config.check == "strict" and not report.ok:
@@ -268,13 +256,13 @@ class _Conversion:
         found = [{layout.name: layout for layout in r.layouts} for r in results if r.file]
         extremes = label_extremes(results)
         layouts = common_layouts(contract, found, extremes)
-        splits = self.plan.splitter().names
+        splits = self.plan.splitter.names
         counted = frozenset({"train"} if "train" in splits else splits)
         context = replace(
             context,
+            plan=self.plan.with_contract(contract),
             layouts=layouts,
             spills=tuple((r.file, r.rows) for r in results if r.file),
-            contract=contract,
             counted=counted,
         )
         shards = self._write(context, self._shards(results, layouts))
@@ -337,12 +325,26 @@ class _Conversion:
             if _SHARD_NAME.match(path.name) and path.name not in keep:
                 path.unlink()
 
-    def _items(self, context: Context, name: str) -> list[RangeItem]:
+    def _over_ranges(
+        self, context: Context, name: str, work: RangeWork, known: Collection[int] = ()
+    ) -> Iterator[tuple[int, Any]]:
+        """Do the same with every range that is not known; yield its index and the result.
+
+        Args:
+            context: What the tasks share.
+            name: Of the file that it is kept in.
+            work: What to do.
+            known: Indices of ranges that are left out.
+        """
         path = context.save(name)
-        return [
-            RangeItem(path, self.key, work, self.plan.paths[work.source])
-            for work in self.plan.ranges
+        ranges = self.plan.ranges
+        left = [index for index in range(len(ranges)) if index not in known]
+        items = [
+            RangeItem(path, self.key, ranges[i], self.plan.paths[ranges[i].source], work)
+            for i in left
         ]
+        for position, result in self.engine.map(run_range, items):
+            yield left[position], result
 
     def _resolve_slots(self) -> frozenset[str]:
         """Fill in slots that are `auto`; return the streams that are stored jagged."""
@@ -362,7 +364,7 @@ class _Conversion:
                 fraction = quantile_of(self.plan.event, name)
                 known[name] = slots_for(counted.get(name, Counter()), fraction)
         contract = contract.resolve(slots=known)
-        self.plan = replace(self.plan, contract=contract)
+        self.plan = self.plan.with_contract(contract)
         return jagged_streams(self.plan.event, contract, counted)
 
     def _resolve_scales(self) -> None:
@@ -371,56 +373,52 @@ class _Conversion:
         if not columns:
             return
         logger.info("reading twice for percentiles, because a transform has `affine: auto`")
-        context = Context(
-            self.plan, frozenset(), self.work, self.output, {}, (), self.plan.contract, frozenset()
-        )
-        items = self._items(context, "quantiles")
-        total, done = 2 * sum(len(item.range) for item in items), 0
+        context = Context(self.plan, self.work, self.output)
+        total, done = 2 * self._entries(), 0
         passes: list[Counts] = []
         for _ in range(2):
-            quantiles = Quantiles(passes[0] if passes else None)
-            work = [QuantileItem(item, columns, quantiles) for item in items]
+            work = CountValues(columns, Quantiles(passes[0] if passes else None))
             counted: Counts = {}
-            for index, part in self.engine.map(quantile_range, work):
+            for index, part in self._over_ranges(context, "quantiles", work):
                 counted = added([counted, part])
-                done += len(items[index].range)
+                done += len(self.plan.ranges[index])
                 self.progress(Progress("count", done, total))
             passes.append(counted)
         found = {column: Quantiles(passes[0]).affine(column, passes[1]) for column in columns}
-        self.plan = replace(self.plan, contract=self.plan.contract.resolve(affine=found))
+        self.plan = self.plan.with_contract(self.plan.contract.resolve(affine=found))
+
+    def _entries(self) -> int:
+        """Number of entries of all ranges."""
+        return sum(len(part) for part in self.plan.ranges)
 
     def _count(self) -> Lengths:
         """How many of the selected events have how many objects."""
         logger.info("counting objects, because the number of slots is left open")
-        context = Context(
-            self.plan, frozenset(), self.work, self.output, {}, (), self.plan.contract, frozenset()
-        )
-        items = self._items(context, "count")
+        context = Context(self.plan, self.work, self.output)
         parts: list[Lengths] = []
-        total, done = sum(len(item.range) for item in items), 0
-        for index, counts in self.engine.map(count_range, items):
+        total, done = self._entries(), 0
+        for index, counts in self._over_ranges(context, "count", CountObjects()):
             parts.append(counts)
-            done += len(items[index].range)
+            done += len(self.plan.ranges[index])
             self.progress(Progress("count", done, total))
         return added_lengths(parts)
 
     def _read(self, context: Context) -> tuple[list[ChunkResult], list[SkippedSource]]:
         """Run the range tasks; return the results of usable sources in order of the plan."""
-        items = self._items(context, "read")
+        ranges, work = self.plan.ranges, ReadEvents()
         found: dict[int, list[ChunkResult]] = {}
-        for index, item in enumerate(items):
-            earlier = finished_range(self.work, self.key, item)
+        for index, part in enumerate(ranges):
+            earlier = finished_range(self.work, self.key, part)
             if earlier is not None:
                 found[index] = earlier
-        missing = [index for index in range(len(items)) if index not in found]
-        total = sum(len(item.range) for item in items)
-        done = sum(len(items[index].range) for index in found)
+        total = self._entries()
+        done = sum(len(ranges[index]) for index in found)
         if found:
-            logger.info("%d of %d ranges are already read", len(found), len(items))
+            logger.info("%d of %d ranges are already read", len(found), len(ranges))
         logger.info("reading %d entries of %d sources", total, len(self.plan.sources))
-        for position, result in self.engine.map(read_range, [items[i] for i in missing]):
-            found[missing[position]] = result
-            done += len(items[missing[position]].range)
+        for index, result in self._over_ranges(context, "read", work, known=list(found)):
+            found[index] = result
+            done += len(ranges[index])
             self.progress(Progress("read", done, total))
         results = [result for index in sorted(found) for result in found[index]]
         errors: dict[int, str] = {}
@@ -450,7 +448,7 @@ class _Conversion:
                 per_event += layout.width
         limit = max(1, min(self.plan.config.shard_size, int(SHARD_BYTES / per_event)))
         shards = []
-        for name in self.plan.splitter().names:
+        for name in self.plan.splitter.names:
             rows = sum(result.rows.get(name, 0) for result in results)
             count = math.ceil(rows / limit)
             shards += [(name, index, count) for index in range(count)]

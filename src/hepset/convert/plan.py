@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import xxhash
 from hepset.dataset.manifest import DATASET_FORMAT, SkippedSource, SourceRecord
 from hepset.errors import ConfigurationError, ReadError
 from hepset.events.derive import derived_contract, derived_event
+from hepset.events.pipeline import EventPipeline
 from hepset.events.select import plugin_functions
 from hepset.events.split import Splitter
 from hepset.expressions.named_files import named_files
@@ -78,27 +79,49 @@ class Plan:
     seed: int
     inputs: dict[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of `inputs`: equal keys mean equal bytes."""
         return digest_of(self.inputs)
 
-    @property
+    @cached_property
     def work_key(self) -> str:
         """Digest of the plan with its ranges: whether unfinished work can be continued."""
         ranges = [[r.reader, r.source, [[c.start, c.stop] for c in r.chunks]] for r in self.ranges]
         return digest_of([self.key, ranges])
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys of the sources."""
         return tuple(source.key for source in self.sources)
 
+    @cached_property
     def splitter(self) -> Splitter:
-        """Return what assigns events to splits."""
+        """What assigns events to splits."""
         groups = [source.group for source in self.sources]
         official = [source.split for source in self.sources]
         return Splitter(self.config.split, self.seed, self.keys, groups, official)
+
+    @cached_property
+    def pipeline(self) -> EventPipeline:
+        """What becomes of the events."""
+        return EventPipeline(
+            self.event,
+            self.contract,
+            self.config.derive,
+            self.config.select,
+            self.splitter,
+            strict=self.config.check == "strict",
+        )
+
+    def with_contract(self, contract: Contract) -> Plan:
+        """Return the plan with sizes that the files have told."""
+        if contract == self.contract:
+            return self
+        changed = replace(self, contract=contract)
+        # The splits do not depend on the contract.
+        changed.__dict__["splitter"] = self.splitter
+        return changed
 
 
 def digest_of(document: object) -> str:
@@ -160,7 +183,7 @@ def make_plan(
         for index, reader in enumerate(usable)
         for chunks in _tasks(reader)
     ]
-    completed = derived_contract(contract, full)
+    completed = derived_contract(contract, full) if config.derive else contract
     inputs = {
         "format": DATASET_FORMAT,
         "algorithm": ALGORITHM,
@@ -186,7 +209,7 @@ def make_plan(
         seed=seed,
         inputs=inputs,
     )
-    plan.splitter()  # Raises now where groups and splits do not fit.
+    plan.splitter  # noqa: B018  raises now where groups and splits do not fit.
     return plan
 
 
@@ -228,7 +251,7 @@ def open_sources(
     for path, group in config.expand():
         alone = config.model_copy(update={"files": {group: [path]}})
         try:
-            type(reader)(alone, event).sources()
+            _of_files(reader, alone, event).sources()
         except ReadError as problem:
             bad.append((path, str(problem)))
         else:
@@ -236,8 +259,15 @@ def open_sources(
     if not good:
         lines = "\n".join(f"  {why}" for _, why in bad)
         raise ReadError(f"none of the {len(bad)} files can be read:\n{lines}")
-    kept = type(reader)(config.model_copy(update={"files": good}), event)
+    kept = _of_files(reader, config.model_copy(update={"files": good}), event)
     return kept, kept.sources(), bad
+
+
+def _of_files(reader: Reader, config: FileReaderConfig, event: EventInfo) -> Reader:
+    """Return a reader of other files for the same purpose."""
+    other = type(reader)(config, event)
+    other.purpose = reader.purpose
+    return other
 
 
 def _keys(sources: Sequence[Source], unreadable: Sequence[str]) -> dict[str, str]:
@@ -302,7 +332,9 @@ def _options(reader: Reader) -> dict[str, Any]:
     """What a reader was asked, without what the bytes do not depend on."""
     options: Mapping[str, Any] = reader.config.model_dump(mode="json")
     kept = {name: value for name, value in options.items() if name not in {"files", "chunk_size"}}
-    return {"reader": type(reader).__name__, **_provider(reader), **kept}
+    fingerprint = dict(reader.fingerprint())
+    found = {"reader": type(reader).__name__, **_provider(reader), **kept}
+    return {**found, "fingerprint": fingerprint} if fingerprint else found
 
 
 def _provider(reader: Reader) -> dict[str, str]:

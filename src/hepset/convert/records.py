@@ -121,7 +121,7 @@ def warn_of_unused_splits(plan: Plan, results: Sequence[ChunkResult]) -> None:
     """Warn where event numbers are no numbers of events: all the same, for example."""
     events = sum(sum(result.rows.values()) for result in results)
     config = plan.config.split
-    fractions = {name: getattr(config, name, None) for name in plan.splitter().names}
+    fractions = {name: getattr(config, name, None) for name in plan.splitter.names}
     for name, fraction in fractions.items():
         rows = sum(result.rows.get(name, 0) for result in results)
         wanted = events * fraction if isinstance(fraction, float) else 0.0
@@ -167,7 +167,7 @@ def source_records(plan: Plan, results: Iterable[ChunkResult]) -> tuple[SourceRe
         counts = rows.setdefault(result.source, {})
         for split, count in result.rows.items():
             counts[split] = counts.get(split, 0) + count
-    order = plan.splitter().names
+    order = plan.splitter.names
     return tuple(
         source.model_copy(
             update={

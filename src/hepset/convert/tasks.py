@@ -1,8 +1,8 @@
-"""The tasks of a conversion: count objects, read a range into a spill, merge spills to a shard.
+"""The tasks of a conversion: do something with every chunk of a range, merge spills to a shard.
 
 A task is a function of a small item; what all tasks share is a `Context` in a file beside the
-spills, written anew by every conversion. A task writes its files in one step and leaves a record of
-its result, so that a repeated task is harmless and an interrupted conversion goes on.
+spills, written by every conversion. A task writes its files in one step, with its result in them or
+beside them, so that a repeated task is harmless and an interrupted conversion goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,6 @@ from pydantic import Field
 
 from hepset.arrays import Array, Ragged, offsets_of
 from hepset.batch import ID_DTYPE, EventBatch
-from hepset.check import check_batch
 from hepset.convert.lengths import Lengths, added_lengths, count_lengths
 from hepset.convert.plan import Plan, Range
 from hepset.convert.quantiles import Counts, Quantiles, added, values_before
@@ -44,9 +44,9 @@ from hepset.dataset.manifest import Truncation
 from hepset.dataset.shards import ShardRecord, row_group_rows, write_shard
 from hepset.dataset.statistics import StatisticsCollector
 from hepset.errors import ContractError, DatasetError
+from hepset.events.pipeline import Prepared
 from hepset.events.rows import label_range, pick, stored_columns
-from hepset.events.select import Tally, derive_and_select
-from hepset.events.slots import conform
+from hepset.events.select import Tally
 from hepset.events.split import shard_bounds
 from hepset.files import atomic_file
 from hepset.interfaces import Chunk
@@ -58,60 +58,101 @@ from hepset.schema.steps import TransformStep
 
 HASH: Final = "order"
 """Column of a spill file: the hash that decides the place of a row."""
+RESULT: Final = b"hepset.result"
+"""Metadata of a spill file: the `ChunkResult`, also of a chunk that leaves no event."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What all tasks of one conversion share.
+    """What all tasks of one phase share.
 
     Attributes:
         plan: The plan; its contract has all slots resolved, but for counting.
-        jagged: Streams that are stored jagged.
         work: Folder of spills and records.
         output: Folder of the shards.
+        jagged: Streams that are stored jagged.
         layouts: How each tensor is stored; empty before the ranges are read.
         spills: Spill files in order with their rows per split.
-        contract: The contract of the data set, once classes are resolved.
         counted: Splits whose events go into the statistics.
     """
 
     plan: Plan
-    jagged: frozenset[str]
     work: Path
     output: Path
-    layouts: Mapping[str, ColumnLayout]
-    spills: tuple[tuple[str, Mapping[str, int]], ...]
-    contract: Contract
-    counted: frozenset[str]
+    jagged: frozenset[str] = frozenset()
+    layouts: Mapping[str, ColumnLayout] = field(default_factory=dict)
+    spills: tuple[tuple[str, Mapping[str, int]], ...] = ()
+    counted: frozenset[str] = frozenset()
 
     def save(self, name: str) -> str:
         """Write the context for the workers; return its path."""
         path = self.work / name
-        with atomic_file(path) as file:
+        # Not for later: an interrupted conversion that continues writes it again.
+        with atomic_file(path, durable=False) as file:
             pickle.dump(self, file)
+        _OWN.clear()
+        _OWN[str(path)] = self
         return str(path)
 
 
+_OWN: Final[dict[str, Context]] = {}
+"""The context that this process saved last, with the files that its readers keep open."""
+
+
+def forget_context() -> None:
+    """Let go of the context that was saved last, and of the files that its readers keep open."""
+    _OWN.clear()
+
+
+def _context(path: str, stamp: str) -> Context:
+    own = _OWN.get(path)
+    return own if own is not None else _loaded(path, stamp)
+
+
 @lru_cache(maxsize=2)
-def _context(path: str, _stamp: str) -> Context:
+def _loaded(path: str, _stamp: str) -> Context:
     # Written by the conversion that started this task, never taken from a user.
     context: Context = pickle.loads(Path(path).read_bytes())
     return context
 
 
+class RangeWork(ABC):
+    """What is done with the events of a range; small, and travels to worker processes."""
+
+    @abstractmethod
+    def __call__(self, context: Context, item: RangeItem) -> Any:  # noqa: ANN401  of each kind
+        """Do it; return what the range adds to the result."""
+
+    @abstractmethod
+    def without(self, item: RangeItem, problem: Exception) -> Any:  # noqa: ANN401
+        """Return what a range adds whose file is left out (``on_error: skip``)."""
+
+
 @dataclass(frozen=True)
 class RangeItem:
-    """One range to read."""
+    """One range, and what to do with it."""
 
     context: str
     stamp: str
     range: Range
     label: str
+    work: RangeWork
 
     def __str__(self) -> str:
         """Name the source and the entries."""
         chunks = self.range.chunks
         return f"{self.label}: entries {chunks[0].start} to {chunks[-1].stop}"
+
+
+def run_range(item: RangeItem) -> Any:  # noqa: ANN401  what the work gives
+    """Do with a range what its item says."""
+    context = _context(item.context, item.stamp)
+    try:
+        return item.work(context, item)
+    except UNUSABLE as problem:
+        if context.plan.config.on_error == "stop":
+            raise
+        return item.work.without(item, problem)
 
 
 @dataclass(frozen=True)
@@ -162,9 +203,7 @@ class ChunkResult(Model):
     start: int
     """First entry."""
     file: str = ""
-    """Spill file; empty where nothing was selected."""
-    bytes: int = 0
-    """Size of the spill file."""
+    """Spill file; empty where it holds no event."""
     error: str = ""
     """Why the source could not be read."""
     tallies: tuple[TallyRecord, ...] = ()
@@ -196,63 +235,57 @@ class ShardResult(Model):
     """Of its rows, where the split counts."""
 
 
-def count_range(item: RangeItem) -> Lengths:
-    """Count the objects of the selected events of a range."""
-    context = _context(item.context, item.stamp)
-    parts: list[Lengths] = []
-    for chunk in item.range.chunks:
-        try:
-            batch = read_chunk(context.plan, item.range, chunk)
-            batch, _ = _selected(context, batch)
-        except UNUSABLE:
-            if context.plan.config.on_error == "stop":
-                raise
-            return {}
-        parts.append(count_lengths(pick(batch, context.plan.contract).streams))
-    return added_lengths(parts)
+class CountObjects(RangeWork):
+    """Count the objects of selected events."""
+
+    def __call__(self, context: Context, item: RangeItem) -> Lengths:
+        """Count those of a range."""
+        plan = context.plan
+        parts: list[Lengths] = []
+        for chunk in item.range.chunks:
+            batch = plan.pipeline.run(read_chunk(plan, item.range, chunk), "select").batch
+            parts.append(count_lengths(pick(batch, plan.contract).streams))
+        return added_lengths(parts)
+
+    def without(self, item: RangeItem, problem: Exception) -> Lengths:  # noqa: ARG002
+        """Count none."""
+        return {}
 
 
 @dataclass(frozen=True)
-class QuantileItem:
-    """One range whose values are counted for ``affine: auto``."""
+class CountValues(RangeWork):
+    """Count values of the training events at the beginning of each source, see `Quantiles`."""
 
-    item: RangeItem
     columns: Mapping[tuple[str, str], tuple[TransformStep, ...]]
     quantiles: Quantiles
 
-    def __str__(self) -> str:
-        """Name the source and the entries."""
-        return str(self.item)
+    def __call__(self, context: Context, item: RangeItem) -> Counts:
+        """Count those of a range."""
+        plan = context.plan
+        only = "train" if "train" in plan.splitter.names else None
+        entries = plan.sources[item.range.source].entries
+        stop = max(1, math.floor(plan.config.affine_fraction * entries))
+        parts: list[Counts] = []
+        for chunk in item.range.chunks:
+            if chunk.start >= stop:
+                continue
+            if not plan.readers[item.range.reader].sequential:
+                chunk = replace(chunk, stop=min(chunk.stop, stop))  # noqa: PLW2901
+            batch = read_chunk(plan, item.range, chunk)
+            batch = batch.take(batch.ids["entry"] < stop)
+            batch = plan.pipeline.run(batch, "select", only=only).batch
+            counted: Counts = {}
+            for (tensor, feature), steps in self.columns.items():
+                values = _feature_values(batch, plan.contract, tensor, feature)
+                counted[tensor, feature] = self.quantiles.count(
+                    (tensor, feature), values_before(values, steps)
+                )
+            parts.append(counted)
+        return added(parts)
 
-
-def quantile_range(work: QuantileItem) -> Counts:
-    """Count values of the training events at the beginning of a source, see `Quantiles`."""
-    context = _context(work.item.context, work.item.stamp)
-    plan = context.plan
-    splitter = plan.splitter()
-    entries = plan.sources[work.item.range.source].entries
-    stop = max(1, math.floor(plan.config.affine_fraction * entries))
-    parts: list[Counts] = []
-    for chunk in work.item.range.chunks:
-        if chunk.start >= stop:
-            continue
-        if not plan.readers[work.item.range.reader].sequential:
-            chunk = replace(chunk, stop=min(chunk.stop, stop))  # noqa: PLW2901
-        try:
-            batch = read_chunk(plan, work.item.range, chunk)
-            batch, _ = _selected(context, batch.take(batch.ids["entry"] < stop))
-        except UNUSABLE:
-            if plan.config.on_error == "stop":
-                raise
-            return {}
-        if "train" in splitter.names:
-            batch = batch.take(splitter.assign(batch)[0] == splitter.names.index("train"))
-        counted: Counts = {}
-        for (tensor, feature), steps in work.columns.items():
-            values = values_before(_feature_values(batch, plan.contract, tensor, feature), steps)
-            counted[tensor, feature] = work.quantiles.count((tensor, feature), values)
-        parts.append(counted)
-    return added(parts)
+    def without(self, item: RangeItem, problem: Exception) -> Counts:  # noqa: ARG002
+        """Count none."""
+        return {}
 
 
 def _feature_values(batch: EventBatch, contract: Contract, tensor: str, feature: str) -> Array:
@@ -269,37 +302,37 @@ def _feature_values(batch: EventBatch, contract: Contract, tensor: str, feature:
     return column[both]
 
 
-def read_range(item: RangeItem) -> list[ChunkResult]:
-    """Read a range: derive, select, check, conform, split, and spill what is left."""
-    context = _context(item.context, item.stamp)
-    results = []
-    for chunk in item.range.chunks:
-        result = _read_chunk(context, item, chunk)
-        with atomic_file(record_path(context.work, result.source, chunk)) as file:
-            file.write(result.model_dump_json().encode())
-        results.append(result)
-        if result.error:
-            break
-    return results
+class ReadEvents(RangeWork):
+    """Prepare the events, and spill them sorted by split and hash."""
+
+    def __call__(self, context: Context, item: RangeItem) -> list[ChunkResult]:
+        """Spill those of a range, chunk by chunk."""
+        return [_read_chunk(context, item, chunk) for chunk in item.range.chunks]
+
+    def without(self, item: RangeItem, problem: Exception) -> list[ChunkResult]:
+        """Say why the source cannot be read."""
+        start = item.range.chunks[0].start
+        result = ChunkResult(work=item.stamp, source=item.range.source, start=start)
+        return [result.model_copy(update={"error": str(problem)})]
 
 
-def record_path(work: Path, source: int, chunk: Chunk) -> Path:
-    """Where the record of a chunk is."""
-    return work / f"range-{source:06d}-{chunk.start:012d}.json"
+def spill_path(work: Path, source: int, chunk: Chunk) -> Path:
+    """Where the events of a chunk are kept until they are merged."""
+    return work / f"range-{source:06d}-{chunk.start:012d}.arrow"
 
 
-def finished_range(work: Path, key: str, item: RangeItem) -> list[ChunkResult] | None:
+def finished_range(work: Path, key: str, part: Range) -> list[ChunkResult] | None:
     """Return the results of a range that an earlier run has finished, else None."""
     results = []
-    for chunk in item.range.chunks:
-        path = record_path(work, item.range.source, chunk)
+    for chunk in part.chunks:
+        path = spill_path(work, part.source, chunk)
         try:
-            result = ChunkResult.model_validate_json(path.read_bytes())
-        except (OSError, ValueError):
+            with pa.memory_map(str(path)) as source:
+                known = pa.ipc.open_file(source).schema.metadata[RESULT]
+            result = ChunkResult.model_validate_json(known)
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        if result.work != key or result.error:
-            return None
-        if result.file and not _has_size(work / result.file, result.bytes):
+        if result.work != key:
             return None
         results.append(result)
     return results
@@ -320,85 +353,89 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _selected(context: Context, batch: EventBatch) -> tuple[EventBatch, list[Tally]]:
-    plan = context.plan
-    return derive_and_select(batch, plan.event, plan.config.derive, plan.config.select)
-
-
 def _read_chunk(context: Context, item: RangeItem, chunk: Chunk) -> ChunkResult:
+    """Prepare a chunk: derive, select, split, check, conform; and spill what is left."""
     plan = context.plan
-    result = ChunkResult(work=item.stamp, source=item.range.source, start=chunk.start)
-    try:
-        batch = read_chunk(context.plan, item.range, chunk)
-        batch, tallies = _selected(context, batch)
-    except UNUSABLE as problem:
-        if plan.config.on_error == "stop":
-            raise
-        return result.model_copy(update={"error": str(problem)})
-    report = check_batch(plan.contract, batch, raw=True)
-    result = result.model_copy(
-        update={"tallies": tuple(TallyRecord.of(t) for t in tallies), "report": report}
+    batch = read_chunk(plan, item.range, chunk)
+    prepared = replace(plan.pipeline, tally=True).run(batch, "check")
+    result = ChunkResult(
+        work=item.stamp,
+        source=item.range.source,
+        start=chunk.start,
+        tallies=tuple(TallyRecord.of(tally) for tally in prepared.tallies),
+        report=prepared.report,
+        hashed=prepared.hashed,
     )
-    if not len(batch) or (not report.ok and plan.config.check == "strict"):
-        return result
+    if not len(prepared) or (not prepared.report.ok and plan.pipeline.strict):
+        return _spill(context, chunk, result, {}, {}, ())
     try:
-        return _spill(context, item, chunk, batch, result)
+        return _sorted_spill(context, chunk, plan.pipeline.conform(prepared), result)
     except (ArithmeticError, LookupError, ValueError) as problem:
-        if report.ok:
+        if prepared.report.ok:
             raise
         raise ContractError(
             f"{item}: the data cannot be stored ({problem}), because they do not obey the "
-            "contract:\n" + "\n".join(f"  {violation}" for violation in report.errors)
+            "contract:\n" + "\n".join(f"  {violation}" for violation in prepared.report.errors)
         ) from problem
 
 
-def _spill(
-    context: Context, item: RangeItem, chunk: Chunk, batch: EventBatch, result: ChunkResult
+def _sorted_spill(
+    context: Context, chunk: Chunk, prepared: Prepared, result: ChunkResult
 ) -> ChunkResult:
-    plan = context.plan
-    splitter = plan.splitter()
-    batch, truncated = conform(pick(batch, plan.contract), plan.event, plan.contract)
-    split, hashed = splitter.assign(batch)
-    hashes = splitter.order(batch)
+    """Spill the events of a chunk, those of one split after those of another."""
+    plan, batch, split = context.plan, prepared.batch, prepared.split
+    assert split is not None
+    hashes = plan.splitter.order(batch)
     ids = batch.ids
     order = np.lexsort((ids["sample"], ids["entry"], ids["source"], hashes, split))
     layouts, columns = stored_columns(batch, plan.contract, context.jagged)
-    labels = {
-        name: extremes
-        for name, column in columns.items()
-        if name in plan.contract and (extremes := label_range(plan.contract[name], column))
-    }
-    schema = arrow_schema(layouts)
-    fields = schema.append(pa.field(HASH, pa.uint64(), nullable=False))
-    rows = np.bincount(split, minlength=len(splitter.names)).tolist()
-    path = context.work / f"range-{item.range.source:06d}-{chunk.start:012d}.arrow"
-    ends = np.cumsum([0, *rows])
-    with atomic_file(path) as file:
-        with pa.ipc.new_file(file, fields) as writer:
-            for start, stop in itertools.pairwise(ends):
-                if start < stop:
-                    events = order[start:stop]
-                    taken = {name: take(column, events) for name, column in columns.items()}
-                    encoded = record_batch(schema, layouts, ids[events], taken)
-                    arrays = [*encoded.columns, pa.array(hashes[events], pa.uint64())]
-                    writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=fields))
-        size = file.tell()
-    return result.model_copy(
+    names = plan.splitter.names
+    rows = np.bincount(split, minlength=len(names)).tolist()
+    result = result.model_copy(
         update={
-            "file": path.name,
-            "bytes": size,
-            "rows": {name: n for name, n in zip(splitter.names, rows, strict=True) if n},
+            "file": spill_path(context.work, result.source, chunk).name,
+            "rows": {name: n for name, n in zip(names, rows, strict=True) if n},
             "objects": {
                 name: int(column.offsets[-1])
                 for name, column in columns.items()
                 if isinstance(column, Ragged) and name in context.jagged
             },
-            "truncated": truncated,
-            "labels": labels,
+            "truncated": prepared.truncated,
+            "labels": {
+                name: extremes
+                for name, column in columns.items()
+                if name in plan.contract and (extremes := label_range(plan.contract[name], column))
+            },
             "layouts": tuple(layouts.values()),
-            "hashed": hashed,
         }
     )
+    ends = np.cumsum([0, *rows])
+    parts = [order[start:stop] for start, stop in itertools.pairwise(ends) if start < stop]
+    return _spill(context, chunk, result, layouts, columns, [(ids[p], hashes[p], p) for p in parts])
+
+
+def _spill(
+    context: Context,
+    chunk: Chunk,
+    result: ChunkResult,
+    layouts: Mapping[str, ColumnLayout],
+    columns: Mapping[str, Column],
+    parts: Sequence[tuple[Array, Array, Array]],
+) -> ChunkResult:
+    """Write a spill: a record batch for each part (ids, hashes, rows), and the result itself."""
+    schema = arrow_schema(layouts)
+    fields = schema.append(pa.field(HASH, pa.uint64(), nullable=False))
+    fields = fields.with_metadata({RESULT: result.model_dump_json().encode()})
+    with (
+        atomic_file(spill_path(context.work, result.source, chunk)) as file,
+        pa.ipc.new_file(file, fields) as writer,
+    ):
+        for ids, hashes, rows in parts:
+            taken = {name: take(column, rows) for name, column in columns.items()}
+            encoded = record_batch(schema, layouts, ids, taken)
+            arrays = [*encoded.columns, pa.array(hashes, pa.uint64())]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=fields))
+    return result
 
 
 def write_one_shard(item: ShardItem) -> ShardResult:
@@ -410,7 +447,7 @@ def write_one_shard(item: ShardItem) -> ShardResult:
     collector = None
     if item.split in context.counted:
         present = [name for name, layout in context.layouts.items() if layout.layout != "empty"]
-        collector = StatisticsCollector(context.contract, present)
+        collector = StatisticsCollector(context.plan.contract, present)
     total = sum(_decoded_bytes(column) for column in columns.values())
     step = row_group_rows(len(ids), total)
 
@@ -519,13 +556,11 @@ def _stored(table: pa.RecordBatch, name: str, layout: ColumnLayout, context: Con
 
 def _absent(layout: ColumnLayout, rows: int, table: pa.RecordBatch, context: Context) -> Column:
     """Rows of a source that does not have a tensor which others have."""
-    known = layout.name in context.contract
-    spec = context.contract[layout.name] if known else None
+    contract = context.plan.contract
+    spec = contract.tensors.get(layout.name)
     fill = layout.missing(spec.kind if spec is not None else None)
     if layout.layout == "jagged":
-        mask = context.plan.contract if spec is None else context.contract
-        stream = layout.dims[1]
-        index = table.schema.get_field_index(f"{mask[stream].mask}")
+        index = table.schema.get_field_index(f"{contract[layout.dims[1]].mask}")
         counts = raw(table.schema.field(index).type.layout, table.column(index))
         offsets = offsets_of(np.asarray(counts))
         return Ragged.of(offsets, np.full((offsets[-1], *layout.shape[1:]), fill, layout.stored))

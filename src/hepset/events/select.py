@@ -103,51 +103,39 @@ class BatchColumns:
         return self._batch.streams[stream].offsets
 
 
-def derive_and_select(
-    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
-) -> tuple[EventBatch, list[Tally]]:
-    """Apply the cuts, and add derived columns to the events that pass.
+def surviving(
+    batch: EventBatch,
+    event: EventInfo,
+    expressions: Mapping[str, str],
+    cuts: Mapping[str, str],
+    *,
+    tally: bool = True,
+) -> tuple[Array, tuple[Tally, ...]]:
+    """Return which events pass all cuts.
 
-    Cuts may use derived columns; of those only what they need is computed for the other events.
+    Cuts may use derived columns; only what they need of those is computed.
 
     Args:
         batch: As a reader gives it.
         event: What an event of the data set is, derived features included.
         expressions: New column → expression.
         cuts: Cut → expression; NaN fails a cut.
+        tally: Whether to count, which costs a pass per cut.
 
     Returns:
-        The events that pass all cuts, without what only expressions needed; and what is there
-        before any cut and after each.
+        A mask, shape ``(event,)``; and what is there before any cut and after each.
 
     Raises:
         ExpressionError: If an expression cannot be compiled or evaluated.
     """
+    alive = np.ones(len(batch), bool)
     weights = batch.arrays.get("weight", np.ones(len(batch)))
-    tallies = [Tally.of(weights)]
-    alive = np.ones(len(batch), bool)
+    tallies = [Tally.of(weights)] if tally else []
     for row in _passes_before(batch, event, expressions, cuts).values():
         alive &= row
-        tallies.append(Tally.of(weights[alive]))
-    return _completed(batch, event, expressions, alive), tallies
-
-
-def select_and_derive(
-    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], cuts: Mapping[str, str]
-) -> EventBatch:
-    """Return the events of `derive_and_select`, without the cutflow, which costs a pass per cut."""
-    alive = np.ones(len(batch), bool)
-    for row in _passes_before(batch, event, expressions, cuts).values():
-        alive &= row
-    return _completed(batch, event, expressions, alive)
-
-
-def _completed(
-    batch: EventBatch, event: EventInfo, expressions: Mapping[str, str], alive: Array
-) -> EventBatch:
-    """Keep some events, and add their derived columns."""
-    batch = batch if alive.all() else batch.take(alive)
-    return without_columns(derive(batch, event, expressions), expressions)
+        if tally:
+            tallies.append(Tally.of(weights[alive]))
+    return alive, tuple(tallies)
 
 
 def derive(batch: EventBatch, event: EventInfo, expressions: Mapping[str, str]) -> EventBatch:
@@ -248,7 +236,7 @@ def _passes_before(
         return {}
     columns = BatchColumns(batch, input_event(event, expressions))
     derivations, scope = _compiled_derivations(expressions, columns.scope)
-    compiled = _compiled(cuts, scope)
+    compiled = _compiled(cuts, scope, "prepare.select")
     needed = {name for expression in compiled.values() for name in expression.names}
     wanted = []
     for derivation in reversed(derivations):
@@ -259,13 +247,16 @@ def _passes_before(
     return _evaluated(compiled, overlay, len(batch))
 
 
-def passes(batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]) -> dict[str, Array]:
+def passes(
+    batch: EventBatch, event: EventInfo, cuts: Mapping[str, str], where: str = "prepare.select"
+) -> dict[str, Array]:
     """Return, cut by cut, which events pass it alone, shape ``(event,)``.
 
     Args:
         batch: With derived columns.
         event: What an event of the data set is.
         cuts: Name → expression; NaN fails a cut.
+        where: Place in the configuration, for error messages.
 
     Raises:
         ExpressionError: If an expression cannot be compiled or evaluated.
@@ -273,7 +264,7 @@ def passes(batch: EventBatch, event: EventInfo, cuts: Mapping[str, str]) -> dict
     if not cuts:
         return {}
     columns = BatchColumns(batch, event)
-    return _evaluated(_compiled(cuts, columns.scope), columns, len(batch))
+    return _evaluated(_compiled(cuts, columns.scope, where), columns, len(batch))
 
 
 _Texts = tuple[tuple[str, str], ...]
@@ -320,16 +311,14 @@ def _derivations_of(expressions: _Texts, scope: _FrozenScope) -> tuple[Sequence[
     return compile_derivations(dict(expressions), scope.scope(), plugin_functions())
 
 
-def _compiled(cuts: Mapping[str, str], scope: Scope) -> Mapping[str, Expression]:
-    return _cuts_of(tuple(cuts.items()), _FrozenScope.of(scope))
+def _compiled(cuts: Mapping[str, str], scope: Scope, where: str) -> Mapping[str, Expression]:
+    return _cuts_of(tuple(cuts.items()), _FrozenScope.of(scope), where)
 
 
 @lru_cache(maxsize=32)
-def _cuts_of(cuts: _Texts, scope: _FrozenScope) -> Mapping[str, Expression]:
+def _cuts_of(cuts: _Texts, scope: _FrozenScope, where: str) -> Mapping[str, Expression]:
     return {
-        name: compile_selection(
-            text, scope.scope(), plugin_functions(), where=f"prepare.select.{name}"
-        )
+        name: compile_selection(text, scope.scope(), plugin_functions(), where=f"{where}.{name}")
         for name, text in cuts
     }
 

@@ -6,7 +6,7 @@ which files are read nor on how the work is cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -87,6 +87,9 @@ class Splitter:
             fractions = [1 / config.folds] * config.folds
             self._thresholds = _thresholds(fractions)
             return
+        if config.expressions:
+            self.names = tuple(config.expressions)
+            return
         parts = {"train": config.train, "val": config.val, "test": config.test}
         grouped = {name: part for name, part in parts.items() if isinstance(part, GroupSplit)}
         if grouped:
@@ -108,13 +111,40 @@ class Splitter:
             batch: Events whose ``ids["source"]`` counts through the sources.
 
         Raises:
-            ConfigurationError: If the event number was asked for but the files have none.
+            ConfigurationError: If the event number was asked for but the files have none, or
+                expressions decide: see `of_passing`.
         """
+        if self.config.expressions:
+            raise ConfigurationError("prepare.split: expressions decide, which the ids do not tell")
         if self._by_source is not None:
             return self._by_source[batch.ids["source"]], "entry"
         parts, hashed = self._identity(batch)
         hashes = hash_rows(self.seed ^ _SPLIT, parts)
         return np.searchsorted(self._thresholds, hashes, side="right"), hashed
+
+    def of_passing(self, batch: EventBatch, passing: Mapping[str, Array]) -> Array:
+        """Return the split of every event by what passes the expression of each split.
+
+        Args:
+            batch: The events, for the message.
+            passing: Split → which events pass its expression, shape ``(event,)``.
+
+        Raises:
+            ConfigurationError: If an event is in no split or in several.
+        """
+        inside = np.stack([passing[name] for name in self.names])
+        wrong = np.flatnonzero(inside.sum(axis=0) != 1)
+        if wrong.size:
+            first = int(wrong[0])
+            where, entry = batch.where(first)
+            found = [n for n, row in zip(self.names, inside, strict=True) if row[first]]
+            raise ConfigurationError(
+                f"prepare.split: {where}, entry {entry}: in {' and '.join(found) or 'no split'} "
+                f"({wrong.size} of {len(batch)} events); the expressions must put every event in "
+                "exactly one split, and select leaves events out"
+            )
+        split: Array = np.argmax(inside, axis=0)
+        return split
 
     def order(self, batch: EventBatch) -> Hashes:
         """Return the hash that decides the place of every row, samples of one event apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -155,6 +155,10 @@ class Chunk:
         return self.stop - self.start
 
 
+Purpose = Literal["train", "predict"]
+"""What events are read for: to learn from and to evaluate on, or to predict every one of them."""
+
+
 class Reader(ABC):
     """Reads one format. It never sees the whole data set, never shuffles, never scales.
 
@@ -167,6 +171,9 @@ class Reader(ABC):
     """Model of the options."""
     sequential: ClassVar[bool] = False
     """True where the source has no random access, so that chunks must be read in order."""
+    purpose: Purpose = "train"
+    """What the events are for, set before anything is read. A reader with cuts or resampling of
+    its own leaves them out to ``predict``, where every event of the files has a row."""
 
     def __init__(self, config: ReaderConfig, event: EventInfo | None = None) -> None:
         """Keep the options; files are opened by the methods."""
@@ -269,6 +276,15 @@ class Reader(ABC):
 
     def input_slots(self) -> dict[str, int]:
         """Slots by stream where the format fixes them (padded arrays); empty where it does not."""
+        return {}
+
+    def fingerprint(self) -> Mapping[str, object]:
+        """What else the events depend on, as plain data: equal data mean equal events.
+
+        Files that are sources are digested, and options are known; this is for sources that are no
+        files (the state of a data base) and for what options only name (the digest of a file of
+        weights). Another fingerprint makes a dataset out of date.
+        """
         return {}
 
     def provenance(self) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,9 +16,7 @@ from hepset.batch import EventBatch
 from hepset.convert.convert import Progress
 from hepset.dataset import Dataset
 from hepset.errors import ContractError
-from hepset.events.select import derive as add_derived
-from hepset.events.select import passes, possible, without_columns
-from hepset.events.slots import conform
+from hepset.events.pipeline import EventPipeline
 from hepset.predict.membership import TrainingMembership
 from hepset.predict.predictions import SELECTED, TRAINED_ON, ParquetWriter
 from hepset.schema.contract import Contract
@@ -185,8 +184,15 @@ def predict_files(
         ExpressionError: If an expression names what the files do not have.
     """
     own_derive, own_select = preparation(model)
-    derive = own_derive if derive is None else derive
-    cuts = own_select if select is None else select
+    pipeline = EventPipeline(
+        model.event,
+        model.contract,
+        own_derive if derive is None else derive,
+        own_select if select is None else select,
+        purpose="predict",
+    )
+    reader = copy(reader)
+    reader.purpose = "predict"
     membership = None if dataset is None else TrainingMembership(dataset, reader.sources())
     counts = PredictionCounts(trained_on=None if membership is None else 0, cut={})
     used = writer if writer is not None else ParquetWriter()
@@ -200,7 +206,7 @@ def predict_files(
     used.open(out, model.contract)
     with used:
         for number, chunk in enumerate(chunks):
-            judged, cut = _predict_chunk(model, reader.read(chunk), derive, cuts, membership)
+            judged, cut = _predict_chunk(model, pipeline, reader.read(chunk), membership)
             used.write(judged)
             counts = _count(counts, judged, cut)
             if progress is not None:
@@ -210,28 +216,26 @@ def predict_files(
 
 def _predict_chunk(
     model: Predictor,
+    pipeline: EventPipeline,
     batch: EventBatch,
-    derive: Mapping[str, str],
-    cuts: Mapping[str, str],
     membership: TrainingMembership | None,
 ) -> tuple[EventBatch, dict[str, int]]:
-    """Derive, select, conform and predict one batch as a reader gave it."""
-    batch = add_derived(batch, model.event, possible(batch, model.event, derive))
-    selected = np.ones(len(batch), bool)
-    for passed in passes(batch, model.event, cuts).values():
-        selected &= passed
-    batch = without_columns(batch, derive)
+    """Prepare and predict one batch as a reader gave it."""
+    marked = pipeline.mark(batch)
+    selected = marked.selected
+    assert selected is not None
     flags = {SELECTED: selected}
     if membership is not None:
-        flags[TRAINED_ON] = membership.flags(batch)
-    conformed, truncated = conform(_complete(batch, model), model.event, model.contract)
-    chosen = conformed if selected.all() else conformed.take(selected)
-    predictions = {name: _spread(array, selected) for name, array in model.predict(chosen).items()}
-    cut = {name: found.objects for name, found in truncated.items() if found.objects}
-    return replace(batch.with_arrays(flags), predictions=predictions), cut
+        flags[TRAINED_ON] = membership.flags(marked.batch)
+    _require_inputs(marked.batch, model)
+    chosen = pipeline.conform(marked if selected.all() else marked.take(selected))
+    found = model.predict(chosen.batch)
+    predictions = {name: _spread(array, selected) for name, array in found.items()}
+    cut = {name: part.objects for name, part in chosen.truncated.items() if part.objects}
+    return replace(marked.batch.with_arrays(flags), predictions=predictions), cut
 
 
-def _complete(batch: EventBatch, model: Predictor) -> EventBatch:
+def _require_inputs(batch: EventBatch, model: Predictor) -> None:
     """Refuse a batch that lacks an input, before it is rearranged."""
     missing = [
         spec.name
@@ -245,7 +249,6 @@ def _complete(batch: EventBatch, model: Predictor) -> EventBatch:
             f"{', '.join(batch.names()) or 'nothing'}; is this the reader the model was trained "
             "with (--reader)?"
         )
-    return batch
 
 
 def _spread(array: Array, selected: Array) -> Array:

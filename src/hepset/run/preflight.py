@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hepset.convert.plan import Range, make_plan
+from hepset.convert.plan import Range
 from hepset.convert.reading import UNUSABLE, read_chunk
 from hepset.errors import DatasetError, HepsetError
-from hepset.events.select import derive_and_select
 from hepset.interfaces import Chunk, Reader
 from hepset.plugins import registry
 from hepset.run.config import engine_of
-from hepset.schema.contract import Contract, compile_contract
+from hepset.schema.contract import Contract
 from hepset.schema.report import Report
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         ReadError: If a file cannot be read.
         DatasetError: If the configuration names a dataset that is not whole.
     """
-    contract = compile_contract(run.event, run.config.model.heads)
+    contract = run.contract
     engine_of(run.config)
     if run.config.model.heads:
         _check_model(run)
@@ -84,14 +83,7 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
         run.need_start()
     if run.config.dataset is not None:
         return _check_dataset(run, contract, full=full)
-    plan = make_plan(
-        run.readers,
-        event=run.event,
-        contract=contract,
-        config=run.config.prepare,
-        seed=run.config.seed,
-    )
-    splitter = plan.splitter()
+    plan = run.plan()
     reports: list[Report] = []
     seen: list[SourceCheck] = []
     skipped = [record.key for record in plan.skipped]
@@ -104,12 +96,9 @@ def check_run(run: Run, *, full: bool = False) -> RunCheck:
             try:
                 for chunk in _chunks(reader, index, is_file=source.is_file, full=full):
                     batch = read_chunk(plan, Range(number, offset + index, (chunk,)), chunk)
-                    passing, _ = derive_and_select(
-                        batch, plan.event, plan.config.derive, plan.config.select
-                    )
-                    splitter.assign(passing)
-                    _check_evaluation(run, passing, plan.event)
-                    found.append(plan.contract.check(passing, raw=True))
+                    passing = plan.pipeline.select(batch)
+                    _check_evaluation(run, passing.batch, plan.event)
+                    found.append(plan.pipeline.check(passing).report)
                     checked += len(batch)
                     selected += len(passing)
             except UNUSABLE as error:

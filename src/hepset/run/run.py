@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hepset.convert import plan_inputs, prepare_dataset
-from hepset.convert.plan import digests_of_named_files, make_plan, open_sources
+from hepset.convert import write_dataset
+from hepset.convert.plan import Plan, digests_of_named_files, make_plan, open_sources
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, DatasetError
 from hepset.events.derive import restored_event
@@ -22,7 +22,7 @@ from hepset.run.config import Resolved, dump_config, engine_of, load_config, ope
 from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
 from hepset.schema.config import STAGES, Stage
-from hepset.schema.contract import compile_contract
+from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Run:
         self.output = Path(resolved.config.output)
         self._readers: list[Reader] | None = None
         self._event: EventInfo | None = None
+        self._contract: Contract | None = None
 
     @classmethod
     def from_yaml(
@@ -96,6 +97,32 @@ class Run:
                     "exists)"
                 )
         return self._event
+
+    @property
+    def contract(self) -> Contract:
+        """What the arrays have to obey: that of the event and of the heads, sizes still open."""
+        if self._contract is None:
+            self._contract = compile_contract(self.event, self.config.model.heads)
+        return self._contract
+
+    def plan(self, *, digests: bool = True) -> Plan:
+        """Plan the conversion: list the sources, digest the files, cut the work.
+
+        Args:
+            digests: Whether files are digested, for the record.
+
+        Raises:
+            ConfigurationError: If two sources have one key, or file groups do not fit the splits.
+            ReadError: If a file cannot be opened (and is not to be skipped).
+        """
+        return make_plan(
+            self.readers,
+            event=self.event,
+            contract=self.contract,
+            config=self.config.prepare,
+            seed=self.config.seed,
+            digests=digests,
+        )
 
     def _described_by_reader(self) -> EventInfo:
         """Let the first reader describe or refine the event: it has seen the files."""
@@ -206,14 +233,8 @@ class Run:
             raise ConfigurationError(
                 f"{self.resolved.where}: give 'read' (files to read) or 'dataset' (one that exists)"
             )
-        contract = compile_contract(self.event, self.config.model.heads)
-        inputs = plan_inputs(
-            self.readers,
-            event=self.event,
-            contract=contract,
-            config=self.config.prepare,
-            seed=self.config.seed,
-        )
+        plan = self.plan()
+        inputs = plan.inputs
         outputs = [self.dataset_path / "dataset.json"]
         if process_rank():
             wait_until(lambda: not StageRecords(self.output).why_not("prepare", inputs, outputs))
@@ -224,13 +245,9 @@ class Run:
         self._begin("prepare", reason)
         engine = self._engine()
         try:
-            dataset = prepare_dataset(
-                self.readers,
-                event=self.event,
-                contract=contract,
-                config=self.config.prepare,
-                seed=self.config.seed,
-                output=self.dataset_path,
+            dataset = write_dataset(
+                plan,
+                self.dataset_path,
                 engine=engine,
                 provenance=self._provenance(),
                 progress=progress,
@@ -255,14 +272,7 @@ class Run:
         """
         from hepset.stream import SourceStream  # noqa: PLC0415  imports torch
 
-        plan = make_plan(
-            self.readers,
-            event=self.event,
-            contract=compile_contract(self.event, self.config.model.heads),
-            config=self.config.prepare,
-            seed=self.config.seed,
-            digests=False,
-        )
+        plan = self.plan(digests=False)
         given: dict[str, Any] = {
             "batch_size": self.config.train.batch_size,
             "seed": self.config.seed,

@@ -61,13 +61,17 @@ DEFAULT_FRACTIONS: Final = (0.8, 0.1, 0.1)
 
 
 class SplitConfig(Model):
-    """How events are divided into training, validation and test, by hash of their id."""
+    """How events are divided into training, validation and test.
 
-    train: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[0])
-    """Fraction, or the file groups, of the training split."""
-    val: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[1])
+    By hash of their id, by the groups of their files, or by an expression for each split, such as
+    ``extra.event % 10 <= 7``.
+    """
+
+    train: float | GroupSplit | str = Field(default=DEFAULT_FRACTIONS[0])
+    """Fraction, file groups, or expression of the training split."""
+    val: float | GroupSplit | str = Field(default=DEFAULT_FRACTIONS[1])
     """The same of the validation split."""
-    test: float | GroupSplit = Field(default=DEFAULT_FRACTIONS[2])
+    test: float | GroupSplit | str = Field(default=DEFAULT_FRACTIONS[2])
     """The same of the test split."""
     folds: int | None = Field(default=None, ge=2)
     """Number of equal folds ``fold0``, ``fold1``, … instead of the three splits."""
@@ -77,12 +81,21 @@ class SplitConfig(Model):
     where all files are in two official splits or more and the fractions are the default ones, else
     ``event`` where the files have the numbers, else ``entry``."""
 
+    @field_validator("train", "val", "test", mode="before")
+    @classmethod
+    def _numbers_in_quotes(cls, value: object) -> object:
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
     @model_validator(mode="before")
     @classmethod
     def _groups_leave_out_the_rest(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        if any(isinstance(part, Mapping | GroupSplit) for part in value.values()):
+        parts = [value.get(name) for name in ("train", "val", "test")]
+        if any(isinstance(part, Mapping | GroupSplit) or _is_expression(part) for part in parts):
             return {"train": 0.0, "val": 0.0, "test": 0.0, **value}
         return value
 
@@ -102,10 +115,20 @@ class SplitConfig(Model):
             )
         if 0 < len(fractions) < 3 and any(fractions):
             raise ValueError(
-                "give fractions or groups for all of train, val and test, not a mix; "
+                "give fractions, groups or expressions for all of train, val and test, not a mix; "
                 "an absent split is 0.0"
             )
+        if self.expressions and any(
+            isinstance(part, GroupSplit) for part in (self.train, self.val, self.test)
+        ):
+            raise ValueError("give groups or expressions for all splits, not a mix")
         return self
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """Split → the expression of its events; empty where something else decides."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if isinstance(part, str)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,6 +136,17 @@ class SplitConfig(Model):
         if self.folds is not None:
             return tuple(f"fold{i}" for i in range(self.folds))
         return ("train", "val", "test")
+
+
+def _is_expression(part: object) -> bool:
+    """Whether a part of a split is a string that is no number."""
+    if not isinstance(part, str):
+        return False
+    try:
+        float(part)
+    except ValueError:
+        return True
+    return False
 
 
 class PrepareConfig(Model):

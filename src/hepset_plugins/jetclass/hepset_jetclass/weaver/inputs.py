@@ -18,9 +18,10 @@ from hepset.batch import EventBatch
 from hepset.dialects import load_yaml
 from hepset.errors import ConfigurationError
 from hepset.events.derive import input_event
-from hepset.events.select import derive_and_select, possible
+from hepset.events.pipeline import EventPipeline
 from hepset.interfaces import parse_options
 from hepset.plugins import registry
+from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature
 from hepset.schema.steps import AffineStep, apply_steps
@@ -63,9 +64,11 @@ def weaver_batches(
     own = {**found.defaults.get("read", {}), "files": [os.fspath(path) for path in files]}
     known = {key: value for key, value in own.items() if key in cls.Config.model_fields}
     stated = parse_options(cls.Config, {**known, **options}, f"reader {reader!r}")
+    pipeline = EventPipeline(
+        found.event, compile_contract(found.event), derive, select, purpose="predict"
+    )
     for batch in cls(stated, input_event(found.event, derive)):
-        wanted = possible(batch, found.event, derive)
-        yield derive_and_select(batch, found.event, wanted, select)[0]
+        yield pipeline.select(batch).batch
 
 
 def weaver_inputs(
