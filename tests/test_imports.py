@@ -41,6 +41,7 @@ FLOORS = {
     "sampling": 4,
     "backbones": 4,
     "heads": 4,
+    "judges": 4,
     "model": 4,
     "predict": 5,
     "evaluate": 5,

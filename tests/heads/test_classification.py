@@ -16,6 +16,7 @@ from hepset.errors import ConfigurationError
 from hepset.figures import save
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import EncoderHandle, Evaluation, Head, Metric, create_head
+from hepset.judges import judge_head
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import LabelCounts, Statistics
@@ -126,7 +127,9 @@ def test_metrics_of_a_known_distribution(build: Build, arrays: Arrays, evaluate:
     truth = data["target/signal"]
     p = perfect(truth, 0.5)
     metrics = by_name(
-        build(name="classification", target="signal").metrics(evaluate(data, {"probabilities": p}))
+        judge_head(
+            build(name="classification", target="signal"), evaluate(data, {"probabilities": p})
+        ).metrics()
     )
     # Two normals one width apart: AUC = Phi(1 / sqrt 2), accuracy = Phi(1 / 2).
     for name, expected in (("AUC", 0.76025), ("accuracy", 0.69146)):
@@ -146,9 +149,9 @@ def test_weights_enter_every_metric(build: Build, arrays: Arrays, evaluate: Eval
     p[:500] = p[:500, ::-1]
     weight = np.where(np.arange(2000) < 500, 0.0, 2.0)
     head = build(name="classification", target="signal")
-    weighted = by_name(head.metrics(evaluate(data, {"probabilities": p}, weight)))
+    weighted = by_name(judge_head(head, evaluate(data, {"probabilities": p}, weight)).metrics())
     rest = {k: v[500:] for k, v in data.items()}
-    plain = by_name(head.metrics(evaluate(rest, {"probabilities": p[500:]})))
+    plain = by_name(judge_head(head, evaluate(rest, {"probabilities": p[500:]})).metrics())
     for name, metric in plain.items():
         assert weighted[name].value == pytest.approx(metric.value), name
         assert weighted[name].error == pytest.approx(metric.error, rel=0.3), name
@@ -163,13 +166,17 @@ def test_the_baseline_is_chosen_on_training_events(
     head = build(name="classification", target="signal")
     p = perfect(data["target/signal"], 0.5)
     train = evaluate(seen, {"probabilities": perfect(seen["target/signal"], 0.5)})
-    found = by_name(head.baselines(evaluate(data, {"probabilities": p}, train=train)), "jets")
+    found = by_name(
+        judge_head(head, evaluate(data, {"probabilities": p}, train=train)).baselines(), "jets"
+    )
     assert 0.7 < found["AUC"].value < 0.99
     assert "met" not in found["AUC"].of
-    alone = by_name(head.baselines(evaluate(data, {"probabilities": p})), "met.pt")
+    alone = by_name(judge_head(head, evaluate(data, {"probabilities": p})).baselines(), "met.pt")
     assert alone["AUC"].value == 1.0
     assert "chosen on these events" in alone["AUC"].of
-    trivial = by_name(head.baselines(evaluate(data, {"probabilities": p}, train=train)), "trivial")
+    trivial = by_name(
+        judge_head(head, evaluate(data, {"probabilities": p}, train=train)).baselines(), "trivial"
+    )
     assert trivial["log-loss"].value == pytest.approx(math.log(2), abs=0.01)
 
 
@@ -180,12 +187,17 @@ def test_a_class_that_is_absent_gives_nan_not_an_error(
     data["target/signal"][:] = 0
     head = build(name="classification", target="signal")
     evaluation = evaluate(data, {"probabilities": perfect(data["target/signal"], 0.5)})
-    assert math.isnan(by_name(head.metrics(evaluation))["AUC"].value)
-    head.baselines(evaluation)
-    assert head.figures(evaluation)
+    assert math.isnan(by_name(judge_head(head, evaluation).metrics())["AUC"].value)
+    judge_head(head, evaluation).baselines()
+    assert judge_head(head, evaluation).figures()
     data["target/signal"][:] = -1
     nothing = evaluate(data, {"probabilities": np.full((50, 2), 0.5)})
-    assert head.metrics(nothing) == head.baselines(nothing) == head.figures(nothing) == []
+    assert (
+        judge_head(head, nothing).metrics()
+        == judge_head(head, nothing).baselines()
+        == judge_head(head, nothing).figures()
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +217,7 @@ def test_figures_are_drawn(
         return evaluate(data, {"probabilities": raw / raw.sum(-1, keepdims=True)}, weight, train)
 
     judged = evaluation(1, evaluation(2))
-    drawings = head.figures(judged)
+    drawings = judge_head(head, judged).figures()
     names = [drawing.name for drawing in drawings]
     assert {"roc", "confusion", "calibration"} < set(names)
     assert len(set(names)) == len(names)
@@ -219,8 +231,10 @@ def test_figures_are_drawn(
     for legend in roc.legends:
         assert legend.get_window_extent().y0 >= roc.axes[0].get_window_extent().y1
     assert bool(roc.legends) == (classes > 2)
-    assert all(math.isfinite(m.error) for m in head.metrics(judged) if math.isfinite(m.value))
-    assert head.baselines(judged)
+    assert all(
+        math.isfinite(m.error) for m in judge_head(head, judged).metrics() if math.isfinite(m.value)
+    )
+    assert judge_head(head, judged).baselines()
 
 
 def test_the_calibration_says_which_prior_a_sampled_training_gives(
@@ -232,7 +246,7 @@ def test_the_calibration_says_which_prior_a_sampled_training_gives(
     head = build(name="classification", target="signal")
 
     def caption(drawn: dict[str, list[float]]) -> str:
-        drawings = head.figures(replace(plain, drawn=drawn))
+        drawings = judge_head(head, replace(plain, drawn=drawn)).figures()
         return next(d.caption for d in drawings if d.name == "calibration")
 
     assert "sampled" not in caption({})
@@ -250,6 +264,6 @@ def test_no_baseline_depends_on_the_orientation_of_the_event(
     data["met"][:, 1] = np.where(data["target/signal"] == 1, 0.1, 3.0)
     head = build(name="classification", target="signal")
     evaluation = evaluate(data, {"probabilities": perfect(data["target/signal"], 0.5)})
-    found = by_name(head.baselines(evaluation))["AUC"]
+    found = by_name(judge_head(head, evaluation).baselines())["AUC"]
     assert "jets" in found.of
     assert found.value < 0.95

@@ -11,6 +11,7 @@ import torch
 
 from hepset.errors import ConfigurationError
 from hepset.interfaces.head import Evaluation, Head
+from hepset.judges import judge_head
 
 Build = Callable[..., Head]
 Evaluate = Callable[..., Evaluation]
@@ -75,7 +76,7 @@ def test_scores_are_judged_on_their_own_classes(
         "top": np.stack([np.full(6000, 2), np.where(p_b > 0.5, 1, 0)], -1),
     }
     head = build(name="classification", target="kind", scores=SCORES, top=2)
-    found = {m.name: m for m in head.metrics(evaluate(data, predictions))}
+    found = {m.name: m for m in judge_head(head, evaluate(data, predictions)).metrics()}
     # Background left at the signal's median and its 70 % quantile: Phi(-1), Phi(-1.5244).
     for share, left in (("50", 0.158655), ("30", 0.063706)):
         metric = found[f"b_vs_a: background rejection at {share} % signal efficiency"]
@@ -88,22 +89,22 @@ def test_scores_are_judged_on_their_own_classes(
     known = truth >= 0
     within = (truth == 2) | (truth == predictions["top"][:, 1])
     assert found["top-2 accuracy"].value == pytest.approx(within[known].mean())
-    drawings = {d.name for d in head.figures(evaluate(data, predictions))}
+    drawings = {d.name for d in judge_head(head, evaluate(data, predictions)).figures()}
     assert "score-roc" in drawings
 
 
 def test_many_classes_have_a_matrix_of_bounded_size(arrays: Arrays, evaluate: Evaluate) -> None:
-    from hepset.heads.classification_figures import confusion
-    from hepset.heads.entries import entries_with_label
+    from hepset.judges.classes_figures import confusion_figure
+    from hepset.judges.labelled import with_label
 
     rng = np.random.default_rng(4)
     data = arrays(300, 5)
     data["target/kind"] = rng.integers(0, 150, 300)
-    entries = entries_with_label(evaluate(data, {}), "kind")
+    entries = with_label(evaluate(data, {}), "kind")
     names = [f"class {c}" for c in range(188)]
-    drawing = confusion(names, entries, rng.random((300, 188)), "300 jets")
-    assert max(drawing.figure.get_size_inches()) < 12
-    shares = np.asarray(drawing.figure.axes[0].images[0].get_array())
+    figure = confusion_figure(names, entries, rng.integers(0, 188, len(entries)))
+    assert max(figure.get_size_inches()) < 12
+    shares = np.asarray(figure.axes[0].images[0].get_array())
     assert shares.shape == (188, 188)
     known = np.isin(np.arange(188), data["target/kind"])
     np.testing.assert_allclose(np.nansum(shares, axis=1), known)

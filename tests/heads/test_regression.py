@@ -14,11 +14,12 @@ from scipy import stats
 
 from hepset.errors import ConfigurationError, ExpressionError
 from hepset.figures import save
-from hepset.heads.calibration import calibrate
 from hepset.heads.regression import quantile_field
-from hepset.heads.variables import event_variables
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import EncoderHandle, Evaluation, Head, Metric
+from hepset.judges import judge_head
+from hepset.judges.calibration import calibrate
+from hepset.judges.variables import event_variables
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 
@@ -141,7 +142,7 @@ def test_metrics_of_a_known_distribution(build: Build, arrays: Arrays, evaluate:
     head = build(name="regression", targets=["t1/pz", "angle"])
     wrapped = data["target/angle"] + 2 * np.pi + 0.1
     predictions = {"t1/pz": data["target/t1/pz"] + shift, "angle": wrapped}
-    metrics = by_name(head.metrics(evaluate(data, predictions)))
+    metrics = by_name(judge_head(head, evaluate(data, predictions)).metrics())
     expected = {
         "bias (median residual)": 5.0,
         "half 68 % width": 20.0,
@@ -162,7 +163,9 @@ def test_missing_targets_are_not_judged(build: Build, arrays: Arrays, evaluate: 
     data = arrays(500, 3)
     predicted = np.where(np.isnan(data["target/m_tt"]), 1e9, data["target/m_tt"] * 1.1)
     metrics = by_name(
-        build(name="regression", target="m_tt").metrics(evaluate(data, {"m_tt": predicted}))
+        judge_head(
+            build(name="regression", target="m_tt"), evaluate(data, {"m_tt": predicted})
+        ).metrics()
     )
     assert metrics["m_tt: mean absolute error"].value < 1000
     assert metrics["m_tt: relative half 68 % width"].value == pytest.approx(0, abs=1e-5)
@@ -175,7 +178,7 @@ def test_baselines_find_the_variable_and_are_fitted_to_training_events(
     zeros = {"m_tt": np.zeros(1500)}
     head = build(name="regression", target="m_tt", baselines={"m_tt": "sum(jets.pt) + met.pt"})
     judged = evaluate(data, zeros, train=evaluate(seen, {"m_tt": np.zeros(3000)}))
-    metrics = head.baselines(judged)
+    metrics = judge_head(head, judged).baselines()
     whose = list(dict.fromkeys(metric.of for metric in metrics))
     assert len(whose) == 3
     assert whose[0].startswith("calibrated sum(jets.pt) + met.pt (")
@@ -188,14 +191,16 @@ def test_baselines_find_the_variable_and_are_fitted_to_training_events(
     bias = {m.of: m for m in metrics if m.name == "m_tt: bias (median residual)"}[whose[1]]
     assert abs(bias.value) < 5 * bias.error
     same = build(name="regression", target="m_tt", baselines={"m_tt": "sum(jets.pt)"})
-    assert len({metric.of for metric in same.baselines(judged)}) == 2
+    assert len({metric.of for metric in judge_head(same, judged).baselines()}) == 2
     named = build(name="regression", target="m_tt", baselines={"m_tt": {"HT": "sum(jets.pt)"}})
-    assert named.baselines(judged)[0].of.startswith("calibrated HT (")
-    alone = build(name="regression", target="m_tt").baselines(evaluate(data, zeros))
+    assert judge_head(named, judged).baselines()[0].of.startswith("calibrated HT (")
+    alone = judge_head(build(name="regression", target="m_tt"), evaluate(data, zeros)).baselines()
     assert "fitted to these events" in alone[0].of
     few = {name: values[:10] for name, values in data.items()}
     assert (
-        build(name="regression", target="m_tt").baselines(evaluate(few, {"m_tt": np.zeros(10)}))
+        judge_head(
+            build(name="regression", target="m_tt"), evaluate(few, {"m_tt": np.zeros(10)})
+        ).baselines()
         == []
     )
 
@@ -208,12 +213,16 @@ def test_an_angle_and_objects_have_baselines(
     head = build(name="regression", targets=["angle", "jet_pt"], baselines={"jet_pt": "jets.pt"})
     predictions = {"angle": np.zeros(600), "jet_pt": np.zeros((600, 5))}
     judged = evaluate(data, predictions, train=evaluate(arrays(600, 8), predictions))
-    metrics = [m for m in head.baselines(judged) if m.name == "jet_pt: relative half 68 % width"]
+    metrics = [
+        m
+        for m in judge_head(head, judged).baselines()
+        if m.name == "jet_pt: relative half 68 % width"
+    ]
     # The expression is the best variable: it is listed once.
     assert [m.of.split(" (")[0] for m in metrics] == ["calibrated jets.pt", "constant"]
     assert metrics[0].value == pytest.approx(0.1 / 1.1, rel=0.1)
     own = evaluate(data, predictions)
-    assert by_name(head.baselines(own), "met.phi")["angle: RMS"].value == 0.0
+    assert by_name(judge_head(head, own).baselines(), "met.phi")["angle: RMS"].value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -272,7 +281,7 @@ def test_figures_are_drawn(
         weight = random.normal(1, 0.3, 400) if weighted else None
         return evaluate(data, predictions, weight, train)
 
-    drawings = head.figures(evaluation(1, evaluation(2)))
+    drawings = judge_head(head, evaluation(1, evaluation(2))).figures()
     extra = {"gaussian": "pull", "quantile": "coverage"}
     for name in targets:
         file = name.replace("/", "-")
@@ -296,7 +305,7 @@ def test_the_components_of_a_momentum_are_baselines(
         part["target/t1/pz"] = 2 * part["met"][:, 0] * np.cos(part["met"][:, 1]) + 1
     zeros = {"t1/pz": np.zeros(400)}
     judged = evaluate(data, zeros, train=evaluate(seen, zeros))
-    found = build(name="regression", target="t1/pz").baselines(judged)
+    found = judge_head(build(name="regression", target="t1/pz"), judged).baselines()
     best = by_name(found, "met.px")["t1/pz: mean absolute error"]
     assert best.of == "calibrated met.px (linear)"
     assert best.value < 1e-4
@@ -325,7 +334,7 @@ def test_numbers_that_weights_cancel_are_not_defined(
     data = arrays(100, 5)
     weight = np.where(np.arange(100) % 2, 1.0, -1.0)
     head = build(name="regression", target="t1/pz")
-    metrics = by_name(head.metrics(evaluate(data, {"t1/pz": np.zeros(100)}, weight)))
+    metrics = by_name(judge_head(head, evaluate(data, {"t1/pz": np.zeros(100)}, weight)).metrics())
     assert math.isnan(metrics["t1/pz: RMS"].value)
 
 

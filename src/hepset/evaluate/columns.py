@@ -11,7 +11,7 @@ from hepset.arrays import Array
 from hepset.batch import EventBatch
 from hepset.dataset.columns import ColumnLayout
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.interfaces.head import Evaluation
+from hepset.interfaces.judge import Evaluation
 from hepset.schema.event import EventInfo
 from hepset.schema.units import unit_of
 

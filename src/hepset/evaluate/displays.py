@@ -15,7 +15,7 @@ from hepset.errors import ConfigurationError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, quantity, require_quantity
 from hepset.evaluate.spectra import class_labels
 from hepset.figures import COLOURS, styled
-from hepset.interfaces.head import Drawing, Evaluation
+from hepset.interfaces.judge import Drawing, Evaluation
 from hepset.kinematics import eta_of, phi_of, pt_of
 from hepset.model.input_transform import four_momentum, momentum_columns
 from hepset.report.numbers import number
@@ -114,7 +114,7 @@ def display(asked: DisplayConfig, evaluation: Evaluation) -> list[Drawing]:
             f"The first judged events of each class, not chosen by what they look like. {sized}"
             f"At most {200 * OUTSIDE:g} % of the objects lie outside the frames; those beyond the "
             "last slot are not shown.",
-            _draw(asked, evaluation, objects, shown),
+            lambda: _draw(asked, evaluation, objects, shown),
         )
     ]
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,9 +21,11 @@ from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, DatasetError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, kept_in_dataset
 from hepset.evaluate.result import HeadResult, Judgement, drawn_shares, effective_events
+from hepset.evaluate.split_columns import SplitColumns
 from hepset.evaluate.variations import Shift, metrics_in_parts, shifts, vary
 from hepset.files import atomic_file
-from hepset.interfaces.head import Evaluation, Metric
+from hepset.interfaces.judge import Evaluation, Metric
+from hepset.judges import judge_head
 from hepset.model.load import load_checkpoint
 from hepset.predict.predict import predict_split
 from hepset.schema.config import EvaluateConfig
@@ -161,8 +164,18 @@ def judge(
     """
     path = None if predictions is None else predictions / f"{split}.parquet"
 
-    def judged(variation: Variation | None = None, to: Path | None = None) -> dict[str, Array]:
+    scratch = None if predictions is None else predictions.parent
+
+    def predicted(variation: Variation | None = None, to: Path | None = None) -> SplitColumns:
         """Predict the split, with changed inputs or without."""
+        columns = SplitColumns(scratch)
+
+        def decide(batch: EventBatch) -> EventBatch:
+            changed = batch if variation is None else variation(batch)
+            found = model.diagnose(changed)
+            columns.add(changed, found.decided, found.diagnosed)
+            return replace(changed, predictions=found.decided)
+
         parts = predict_split(
             model,
             dataset,
@@ -170,19 +183,22 @@ def judge(
             to,
             batch_size=config.batch_size,
             max_events=config.max_events,
-            decide=lambda batch: _decided(model, batch if variation is None else variation(batch)),
+            decide=decide,
         )
-        return _gather(parts)
+        deque(parts, maxlen=0)
+        return columns.finish()
 
     require_drawings(config, dataset.event, model.config.heads, kept_in_dataset(dataset.layouts))
     variations = open_variations(dataset, config)
-    main = judged(to=path)
+    main = predicted(to=path)
     overlay = None
     if split != "train" and "train" in dataset.splits and len(dataset.split("train")):
-        seen = predict_split(
+        seen = SplitColumns(scratch)
+        for batch in predict_split(
             model, dataset, "train", batch_size=config.batch_size, max_events=OVERLAY_EVENTS
-        )
-        overlay = _gather(seen)
+        ):
+            seen.add(batch, batch.predictions)
+        overlay = seen.finish()
     from hepset.evaluate.displays import display  # noqa: PLC0415  imports matplotlib
     from hepset.evaluate.sculpting import sculpting  # noqa: PLC0415  imports matplotlib
 
@@ -190,13 +206,11 @@ def judge(
     for head_name in model.heads:
         train = None if overlay is None else _evaluation(model, dataset, overlay, head_name)
         evaluation = _evaluation(model, dataset, main, head_name, train)
-        head = model.head(head_name)
-        result = HeadResult(
-            head.metrics(evaluation), head.baselines(evaluation), head.figures(evaluation)
-        )
+        judge = judge_head(model.head(head_name), evaluation)
+        result = HeadResult(judge.metrics(), judge.baselines(), judge.figures())
         for asked in config.sculpting:
             if asked.score.partition("/")[0] == head_name:
-                result.add(*sculpting(asked, head, evaluation))
+                result.add(*sculpting(asked, judge, evaluation))
         heads[head_name] = result
     found: dict[str, dict[str, list[Shift]]] = {name: {} for name in variations}
     parts = {
@@ -205,14 +219,13 @@ def judge(
     }
     for number, (name, variation) in enumerate(variations.items()):
         _LOG.info("evaluate: variation %r (%d of %d)", name, number + 1, len(variations))
-        changed = judged(variation)
+        changed = predicted(variation)
         for head_name, result in heads.items():
             evaluation = _evaluation(model, dataset, changed, head_name)
             head = model.head(head_name)
             after = metrics_in_parts(head, evaluation)
-            found[name][head_name] = shifts(
-                result.metrics, head.metrics(evaluation), parts[head_name], after
-            )
+            varied = judge_head(head, evaluation).metrics()
+            found[name][head_name] = shifts(result.metrics, varied, parts[head_name], after)
     train = None if overlay is None else _evaluation(model, dataset, overlay, None)
     evaluation = _evaluation(model, dataset, main, None, train)
     drawn = [drawing for asked in config.displays for drawing in display(asked, evaluation)]
@@ -266,13 +279,6 @@ def require_drawings(
         require_sculpting(score, event, heads, extras, f"evaluate.sculpting.{number}")
     for number, asked in enumerate(config.displays):
         require_display(asked, event, extras, f"evaluate.displays.{number}")
-
-
-def _decided(model: Model, batch: EventBatch) -> EventBatch:
-    """Return events with predictions, and with what heads compute for judging only."""
-    predictions, diagnoses = model.diagnose(batch)
-    arrays = {f"diagnosis:{name}": array for name, array in diagnoses.items()}
-    return replace(batch.with_arrays(arrays), predictions=predictions)
 
 
 def metrics_document(judgement: Judgement, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,44 +342,29 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _gather(batches: Any) -> dict[str, Array]:  # noqa: ANN401  an iterable of batches
-    """Collect everything that evaluation looks at, as plain arrays."""
-    parts: dict[str, list[Array]] = {}
-    batch: EventBatch
-    for batch in batches:
-        names = batch.names()
-        for name in names:
-            parts.setdefault(name, []).append(batch[name])
-        for name, array in batch.predictions.items():
-            parts.setdefault(f"prediction:{name}", []).append(array)
-        parts.setdefault("source", []).append(batch.ids["source"])
-        if "weight" not in names:
-            parts.setdefault("weight", []).append(np.ones(len(batch)))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
 def _evaluation(
     model: Model,
     dataset: Dataset,
-    arrays: Mapping[str, Array],
+    columns: SplitColumns,
     head: str | None,
     train: Evaluation | None = None,
 ) -> Evaluation:
+    """What the judges of a head see; what belongs to no head where that is None."""
     inputs = dataset.contract.inputs()
-    weight = arrays["weight"].astype(np.float64)
+    arrays, weight, ids = columns.arrays, columns.weight, columns.ids
 
-    def of_head(kind: str) -> dict[str, Array]:
-        prefix = f"{kind}:{head}/"
+    def of_head(fields: Mapping[str, Array]) -> dict[str, Array]:
+        start = f"{head}/"
         return {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if head is not None and name.startswith(prefix)
+            name.removeprefix(start): array
+            for name, array in fields.items()
+            if head is not None and name.startswith(start)
         }
 
     return Evaluation(
         event=dataset.event,
         contract=model.contract,
-        predictions=of_head("prediction"),
+        predictions=of_head(columns.decided),
         targets={
             name: array
             for name, array in arrays.items()
@@ -385,8 +376,9 @@ def _evaluation(
         train=train,
         statistics=dataset.statistics,
         extra={name: array for name, array in arrays.items() if name.startswith("extra/")},
-        diagnoses=of_head("diagnosis"),
-        sample=np.array([source.sample for source in dataset.manifest.sources])[arrays["source"]],
+        diagnoses=of_head(columns.diagnosed),
+        ids=ids,
+        sample=np.array([source.sample for source in dataset.manifest.sources])[ids["source"]],
         sample_names=tuple(
             sample.label or f"sample {index}" for index, sample in enumerate(dataset.samples)
         ),

@@ -11,7 +11,7 @@ import numpy as np
 
 from hepset.arrays import Array
 from hepset.evaluate.variations import Shift
-from hepset.interfaces.head import Drawing, Evaluation, Metric
+from hepset.interfaces.judge import Drawing, Evaluation, Metric
 
 __all__ = ["HeadResult", "Judgement", "drawn_shares", "effective_events"]
 

@@ -20,8 +20,10 @@ from hepset.arrays import Array
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.evaluate.columns import KeptColumn, Quantity, quantity, require_quantity
 from hepset.figures import COLOURS, bin_edges, draw_histogram, new_figure, start_at_zero, styled
-from hepset.heads.rejection import threshold_at
-from hepset.interfaces.head import Drawing, Evaluation, Head, Metric, Separation, create_head
+from hepset.interfaces.head import create_head
+from hepset.interfaces.judge import Drawing, Evaluation, Metric, Separation
+from hepset.judges import HeadJudge, separations_of
+from hepset.judges.rejection import threshold_at
 from hepset.schema.config import SculptingConfig
 from hepset.schema.event import EventInfo
 from hepset.uncertainty import (
@@ -101,7 +103,7 @@ def require_sculpting(
             f"{where}.score: {asked.score!r}: expected <head>/<score>; there is no head {head!r}"
             f"{did_you_mean(head, heads)}; there are {', '.join(heads)}"
         )
-    known = create_head(head, heads[head]).separations(event)
+    known = separations_of(create_head(head, heads[head]), event)
     if score not in known:
         raise ConfigurationError(
             f"{where}.score: the head {head!r} has no score {score!r}{did_you_mean(score, known)}; "
@@ -118,18 +120,18 @@ def require_sculpting(
         )
 
 
-def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Sculpting:
+def sculpting(asked: SculptingConfig, judge: HeadJudge, evaluation: Evaluation) -> Sculpting:
     """Judge what a cut on a score makes of a column in the background.
 
     Args:
         asked: Score, column, mistag.
-        head: The head that has the score.
+        judge: Of the head that has the score.
         evaluation: The judged events.
 
     The configuration has been judged by `require_sculpting`.
     """
     name = asked.score.partition("/")[2]
-    separation = head.separation(evaluation, name)
+    separation = judge.separation(name)
     column = quantity(evaluation, asked.against)
     entries = _column_of_entries(column, separation)
     if separation.signal.all() or not separation.signal.any():
@@ -155,7 +157,7 @@ def sculpting(asked: SculptingConfig, head: Head, evaluation: Evaluation) -> Scu
             f"Background before (filled) and after (points, {number} of {len(cut.passed)}) the "
             "cut, and signal after it (line), each of unit area. The grey band has the central "
             "68 % of the signal.",
-            _draw(cut, column, window),
+            lambda: _draw(cut, column, window),
         )
     )
     return found
@@ -174,6 +176,11 @@ def _cut(
 ) -> _Cut:
     signal = separation.signal
     rows = np.nonzero(separation.keep)[0]
+    groups = evaluation.groups
+    if groups is not None:
+        groups = groups[rows]
+    elif separation.keep.ndim == 2:
+        groups = rows
     weight = np.asarray(evaluation.weight, np.float64)[rows] if evaluation.weighted else None
     other = None if weight is None else weight[~signal]
     threshold = threshold_at(values, ~signal, mistag, weight)
@@ -184,7 +191,7 @@ def _cut(
         values[signal] >= threshold,
         None if weight is None else weight[signal],
         other,
-        rows[~signal] if separation.keep.ndim == 2 else None,
+        None if groups is None else groups[~signal],
     )
 
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from hepset.arrays import Array
 from hepset.figures import COLOURS, histogram, styled
-from hepset.interfaces.head import Evaluation
+from hepset.interfaces.judge import Evaluation
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature
 from hepset.schema.steps import transform_domain

@@ -21,7 +21,9 @@ from hepset.events.derivations import order_derivations
 from hepset.events.select import BatchColumns, plugin_functions
 from hepset.expressions.language import EVENT, compile_expression
 from hepset.expressions.scope import Scope
-from hepset.interfaces.head import Evaluation, Head, Metric
+from hepset.interfaces.head import Head
+from hepset.interfaces.judge import Evaluation, Metric
+from hepset.judges import judge_head
 from hepset.schema.event import EventInfo, GlobalInput, Stream
 from hepset.uncertainty import Estimate
 
@@ -95,11 +97,11 @@ def vary(
 
 def metrics_in_parts(head: Head, evaluation: Evaluation) -> Parts:
     """Return a head's metrics in every tenth of the events, name → value; bounds are left out."""
-    rows = np.arange(len(evaluation))
+    rows = np.arange(len(evaluation)) if evaluation.groups is None else evaluation.groups
     return [
         {
             metric.name: metric.value
-            for metric in head.metrics(evaluation.take(rows % PARTS == part))
+            for metric in judge_head(head, evaluation.take(rows % PARTS == part)).metrics()
             if not metric.bound
         }
         for part in range(min(PARTS, len(rows)))

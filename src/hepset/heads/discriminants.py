@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.heads.entries import Entries
+from hepset.judges.classes import Score
 from hepset.schema.base import IDENTIFIER, Model
 
 __all__ = ["Discriminant", "Score", "resolve_scores", "score_of"]
-
-Array = NDArray[Any]
 
 FIELDS = ("probabilities", "top", "top_probabilities")
 """Fields of the predictions that a score cannot be named after."""
@@ -32,21 +26,6 @@ class Discriminant(Model):
     """Names of classes, or patterns such as ``QCD_*``."""
     background: tuple[str, ...] = Field(min_length=1)
     """The same of the background; classes of neither are left out of the judgement."""
-
-
-class Score(NamedTuple):
-    """A discriminant with the indices of its classes."""
-
-    name: str
-    signal: list[int]
-    background: list[int]
-
-    def judged(self, entries: Entries) -> tuple[Array, Entries]:
-        """Return which entries are of either kind, and these with truth 1 for signal, 0 else."""
-        signal = np.isin(entries.truth, self.signal)
-        chosen = signal | np.isin(entries.truth, self.background)
-        kept = entries.only(chosen)
-        return chosen, replace(kept, truth=signal[chosen].astype(np.int64))
 
 
 def resolve_scores(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -16,20 +14,8 @@ from hepset.arrays import offsets_of
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.events.select import plugin_functions
 from hepset.expressions.language import EVENT, Expression, Scope, compile_expression
-from hepset.heads.calibration import FEWEST, calibrate
-from hepset.heads.entries import Entries, entries_with_number, first_events
-from hepset.heads.variables import Variable, event_variables, object_variables
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import (
-    Drawing,
-    EncoderHandle,
-    Evaluation,
-    Head,
-    HeadConfig,
-    LossTerm,
-    Metric,
-)
-from hepset.kinematics import wrap_phi
+from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm, Prediction
 from hepset.nn.losses import (
     EventLoss,
     bounded_log_scale,
@@ -46,17 +32,11 @@ from hepset.nn.transforms import TargetTransform
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
-from hepset.schema.units import unit_of
-from hepset.uncertainty import half_width, median, weighted_mean
 
-__all__ = ["Prediction", "RegressionConfig", "RegressionHead", "quantile_field"]
-
-Array = NDArray[Any]
+__all__ = ["RegressionConfig", "RegressionHead", "quantile_field"]
 
 _LAPLACE_HALF_WIDTH = math.log(1 / (1 - 0.682689))
 """Half width of the central 68.3 % of a Laplace distribution with scale 1."""
-_FIT_EVENTS = 20_000
-"""Training events that baselines are fitted to."""
 
 
 class RegressionConfig(HeadConfig):
@@ -114,18 +94,6 @@ class RegressionConfig(HeadConfig):
     def names(self) -> tuple[str, ...]:
         """The targets."""
         return self.targets if self.target is None else (self.target,)
-
-
-class Prediction(NamedTuple):
-    """Predictions of one target at the entries that have one.
-
-    Attributes:
-        of: Who made it: empty for the model.
-        values: Shape ``(entry,)``, in the target's unit.
-    """
-
-    of: str
-    values: Array
 
 
 class RegressionHead(Head):
@@ -250,91 +218,26 @@ class RegressionHead(Head):
                     fields[name][f"{name}{suffix}"] = shown[..., index]
         return {field: value for own in fields.values() for field, value in own.items()}
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Give bias, half 68 % width, mean absolute error and RMS of every target.
-
-        Errors are bootstrapped over events, or follow from Σw² for the means. Targets that are
-        positive everywhere also have the half 68 % width of the relative residual.
-        """
-        return [
-            metric
-            for name in self.config.names
-            for metric in self._judge(evaluation, name, Prediction("", self._at(evaluation, name)))
-        ]
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the configured expression, the best single variable, and a constant."""
-        return [
-            metric
-            for name in self.config.names
-            for prediction in self.simple_predictions(evaluation, name)
-            for metric in self._judge(evaluation, name, prediction)
-        ]
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw prediction against truth, residuals with a baseline, bias and resolution."""
-        from hepset.heads import regression_figures as draw  # noqa: PLC0415  matplotlib
-
-        drawings: list[Drawing] = []
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        """Say that every target is a number, with its width or quantiles where they are given."""
+        found = []
         for name in self.config.names:
-            entries = entries_with_number(evaluation, name)
-            if len(entries) < 2:
-                continue
-            fields = {
-                field.removeprefix(name): entries.of(np.asarray(values, np.float64))
-                for field, values in evaluation.predictions.items()
-                if field == name or field.startswith(f"{name}.")
-            }
-            simple = self.simple_predictions(evaluation, name)
-            shown = draw.Shown(
-                name=name,
-                unit=_unit(evaluation, name),
-                angle=self._is_angle(evaluation, name),
-                entries=entries,
-                fields=fields,
-                baseline=simple[0] if simple else None,
-                about=f"{len(entries)} {'objects' if entries.groups is not None else 'events'}"
-                + (", weighted" if evaluation.weighted else ""),
-            )
-            drawings += [draw.truth(shown), draw.residuals(shown), draw.profile(shown)]
-            if ".sigma" in fields:
-                drawings.append(draw.pulls(shown))
+            fields = {"value": name}
+            options: dict[str, Any] = {}
+            if self.config.loss in {"gaussian", "laplace"}:
+                fields["sigma"] = f"{name}.sigma"
             if self.config.loss == "quantile":
                 levels = {quantile_field(q): q for q in self.config.quantiles}
-                drawings.append(draw.coverage(shown, levels))
-        return drawings
-
-    def simple_predictions(self, evaluation: Evaluation, name: str) -> list[Prediction]:
-        """Predict a target by simple means, the most serious one first.
-
-        The expression of the configuration, the best single variable, both calibrated on the
-        training events of the evaluation (or on the evaluated ones, which is then said), and the
-        median of the training events, which is marked as trivial.
-        """
-        entries = entries_with_number(evaluation, name)
-        fitted_on = evaluation if evaluation.train is None else evaluation.train
-        source = first_events(fitted_on, _FIT_EVENTS)
-        known = entries_with_number(source, name)
-        if len(known) < FEWEST or not len(entries):
-            return []
-        note = "" if evaluation.train is not None else ", fitted to these events"
-        angle = self._is_angle(evaluation, name)
-        found = []
-        if name in self.config.baselines:
-            expression = self._baseline(evaluation.event, name)
-            values = [_evaluated(expression, part) for part in (source, evaluation)]
-            pair = [Variable(self.config.baseline(name)[0], value) for value in values]
-            best = _best([pair[0]], [pair[1]], known, entries, angle=angle)
-            if best is not None:
-                found.append(Prediction(f"{best.of}{note}", best.values))
-        options = [self._variables(part, name, angle=angle) for part in (source, evaluation)]
-        best = _best(options[0], options[1], known, entries, angle=angle)
-        # The expression may be that very variable.
-        if best is not None and not any(np.allclose(best.values, p.values) for p in found):
-            found.append(Prediction(f"{best.of}{note}", best.values))
-        if not angle:
-            middle = float(np.median(known.truth))
-            found.append(Prediction("constant (trivial)", np.full(len(entries), middle)))
+                fields |= {suffix: f"{name}{suffix}" for suffix in levels}
+                options["levels"] = levels
+            if name in self.config.baselines:
+                options["baseline"] = (
+                    self.config.baseline(name)[0],
+                    self._baseline(event, name),
+                )
+            stream = event.targets[name].stream
+            axes = ("event",) if stream is None else ("event", stream)
+            found.append(Prediction("numbers", name, fields, axes, options=options))
         return found
 
     def _column_loss(self, raw: Tensor, y: Tensor) -> EventLoss:
@@ -375,48 +278,6 @@ class RegressionHead(Head):
         assert isinstance(transform, TargetTransform)
         return transform
 
-    def _at(self, evaluation: Evaluation, name: str) -> Array:
-        entries = entries_with_number(evaluation, name)
-        return entries.of(np.asarray(evaluation.predictions[name], dtype=np.float64))
-
-    def _judge(self, evaluation: Evaluation, name: str, prediction: Prediction) -> list[Metric]:
-        entries = entries_with_number(evaluation, name)
-        if len(entries) < 2:
-            return []
-        unit = _unit(evaluation, name)
-        residual = prediction.values - entries.truth
-        if self._is_angle(evaluation, name):
-            residual = wrap_phi(residual)
-        with_what = (entries.weight, entries.groups)
-        square = weighted_mean(residual**2, *with_what)
-        rms = math.sqrt(square.value) if square.value >= 0 else math.nan
-        numbers = {
-            "bias (median residual)": median(residual, *with_what),
-            "half 68 % width": half_width(residual, *with_what),
-            "mean absolute error": weighted_mean(np.abs(residual), *with_what),
-            "RMS": (rms, square.error / (2 * rms) if rms > 0 else math.nan),
-        }
-        found = [
-            Metric(f"{name}: {what}", float(value), float(error), unit, "lower", prediction.of)
-            for what, (value, error) in numbers.items()
-        ]
-        if (entries.truth > 0).all():
-            value, error = half_width(residual / entries.truth, *with_what)
-            what = f"{name}: relative half 68 % width"
-            found.append(Metric(what, value, error, "", "lower", prediction.of))
-        return found
-
-    def _variables(self, evaluation: Evaluation, name: str, *, angle: bool) -> list[Variable]:
-        dims = evaluation.contract[f"target/{name}"].dims
-        if len(dims) > 1:
-            found = object_variables(evaluation, dims[1])
-        else:
-            found = event_variables(evaluation)
-        return [variable for variable in found if variable.angle == angle]
-
-    def _is_angle(self, evaluation: Evaluation, name: str) -> bool:
-        return "circular" in evaluation.contract[f"target/{name}"].features[""].transform
-
     def _baseline(self, event: EventInfo, name: str) -> Expression:
         where = f"model.heads.{self.name}.baselines.{name}"
         scope = Scope(
@@ -436,93 +297,10 @@ class RegressionHead(Head):
         return expression
 
 
-class _Columns:
-    """The inputs of an evaluation as the columns of an expression."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation = evaluation
-
-    def event(self, name: str) -> Array:
-        """Return a feature of a global, shape ``(event,)``."""
-        block, _, feature = name.partition(".")
-        index = self.evaluation.contract[block].columns.index(feature)
-        values: Array = np.asarray(self.evaluation.inputs[block])[:, index]
-        return values
-
-    def stream(self, stream: str, feature: str) -> Array:
-        """Return a feature of all real objects, shape ``(object,)``."""
-        index = self.evaluation.contract[stream].columns.index(feature)
-        values: Array = np.asarray(self.evaluation.inputs[stream])[..., index][self._mask(stream)]
-        return values
-
-    def offsets(self, stream: str) -> NDArray[np.int64]:
-        """Return where the events of a stream begin and end, shape ``(event + 1,)``."""
-        counts = self._mask(stream).sum(axis=1)
-        return offsets_of(counts)
-
-    def _mask(self, stream: str) -> Array:
-        return np.asarray(self.evaluation.inputs[f"{stream}.mask"], dtype=bool)
-
-
 def quantile_field(level: float) -> str:
     """Return what the field of a quantile ends with: ``.q05`` for 0.05, ``.q025`` for 0.025."""
     return f".q{f'{level:.10f}'.rstrip('0').removeprefix('0.').ljust(2, '0')}"
 
 
-def _unit(evaluation: Evaluation, name: str) -> str:
-    return unit_of(name, evaluation.contract[f"target/{name}"].features[""])
-
-
 def _key(stream: str | None) -> str:
     return "event" if stream is None else f"{stream}_objects"
-
-
-def _or_zero(values: Array) -> Array:
-    filled: Array = np.where(np.isfinite(values), values, 0.0)
-    return filled
-
-
-def _evaluated(expression: Expression, evaluation: Evaluation) -> Array:
-    """Values of an expression, shape ``(event,)`` or ``(event, slot)``, NaN in padded slots."""
-    values = np.asarray(expression.evaluate(_Columns(evaluation)), dtype=np.float64)
-    if expression.kind == EVENT:
-        return values
-    mask = np.asarray(evaluation.inputs[f"{expression.kind}.mask"], dtype=bool)
-    padded = np.full(mask.shape, np.nan)
-    padded[mask] = values
-    return padded
-
-
-def _best(
-    training: Sequence[Variable],
-    evaluated: Sequence[Variable],
-    known: Entries,
-    entries: Entries,
-    *,
-    angle: bool,
-) -> Prediction | None:
-    """Calibrate every variable on training entries, and apply the best one.
-
-    An angle is taken as it is, whichever lies nearest on average.
-    """
-    least = math.inf
-    chosen: tuple[int, Callable[[Array], Array], str] | None = None
-    for position, variable in enumerate(training):
-        x = known.of(variable.values)
-        if angle:
-            there = np.isfinite(x)
-            if np.count_nonzero(there) < FEWEST:
-                continue
-            error = float(np.abs(wrap_phi(_or_zero(x) - known.truth)).mean())
-            if error < least:
-                least, chosen = error, (position, _or_zero, "as it is")
-            continue
-        fitted = calibrate(x, known.truth)
-        if fitted is not None and fitted.error < least:
-            least, chosen = fitted.error, (position, fitted.apply, fitted.kind)
-    if chosen is None:
-        return None
-    position, apply, kind = chosen
-    variable = evaluated[position]
-    label = variable.name if angle else f"calibrated {variable.name} ({kind})"
-    return Prediction(label, np.asarray(apply(entries.of(variable.values)), np.float64))

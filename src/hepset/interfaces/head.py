@@ -1,167 +1,38 @@
-"""`Head`: one thing a model learns, how it is decided, judged and drawn."""
+"""`Head`: one thing a model learns and decides; a judge says how well (`interfaces.judge`)."""
 
 from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from hepset.errors import ConfigurationError
-from hepset.interfaces.backbone import Encoded, Inputs
-from hepset.interfaces.backbone import LossTerm as LossTerm  # noqa: PLC0414  said to be public
+from hepset.interfaces.backbone import Encoded, Inputs, LossTerm
 from hepset.interfaces.component import ComponentConfig
+from hepset.interfaces.judge import Drawing, Evaluation, Metric, Prediction, Separation
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as MatplotlibFigure
-
-Array = NDArray[Any]
-
-
-class Metric(NamedTuple):
-    """One number that judges a head, with its statistical error.
-
-    Attributes:
-        name: Such as ``AUC`` or ``m_ttbar: half 68 % width``.
-        value: The number.
-        error: Its statistical error (one standard deviation); NaN where unknown.
-        unit: Unit, empty for pure numbers.
-        better: Which way is better.
-        of: Who reached it: empty for the model, otherwise the baseline's description.
-        limit: Whether it is what no model can beat, such as the truth itself: it stands beside
-            the baselines, but nothing is compared with it.
-        bound: Whether the value is only a lower bound, at 95 % confidence: what was counted is
-            zero.
-    """
-
-    name: str
-    value: float
-    error: float
-    unit: str = ""
-    better: Literal["higher", "lower"] = "higher"
-    of: str = ""
-    limit: bool = False
-    bound: bool = False
-
-
-class Separation(NamedTuple):
-    """A number that tells signal from background, at the entries that are of either.
-
-    Attributes:
-        values: Shape ``(entry,)``; larger is more like signal.
-        signal: True for signal, shape ``(entry,)``.
-        keep: Which events, or objects, the entries are: bool, shape ``(event,)`` or
-            ``(event, slot)``.
-        baseline: What a simple method is called, and its values ``(entry,)``; None without one.
-    """
-
-    values: Array
-    signal: Array
-    keep: Array
-    baseline: tuple[str, Array] | None = None
-
-
-class Drawing(NamedTuple):
-    """A figure of the report.
-
-    Attributes:
-        name: Short file-like name, unique within the head.
-        title: Heading.
-        caption: What is seen, in a sentence; says what data and how many events.
-        figure: A matplotlib figure.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: MatplotlibFigure
-
-    def _repr_png_(self) -> bytes:
-        """Return the figure for a notebook."""
-        import io  # noqa: PLC0415  only where a figure is looked at
-
-        from hepset.figures import save  # noqa: PLC0415  imports matplotlib
-
-        target = io.BytesIO()
-        save(self.figure, target, format="png", dpi=72)
-        return target.getvalue()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A split with its predictions, as a head judges it.
-
-    Attributes:
-        event: What an event is.
-        contract: The resolved contract of the data.
-        predictions: ``<field>`` → array, this head's decoded outputs.
-        targets: Target tensor → array (``target/signal``).
-        inputs: Input tensor → array in physical values (``jets``, ``jets.mask``, ``met``).
-        weight: Physical event weights, signed, shape ``(event,)``.
-        weighted: Whether any weight differs from one.
-        train: The same of a part of the training split, for overlays; None where absent.
-        statistics: Statistics of the training split.
-        extra: Extra tensors (``extra/…``) by name.
-        diagnoses: ``<field>`` → array, what this head computes for judging only (`Head.diagnose`).
-        sample: Index of each event's sample into `sample_names`; None where that is not known.
-        sample_names: Labels of the samples.
-        drawn: Target tensor → share of every class among the events that `train.sampling` drew, in
-            the order of the classes, NaN where it is not known; empty where nothing was sampled.
-    """
-
-    event: EventInfo
-    contract: Contract
-    predictions: Mapping[str, Array]
-    targets: Mapping[str, Array]
-    inputs: Mapping[str, Array]
-    weight: Array
-    weighted: bool = False
-    train: Evaluation | None = None
-    statistics: Statistics = field(default_factory=Statistics)
-    extra: Mapping[str, Array] = field(default_factory=dict)
-    diagnoses: Mapping[str, Array] = field(default_factory=dict)
-    sample: Array | None = None
-    sample_names: tuple[str, ...] = ()
-    drawn: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:  # noqa: ANN401  what it returns
-        """Return what `compute` gives for these events; it is asked the first time only."""
-        if name not in self._found:
-            self._found[name] = compute()
-        return self._found[name]
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return int(np.shape(self.weight)[0])
-
-    def take(self, rows: Array) -> Evaluation:
-        """Return some events, given by a mask or by indices; `train` stays as it is."""
-
-        def chosen(arrays: Mapping[str, Array]) -> dict[str, Array]:
-            return {name: np.asarray(array)[rows] for name, array in arrays.items()}
-
-        return replace(
-            self,
-            predictions=chosen(self.predictions),
-            targets=chosen(self.targets),
-            inputs=chosen(self.inputs),
-            weight=self.weight[rows],
-            extra=chosen(self.extra),
-            diagnoses=chosen(self.diagnoses),
-            sample=None if self.sample is None else self.sample[rows],
-        )
+__all__ = [
+    "Drawing",
+    "EncoderHandle",
+    "Evaluation",
+    "Head",
+    "HeadConfig",
+    "LossTerm",
+    "Metric",
+    "Prediction",
+    "Separation",
+    "create_head",
+    "head_losses",
+]
 
 
 class HeadConfig(ComponentConfig):
@@ -213,7 +84,10 @@ class EncoderHandle:
 
 
 class Head(nn.Module, ABC):
-    """Learns one thing from the shared embeddings."""
+    """Learns one thing from the shared embeddings.
+
+    What it predicts is judged and drawn by the judges of its `predictions`.
+    """
 
     Config: ClassVar[type[HeadConfig]] = HeadConfig
     """Model of the options."""
@@ -230,6 +104,9 @@ class Head(nn.Module, ABC):
     """Fields of `decode`, by the last part of their names, that say of each event whether its
     decisions are proved to be the best ones. Where an exported graph says no, its decisions may
     differ from those of torch, which can search further."""
+
+    samples: int = 0
+    """How many samples `sample` is asked for per event; 0 for a head that draws none."""
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         """Keep the name the user gave and the options; `build` makes the layers."""
@@ -273,6 +150,30 @@ class Head(nn.Module, ABC):
     def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn raw outputs into physics decisions: torch only, exportable, physical units."""
 
+    def predictions(self, event: EventInfo) -> Sequence[Prediction]:
+        """Say what the fields of `decode` are, so that they can be judged, drawn and written.
+
+        It is also asked before `build`, and gives the same records then but for their options.
+        """
+        del event
+        return ()
+
+    def sample(
+        self, encoder: EncoderHandle, n: int, generator: Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Draw n samples of what the head generates, axes (B, n, …); empty where it draws none.
+
+        Asked when predicting and evaluating only, where `samples` is not 0; it is no part of an
+        exported graph. Its fields stand beside those of `decode`.
+
+        Args:
+            encoder: Encodes the batch, again or under a condition.
+            n: Samples per event.
+            generator: Where randomness comes from, so that the samples can be drawn again.
+        """
+        del encoder, n, generator
+        return {}
+
     def diagnose(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute what only judging needs, such as what another way of deciding would give.
 
@@ -290,39 +191,6 @@ class Head(nn.Module, ABC):
             held_out: Raw outputs and targets of the validation split, batch by batch.
         """
         del held_out
-
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the predictions, each number with its statistical error."""
-        del evaluation
-        return []
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Say what simple methods give on the same events, under the same metric names."""
-        del evaluation
-        return []
-
-    def separations(self, event: EventInfo) -> dict[str, str | None]:
-        """Name what `separation` can be asked for: scores that a cut may be set on.
-
-        Returns:
-            Score → stream whose objects have one; None where events have.
-        """
-        del event
-        return {}
-
-    def separation(self, evaluation: Evaluation, name: str) -> Separation:
-        """Return one of the numbers that tell signal from background.
-
-        Raises:
-            KeyError: If it is none of `separations`.
-        """
-        del evaluation
-        raise KeyError(name)
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw what a physicist wants to see of the predictions."""
-        del evaluation
-        return []
 
 
 def head_losses(

@@ -7,9 +7,9 @@ model again is plain data (`Model.record`) beside a state dict, so that no pickl
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,14 @@ from hepset import __version__
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.backbone import Backbone, Encoded
-from hepset.interfaces.head import EncoderHandle, Head, LossTerm, create_head, head_losses
+from hepset.interfaces.head import (
+    EncoderHandle,
+    Head,
+    LossTerm,
+    Prediction,
+    create_head,
+    head_losses,
+)
 from hepset.model.input_transform import InputTransform
 from hepset.model.inputs import as_batch, input_arrays
 from hepset.plugins import registry
@@ -29,7 +36,7 @@ from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
 
-__all__ = ["MODEL_FORMAT", "Model", "build_model"]
+__all__ = ["MODEL_FORMAT", "Model", "Predictions", "build_model"]
 
 MODEL_FORMAT: Final = 1
 """Format of `Model.record`."""
@@ -37,6 +44,18 @@ MODEL_FORMAT: Final = 1
 Array = NDArray[Any]
 Outputs = dict[str, dict[str, Tensor]]
 """Head → name of a raw output → tensor, batch first."""
+
+
+class Predictions(NamedTuple):
+    """What a model says of some events, first axis event.
+
+    Attributes:
+        decided: ``<head>/<field>`` → array of `Head.decode` and `Head.sample`.
+        diagnosed: ``<head>/<field>`` → array of `Head.diagnose`, for judges only.
+    """
+
+    decided: dict[str, Array]
+    diagnosed: dict[str, Array]
 
 
 class Model(nn.Module):
@@ -111,10 +130,17 @@ class Model(nn.Module):
             tensors: Physical inputs by contract name (`InputTransform.inputs`); a batch of a
                 dataset's loader fits, its targets are not looked at.
         """
+        return self._run(tensors)[0]
+
+    def _run(self, tensors: Mapping[str, Tensor]) -> tuple[Outputs, EncoderHandle]:
         inputs = self.transform(tensors)
         encoded = self.backbone(inputs)
         handle = EncoderHandle(self.transform, self.backbone, inputs, tensors)
-        return {name: head(encoded, handle) for name, head in self.heads.items()}
+        return {name: head(encoded, handle) for name, head in self.heads.items()}, handle
+
+    def predictions(self) -> dict[str, list[Prediction]]:
+        """What the fields of every head are, by head."""
+        return {name: list(self.head(name).predictions(self.event)) for name in self.heads}
 
     def losses(
         self, tensors: Mapping[str, Tensor], outputs: Mapping[str, Mapping[str, Tensor]]
@@ -191,69 +217,55 @@ class Model(nn.Module):
             ContractError: Naming every rule that the inputs break, or events with more objects than
                 the model was trained on; the number of padded slots is free.
         """
-        return self._in_parts(batch, batch_size, self.decode)
+        return self._in_parts(batch, batch_size, diagnose=False).decided
 
     def diagnose(
         self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Decide for some events, and compute what heads want to know for judging only.
+    ) -> Predictions:
+        """Decide for some events, and compute what only the judges of the heads want to know.
 
         Args:
             batch: As for `predict`.
             batch_size: As for `predict`.
 
-        Returns:
-            What `predict` returns, and ``<head>/<field>`` → array of `Head.diagnose`.
-
         Raises:
             ContractError: As `predict`.
         """
-        decided: set[str] = set()
-
-        def both(outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-            found = self.decode(outputs)
-            decided.update(found)
-            for name in self.heads:
-                for field, value in self.head(name).diagnose(outputs[name]).items():
-                    found[f"diagnosis:{name}/{field}"] = value
-            return found
-
-        found = self._in_parts(batch, batch_size, both)
-        return (
-            {name: array for name, array in found.items() if name in decided},
-            {
-                name.removeprefix("diagnosis:"): array
-                for name, array in found.items()
-                if name not in decided
-            },
-        )
+        return self._in_parts(batch, batch_size, diagnose=True)
 
     def _in_parts(
-        self,
-        batch: EventBatch | Mapping[str, Array],
-        batch_size: int,
-        decide: Callable[[Outputs], dict[str, Tensor]],
-    ) -> dict[str, Array]:
+        self, batch: EventBatch | Mapping[str, Array], batch_size: int, *, diagnose: bool
+    ) -> Predictions:
         """Compute and decide some events at a time, without gradients."""
-        arrays = input_arrays(self.contract, as_batch(batch))
-        events = len(next(iter(arrays.values())))
+        events = as_batch(batch)
+        arrays = input_arrays(self.contract, events)
+        size = len(next(iter(arrays.values())))
+        seed = int(events.ids["entry"][0]) if len(events) else 0
         was_training = self.training
         self.eval()
         try:
             with torch.no_grad():
-                if not events:
+                if not size:
                     # One event without objects, and its row dropped: shapes and dtypes are as ever.
                     one = {name: np.zeros((1, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
-                    return {name: array[:0] for name, array in self._part(one, decide).items()}
+                    found = self._part(one, seed, diagnose=diagnose)
+                    return Predictions(*({k: v[:0] for k, v in part.items()} for part in found))
                 parts = [
                     self._part(
-                        {n: a[start : start + batch_size] for n, a in arrays.items()}, decide
+                        {n: a[start : start + batch_size] for n, a in arrays.items()},
+                        seed + start,
+                        diagnose=diagnose,
                     )
-                    for start in range(0, events, batch_size)
+                    for start in range(0, size, batch_size)
                 ]
         finally:
             self.train(was_training)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if len(parts) == 1:
+            return parts[0]
+        return Predictions(
+            {n: np.concatenate([p.decided[n] for p in parts]) for n in parts[0].decided},
+            {n: np.concatenate([p.diagnosed[n] for p in parts]) for n in parts[0].diagnosed},
+        )
 
     def record(self) -> dict[str, Any]:
         """Describe the model as JSON-ready data; with the state dict it is the whole model."""
@@ -311,13 +323,26 @@ class Model(nn.Module):
             ) from error
         return model
 
-    def _part(
-        self, arrays: Mapping[str, Array], decide: Callable[[Outputs], dict[str, Tensor]]
-    ) -> dict[str, Array]:
-        """Decide for events given by `input_arrays`."""
+    def _part(self, arrays: Mapping[str, Array], seed: int, *, diagnose: bool) -> Predictions:
+        """Decide for events given by `input_arrays`; the seed is that of heads which sample."""
         # Copied, because arrays of a data set may be read-only, which torch knows not.
         tensors = {name: torch.tensor(array, device=self.device) for name, array in arrays.items()}
-        return {k: v.cpu().numpy() for k, v in decide(self.forward(tensors)).items()}
+        outputs, handle = self._run(tensors)
+        decided = self.decode(outputs)
+        diagnosed: dict[str, Tensor] = {}
+        for name in self.heads:
+            head = self.head(name)
+            if head.samples:
+                generator = torch.Generator(self.device).manual_seed(seed)
+                drawn = head.sample(handle, head.samples, generator)
+                decided |= {f"{name}/{field}": value for field, value in drawn.items()}
+            if diagnose:
+                found = head.diagnose(outputs[name])
+                diagnosed |= {f"{name}/{field}": value for field, value in found.items()}
+        return Predictions(
+            {name: value.cpu().numpy() for name, value in decided.items()},
+            {name: value.cpu().numpy() for name, value in diagnosed.items()},
+        )
 
     def _versions(self) -> dict[str, str]:
         """Versions of what the numbers depend on, plugins included."""

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hepset.interfaces.head import Metric
+    from hepset.interfaces.judge import Metric
 
 __all__ = ["metric_text", "number", "with_error"]
 

@@ -26,7 +26,7 @@ from hepset.evaluate.spectra import (
 )
 from hepset.evaluate.variations import PARTS, Shift
 from hepset.files import atomic_file
-from hepset.interfaces.head import Metric
+from hepset.interfaces.judge import Metric
 from hepset.report import page
 from hepset.report.history import draw_history, losses_of, read_history
 from hepset.report.numbers import metric_text, number, with_error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hepset.interfaces.head import Metric
+from hepset.interfaces.judge import Metric
 
 __all__ = ["best_baseline", "compare_metric", "headline", "metric_of", "quality", "verdict"]
 

@@ -8,7 +8,9 @@ import re
 
 import numpy as np
 
-from hepset.interfaces.head import Drawing, Evaluation, Head, Metric
+from hepset.interfaces.head import Head
+from hepset.interfaces.judge import Drawing, Evaluation, Metric
+from hepset.judges import judge_head
 from hepset.testing.conditions import require
 
 __all__ = ["draw", "judge"]
@@ -29,8 +31,9 @@ def judge(head: Head, evaluation: Evaluation, where: str) -> dict[str, float]:
         AssertionError: Naming the metric and the reason.
     """
     try:
-        metrics, baselines = head.metrics(evaluation), head.baselines(evaluation)
-        again = head.metrics(evaluation)
+        own = judge_head(head, evaluation)
+        metrics, baselines = own.metrics(), own.baselines()
+        again = judge_head(head, evaluation).metrics()
     except Exception as problem:
         raise AssertionError(
             f"{where} metrics or baselines raise {type(problem).__name__} ({problem}): the "
@@ -98,7 +101,7 @@ def draw(head: Head, evaluation: Evaluation, where: str, *, save: bool) -> None:
 
     before = set(plt.get_fignums())
     try:
-        drawings = head.figures(evaluation)
+        drawings = judge_head(head, evaluation).figures()
     except Exception as problem:
         plt.close("all")
         raise AssertionError(
@@ -117,22 +120,21 @@ def draw(head: Head, evaluation: Evaluation, where: str, *, save: bool) -> None:
             )
             require(drawing.title.strip(), f"{where} figure {drawing.name!r} has no title")
             require(drawing.caption.strip(), f"{where} figure {drawing.name!r} has no caption")
-            require(
-                isinstance(drawing.figure, Figure),
-                f"{where} figure {drawing.name!r} is a {type(drawing.figure).__name__}",
-            )
             if not save:
                 continue
             try:
-                drawing.figure.savefig(io.BytesIO(), format="svg")
+                figure = drawing.figure
+                figure.savefig(io.BytesIO(), format="svg")
             except Exception as problem:
                 raise AssertionError(
                     f"{where} figure {drawing.name!r} cannot be drawn: "
                     f"{type(problem).__name__} ({problem})"
                 ) from problem
+            require(
+                isinstance(figure, Figure),
+                f"{where} figure {drawing.name!r} is a {type(figure).__name__}",
+            )
     finally:
-        for drawing in drawings:
-            plt.close(drawing.figure)
         left = set(plt.get_fignums()) - before
         for number in left:
             plt.close(number)

@@ -1,29 +1,31 @@
-"""The entries of an evaluation that a target judges: events, or real objects, that have one."""
+"""What of an evaluation has a known truth: events, or real objects, with weights and groups."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.interfaces.head import Evaluation
+from hepset.interfaces.judge import Evaluation
 
-__all__ = ["Entries", "entries_with_label", "entries_with_number", "first_events"]
+__all__ = ["Labelled", "first_events", "with_label", "with_number"]
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Entries:
+class Labelled:
     """Which entries have a target, with what their statistics need.
 
     Attributes:
         keep: True where there is a target, shape ``(event,)`` or ``(event, slot)``.
         truth: The targets, shape ``(entry,)``.
         weight: Physical weights, shape ``(entry,)``; None where all are one.
-        groups: Event of each entry, shape ``(entry,)``; None where an entry is an event.
+        groups: Event of each entry, shape ``(entry,)``; None where every entry is an event of its
+            own. Objects of one event, and its copies, are drawn together.
     """
 
     keep: Array
@@ -42,11 +44,23 @@ class Entries:
         chosen: Array = values[self.keep]
         return chosen
 
-    def only(self, chosen: Array) -> Entries:
+    def at(self, values: Array, of_part: Callable[[Array], Array]) -> Array:
+        """Return what a function makes of the values, at the entries.
+
+        Args:
+            values: First axes as `keep`; further axes are what the function is for.
+            of_part: Takes some events' values and drops the last axis; it is given parts, so that
+                a map of a file is never in memory as a whole.
+        """
+        size = 50_000
+        parts = [of_part(values[start : start + size]) for start in range(0, len(values), size)]
+        return self.of(np.concatenate(parts)) if parts else np.zeros(0)
+
+    def only(self, chosen: Array) -> Labelled:
         """Return some of the entries, given by a mask ``(entry,)``."""
         keep = self.keep.copy()
         keep[self.keep] = chosen
-        return Entries(
+        return Labelled(
             keep,
             self.truth[chosen],
             None if self.weight is None else self.weight[chosen],
@@ -54,13 +68,13 @@ class Entries:
         )
 
 
-def entries_with_label(evaluation: Evaluation, target: str) -> Entries:
+def with_label(evaluation: Evaluation, target: str) -> Labelled:
     """Return the entries with a label, integers."""
     truth = np.asarray(evaluation.targets[f"target/{target}"])
     return _entries(evaluation, truth, truth >= 0)
 
 
-def entries_with_number(evaluation: Evaluation, target: str) -> Entries:
+def with_number(evaluation: Evaluation, target: str) -> Labelled:
     """Return the entries with a finite number, float64."""
     truth = np.asarray(evaluation.targets[f"target/{target}"], dtype=np.float64)
     return _entries(evaluation, truth, np.isfinite(truth))
@@ -70,25 +84,19 @@ def first_events(evaluation: Evaluation, count: int) -> Evaluation:
     """Return at most so many events, for fits that need no more."""
     if len(evaluation) <= count:
         return evaluation
-    return Evaluation(
-        evaluation.event,
-        evaluation.contract,
-        {name: array[:count] for name, array in evaluation.predictions.items()},
-        {name: array[:count] for name, array in evaluation.targets.items()},
-        {name: array[:count] for name, array in evaluation.inputs.items()},
-        evaluation.weight[:count],
-        evaluation.weighted,
-        None,
-        evaluation.statistics,
-        {name: array[:count] for name, array in evaluation.extra.items()},
-    )
+    return replace(evaluation.take(slice(count)), train=None)
 
 
-def _entries(evaluation: Evaluation, truth: Array, keep: Array) -> Entries:
+def _entries(evaluation: Evaluation, truth: Array, keep: Array) -> Labelled:
     rows = np.nonzero(keep)[0]
-    return Entries(
+    groups = evaluation.groups
+    if groups is not None:
+        groups = groups[rows]
+    elif keep.ndim > 1:
+        groups = rows
+    return Labelled(
         keep,
         truth[keep],
         np.asarray(evaluation.weight, np.float64)[rows] if evaluation.weighted else None,
-        rows if keep.ndim == 2 else None,
+        groups,
     )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hepset.heads.entries import Entries
-from hepset.interfaces.head import Metric
+from hepset.interfaces.judge import Metric
+from hepset.judges.labelled import Labelled
 from hepset.uncertainty import effective_number, efficiency, largest_efficiency
 
 __all__ = ["rejection", "threshold_at"]
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 def rejection(
-    score: Array, entries: Entries, share: float, *, prefix: str = "", of: str = ""
+    score: Array, entries: Labelled, share: float, *, prefix: str = "", of: str = ""
 ) -> Metric:
     """Return one over the background's efficiency where `share` of the signal passes.
 

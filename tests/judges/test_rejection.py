@@ -7,17 +7,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from hepset.heads.entries import Entries
-from hepset.heads.rejection import rejection, threshold_at
 from hepset.interfaces.head import Metric
+from hepset.judges.labelled import Labelled
+from hepset.judges.rejection import rejection, threshold_at
 from hepset.report.numbers import metric_text
 from hepset.report.summary import compare_metric
 
 
-def entries(truth: list[int], weight: list[float] | None = None) -> Entries:
+def entries(truth: list[int], weight: list[float] | None = None) -> Labelled:
     labels = np.array(truth)
     keep = np.ones(len(labels), bool)
-    return Entries(keep, labels, None if weight is None else np.array(weight), None)
+    return Labelled(keep, labels, None if weight is None else np.array(weight), None)
 
 
 SCORE = np.array([0.9, 0.8, 0.7, 0.2, 0.75, 0.5, 0.4, 0.3, 0.1, 0.05])
@@ -53,7 +53,7 @@ def test_weights_and_objects_count_what_they_are_worth() -> None:
     assert none.value == pytest.approx(1 / (1 - 0.05 ** (24 / 100)))
     keep = np.ones((5, 2), bool)
     groups = np.repeat(np.arange(5), 2)
-    objects = Entries(keep, np.array(TRUTH), None, groups)
+    objects = Labelled(keep, np.array(TRUTH), None, groups)
     # The six objects of background belong to three events.
     assert rejection(SCORE, objects, 0.5).value == pytest.approx(1 / (1 - 0.05 ** (1 / 3)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ from hepset.figures import (
     start_at_zero,
     styled,
 )
-from hepset.heads.entries import Entries
-from hepset.interfaces.head import Drawing
+from hepset.interfaces.judge import Drawing
+from hepset.judges.labelled import Labelled
 from hepset.kinematics import wrap_phi
 from hepset.uncertainty import efficiency, half_width, median
 
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
         unit: Its unit, ``file units`` where none is declared, empty for a pure number.
         angle: Whether residuals are angles.
         entries: The entries that have the target.
-        fields: Suffix of the prediction's fields → values at the entries; ``""`` is the value.
+        field: Gives a field at the entries by what it is: ``value``, ``sigma``, a quantile.
         baseline: A simple prediction with its description.
         about: What data these are.
     """
@@ -46,8 +46,8 @@ class Shown(NamedTuple):
     name: str
     unit: str
     angle: bool
-    entries: Entries
-    fields: Mapping[str, Array]
+    entries: Labelled
+    field: Callable[[str], Array]
     baseline: tuple[str, Array] | None
     about: str
 
@@ -55,6 +55,11 @@ class Shown(NamedTuple):
         """Return prediction minus truth, angles in [−π, π)."""
         difference: Array = values - self.entries.truth
         return wrap_phi(difference) if self.angle else difference
+
+    def pull(self) -> Array:
+        """Return residuals in units of the predicted width."""
+        found: Array = self.residual(self.field("value")) / self.field("sigma")
+        return found
 
     def axis(self, what: str) -> str:
         """Return an axis title with the unit."""
@@ -72,7 +77,7 @@ def truth(shown: Shown) -> Drawing:
         f"{shown.name}: prediction against truth",
         f"Number (sum of weights) of entries, on {shown.about}. The line is the diagonal; bins "
         "without a positive sum are left white.",
-        _truth(shown),
+        lambda: _truth(shown),
     )
 
 
@@ -84,7 +89,7 @@ def residuals(shown: Shown) -> Drawing:
         f"{shown.name}: residuals",
         f"Prediction minus truth, each normalised to one, on {shown.about}; errors are "
         f"statistical.{simple}",
-        _residuals(shown),
+        lambda: _residuals(shown),
     )
 
 
@@ -96,14 +101,13 @@ def profile(shown: Shown) -> Drawing:
         "Median residual and half the width of its central 68.3 % in bins of the truth with equal "
         f"numbers of entries, on {shown.about}; errors are bootstrapped."
         + (f" Grey squares: {shown.baseline[0]}." if shown.baseline else ""),
-        _profile(shown),
+        lambda: _profile(shown),
     )
 
 
 def pulls(shown: Shown) -> Drawing:
     """Draw residuals in units of the predicted width, beside a normal distribution."""
-    pull = shown.residual(shown.fields[""]) / shown.fields[".sigma"]
-    inside = np.abs(pull) < 1
+    inside = np.abs(shown.pull()) < 1
     value, error = efficiency(inside, shown.entries.weight, shown.entries.groups)
     return Drawing(
         shown.file("pull"),
@@ -111,7 +115,7 @@ def pulls(shown: Shown) -> Drawing:
         "Residual in units of the predicted half width of the central 68.3 %, on "
         f"{shown.about}: {value:.3f} ± {error:.3f} lie within one (expected 0.683). The line is a "
         "normal distribution.",
-        _pulls(shown, pull),
+        lambda: _pulls(shown, shown.pull()),
     )
 
 
@@ -127,7 +131,7 @@ def coverage(shown: Shown, levels: Mapping[str, float]) -> Drawing:
         f"{shown.name}: coverage of the quantiles",
         f"Share of entries whose truth lies below the predicted quantile, on {shown.about}; "
         "correct quantiles lie on the line.",
-        _coverage(shown, levels),
+        lambda: _coverage(shown, levels),
     )
 
 
@@ -136,7 +140,7 @@ def _truth(shown: Shown) -> Figure:
     figure, axes = new_figure(
         shown.axis(f"True {shown.name}"), shown.axis(f"Predicted {shown.name}"), width=6.0
     )
-    predicted, true = shown.fields[""], shown.entries.truth
+    predicted, true = shown.field("value"), shown.entries.truth
     edges = bin_edges([true, predicted], 50)
     content = np.histogram2d(true, predicted, [edges, edges], weights=shown.entries.weight)[0]
     positive = np.where(content > 0, content, np.nan)
@@ -153,7 +157,7 @@ def _truth(shown: Shown) -> Figure:
 def _residuals(shown: Shown) -> Figure:
     x = f"Predicted minus true {shown.name}"
     figure, axes = new_figure(shown.axis(x), "Share per bin width")
-    own = shown.residual(shown.fields[""])
+    own = shown.residual(shown.field("value"))
     simple = None if shown.baseline is None else shown.residual(shown.baseline[1])
     edges = bin_edges(own if simple is None else [own, simple], 50, 0.01)
     if simple is not None and shown.baseline is not None:
@@ -176,7 +180,7 @@ def _profile(shown: Shown) -> Figure:
     bins = int(np.clip(len(true) // 100, 1, 10))
     edges = np.unique(np.quantile(true, np.linspace(0, 1, bins + 1)))
     index = np.clip(np.searchsorted(edges, true, "right") - 1, 0, max(len(edges) - 2, 0))
-    kinds = [("model", shown.fields[""], "o", COLOURS[0])]
+    kinds = [("model", shown.field("value"), "o", COLOURS[0])]
     if shown.baseline is not None:
         kinds.append((shown.baseline[0], shown.baseline[1], "s", "0.4"))
     for label, predicted, marker, colour in kinds:
@@ -231,7 +235,7 @@ def _coverage(shown: Shown, levels: Mapping[str, float]) -> Figure:
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
     found = [
         efficiency(
-            shown.entries.truth < shown.fields[field], shown.entries.weight, shown.entries.groups
+            shown.entries.truth < shown.field(field), shown.entries.weight, shown.entries.groups
         )
         for field in levels
     ]

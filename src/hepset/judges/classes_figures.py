@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,17 +21,30 @@ from hepset.figures import (
     start_at_zero,
     styled,
 )
-from hepset.heads.entries import Entries
-from hepset.interfaces.head import Drawing
+from hepset.interfaces.judge import Drawing
+from hepset.judges.labelled import Labelled
 from hepset.uncertainty import auc, efficiency, roc_curve, weighted_mean
 
-__all__ = ["Curve", "calibration", "confusion", "roc", "scores"]
+__all__ = [
+    "CLASSES",
+    "Curve",
+    "Figure",
+    "Judged",
+    "calibration",
+    "confusion",
+    "confusion_figure",
+    "roc",
+    "score_roc",
+    "scores",
+]
 
 Array = NDArray[Any]
+Probability = Callable[[int], Array]
+"""Class to its predicted probability at every entry, shape ``(entry,)``."""
 
 _FEWEST = 10
 """A point of a ROC curve needs so many background entries behind it."""
-_CLASSES = 6
+CLASSES = 6
 """Classes that one figure shows."""
 _INSIDE = 2
 """Curves whose legend finds a place beside them."""
@@ -58,7 +72,7 @@ class Curve(NamedTuple):
     baseline: tuple[str, Array] | None
 
 
-def roc(curves: Sequence[Curve], entries: Entries, about: str) -> Drawing:
+def roc(curves: Callable[[], Sequence[Curve]], entries: Labelled, about: str) -> Drawing:
     """Draw background rejection against signal efficiency, baselines dashed."""
     return Drawing(
         "roc",
@@ -66,7 +80,7 @@ def roc(curves: Sequence[Curve], entries: Entries, about: str) -> Drawing:
         f"One over the background efficiency, on {about}; solid: the model, dashed: the best "
         f"single variable. Bands are the statistical error of the background; curves end where "
         f"fewer than {_FEWEST} background entries pass.",
-        _roc(curves, entries),
+        lambda: _roc(curves(), entries),
     )
 
 
@@ -80,11 +94,11 @@ class Judged(NamedTuple):
     """
 
     score: Array
-    entries: Entries
+    entries: Labelled
     baseline: tuple[str, Array] | None
 
 
-def score_roc(scores: Mapping[str, Judged], about: str) -> Drawing:
+def score_roc(scores: Callable[[], Mapping[str, Judged]], about: str) -> Drawing:
     """Draw the rejection of every named score, baselines dashed."""
     return Drawing(
         "score-roc",
@@ -92,16 +106,16 @@ def score_roc(scores: Mapping[str, Judged], about: str) -> Drawing:
         f"One over the background efficiency of each score's own background, on {about}; solid: "
         "the model, dashed: the best single variable for the same. Bands are the statistical error "
         f"of the background; curves end where fewer than {_FEWEST} background entries pass.",
-        _score_roc(scores),
+        lambda: _score_roc(scores()),
     )
 
 
 def scores(
     classes: Sequence[int],
     names: Sequence[str],
-    entries: Entries,
-    probabilities: Array,
-    train: tuple[Entries, Array] | None,
+    entries: Labelled,
+    probability: Probability,
+    train: tuple[Labelled, Array] | None,
     about: str,
 ) -> list[Drawing]:
     """Draw the distribution of each class's probability, by true class."""
@@ -112,28 +126,28 @@ def scores(
             f"Probability of {names[c]}",
             f"Distribution of the predicted probability of {names[c]} by true class, each "
             f"normalised to one. Points: {about}{overlay if train else ''}.",
-            _score(c, names, entries, probabilities, train),
+            partial(_score, c, names, entries, probability, train),
         )
-        for c in list(classes)[:_CLASSES]
+        for c in list(classes)[:CLASSES]
     ]
 
 
-def confusion(names: Sequence[str], entries: Entries, probabilities: Array, about: str) -> Drawing:
+def confusion(draw: Callable[[], Figure], about: str) -> Drawing:
     """Draw the share of each true class that is decided as each class."""
     return Drawing(
         "confusion",
         "Confusion matrix",
         f"Share of each true class (row) whose most probable class is the column, on {about}; "
         "errors are statistical.",
-        _confusion(names, entries, probabilities),
+        draw,
     )
 
 
 def calibration(
     classes: Sequence[int],
     names: Sequence[str],
-    entries: Entries,
-    probabilities: Array,
+    entries: Labelled,
+    probability: Probability,
     about: str,
     *,
     balanced: bool,
@@ -145,7 +159,7 @@ def calibration(
         classes: Those to draw.
         names: Of all classes.
         entries: With their true classes.
-        probabilities: Predicted ones (entry, class).
+        probability: Gives the predicted ones of a class (entry,).
         about: What was judged, for the caption.
         balanced: Whether the losses of classes were balanced in training.
         drawn: Share of every class among the events of a sampled training, NaN where it is not
@@ -163,15 +177,15 @@ def calibration(
         "Calibration",
         f"True share of a class against its mean predicted probability, in bins of equal numbers "
         f"of entries, on {about}. A calibrated output lies on the line.{note}",
-        _calibration(classes, names, entries, probabilities),
+        partial(_calibration, classes, names, entries, probability),
     )
 
 
 def _prior(
-    classes: Sequence[int], names: Sequence[str], entries: Entries, drawn: Sequence[float]
+    classes: Sequence[int], names: Sequence[str], entries: Labelled, drawn: Sequence[float]
 ) -> str:
     """Say what shares of classes the output of a sampled training has as its prior."""
-    shown = list(classes)[:_CLASSES]
+    shown = list(classes)[:CLASSES]
     if not all(math.isfinite(drawn[c]) for c in shown):
         return (
             " The training was sampled event by event, which changes the shares of the objects' "
@@ -189,9 +203,9 @@ def _prior(
 
 
 @styled
-def _roc(curves: Sequence[Curve], entries: Entries) -> Figure:
+def _roc(curves: Sequence[Curve], entries: Labelled) -> Figure:
     figure, axes = new_figure("Signal efficiency", "Background rejection")
-    for curve, colour in zip(curves[:_CLASSES], COLOURS, strict=False):
+    for curve, colour in zip(curves[:CLASSES], COLOURS, strict=False):
         positive = entries.truth == curve.label
         if positive.all() or not positive.any():
             continue
@@ -218,7 +232,7 @@ def _score_roc(scores: Mapping[str, Judged]) -> Figure:
 
 
 def _draw_roc(
-    axes: Axes, name: str, score: Array, positive: Array, entries: Entries, line: str, tint: str
+    axes: Axes, name: str, score: Array, positive: Array, entries: Labelled, line: str, tint: str
 ) -> None:
     background, signal, _ = roc_curve(score, positive, entries.weight)
     number = np.count_nonzero(~positive)
@@ -265,14 +279,15 @@ def _finish_roc(figure: Figure, axes: Axes) -> Figure:
 def _score(
     c: int,
     names: Sequence[str],
-    entries: Entries,
-    probabilities: Array,
-    train: tuple[Entries, Array] | None,
+    entries: Labelled,
+    probability: Probability,
+    train: tuple[Labelled, Array] | None,
 ) -> Figure:
     figure, axes = new_figure(f"Predicted probability of {names[c]}", "Share per bin width")
-    edges = np.linspace(0, 1, 26)
-    for true, colour in zip(range(min(len(names), _CLASSES)), COLOURS, strict=False):
-        for number, part in enumerate([(entries, probabilities), train]):
+    edges, own = np.linspace(0, 1, 26), probability(c)
+    for true, colour in zip(range(min(len(names), CLASSES)), COLOURS, strict=False):
+        parts = [(entries, own), None if train is None else (train[0], train[1][:, c])]
+        for number, part in enumerate(parts):
             if part is None:
                 continue
             chosen = part[0].truth == true
@@ -281,7 +296,7 @@ def _score(
             weight = None if part[0].weight is None else part[0].weight[chosen]
             draw_histogram(
                 axes,
-                part[1][chosen, c],
+                part[1][chosen],
                 edges,
                 weight,
                 label=f"true {names[true]}" + (", training" if number else ""),
@@ -296,13 +311,19 @@ def _score(
 
 
 @styled
-def _confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> Figure:
+def confusion_figure(names: Sequence[str], entries: Labelled, decided: Array) -> Figure:
+    """Draw the matrix; colours alone where there are more classes than room for numbers.
+
+    Args:
+        names: Of the classes.
+        entries: With their true classes.
+        decided: The most probable class of each, (entry,).
+    """
     count = len(names)
     if count > _NUMBERED:
-        return _large_confusion(names, entries, probabilities)
+        return _large_confusion(names, entries, decided)
     size = max(4.8, 0.9 * count + 1.5)
     figure, axes = new_figure("Most probable class", "True class", width=size + 0.8, height=size)
-    decided = probabilities.argmax(axis=1)
     shares = np.full((count, count), np.nan)
     for true in range(count):
         row = entries.only(entries.truth == true)
@@ -330,11 +351,11 @@ def _confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> 
     return figure
 
 
-def _large_confusion(names: Sequence[str], entries: Entries, probabilities: Array) -> Figure:
+def _large_confusion(names: Sequence[str], entries: Labelled, decided: Array) -> Figure:
     """Colours alone, for more classes than there is room for numbers."""
     count, size = len(names), 10.0
     figure, axes = new_figure("Most probable class", "True class", width=size + 0.8, height=size)
-    cell = entries.truth * count + probabilities.argmax(axis=1)
+    cell = entries.truth * count + decided
     sums = np.bincount(cell, entries.weight, count * count).reshape(count, count)
     totals = sums.sum(axis=1, keepdims=True)
     shares = np.divide(sums, totals, out=np.full(sums.shape, np.nan), where=totals != 0)
@@ -351,12 +372,12 @@ def _large_confusion(names: Sequence[str], entries: Entries, probabilities: Arra
 
 @styled
 def _calibration(
-    classes: Sequence[int], names: Sequence[str], entries: Entries, probabilities: Array
+    classes: Sequence[int], names: Sequence[str], entries: Labelled, probability: Probability
 ) -> Figure:
     figure, axes = new_figure("Mean predicted probability", "True share")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":")
-    for c, colour in zip(list(classes)[:_CLASSES], COLOURS, strict=False):
-        predicted = probabilities[:, c]
+    for c, colour in zip(list(classes)[:CLASSES], COLOURS, strict=False):
+        predicted = probability(c)
         edges = np.unique(np.quantile(predicted, np.linspace(0, 1, 11)))
         index = np.clip(np.searchsorted(edges, predicted, "right") - 1, 0, max(len(edges) - 2, 0))
         x, y, errors = [], [], []
