@@ -14,14 +14,8 @@ from torch import Tensor, nn
 from hepset.batch import EventBatch, FlatStream, make_ids
 from hepset.dataset import Dataset
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import (
-    Drawing,
-    EncoderHandle,
-    Evaluation,
-    Head,
-    LossTerm,
-    Metric,
-)
+from hepset.interfaces.head import EncoderHandle, Head, LossTerm
+from hepset.interfaces.judge import Drawing, Judge, Metric, Prediction
 from hepset.model import Model, build_model
 from hepset.plugins import Component, hookimpl, registry
 from hepset.schema.config import ModelConfig
@@ -84,25 +78,48 @@ class ToyHead(Head):
             "scores": outputs["scores"],
         }
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        label = evaluation.targets["target/signal"]
-        right = evaluation.predictions["decision"] == label
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        del event
+        fields = {name: name for name in ("probabilities", "decision")}
+        return [
+            Prediction("toys", "signal", fields),
+            Prediction("toy-scores", fields={"scores": "scores"}, axes=("event", "jets")),
+        ]
+
+
+class ToyJudge(Judge):
+    """One number that is defined, one that is not, and a figure."""
+
+    fields = ("decision",)
+
+    def metrics(self) -> list[Metric]:
+        right = self.field("decision") == self.evaluation.targets["target/signal"]
         return [
             Metric("accuracy", float(right.mean()), float(right.std() / len(right) ** 0.5)),
             Metric("undefined", float("nan"), float("nan"), "GeV", "lower"),
         ]
 
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        share = float((evaluation.targets["target/signal"] == 1).mean())
+    def baselines(self) -> list[Metric]:
+        share = float((self.evaluation.targets["target/signal"] == 1).mean())
         return [Metric("accuracy", max(share, 1 - share), 0.01, of="the larger class")]
 
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
+    def figures(self) -> list[Drawing]:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(4, 3))
-        axes = figure.subplots()
-        axes.hist(evaluation.predictions["probabilities"][:, 1])
-        return [Drawing("output", "Output <1>", f"{len(evaluation)} events.", figure)]
+        def draw() -> Figure:
+            figure = Figure(figsize=(4, 3))
+            axes = figure.subplots()
+            axes.hist(self.field("probabilities")[:, 1])
+            return figure
+
+        return [Drawing("output", "Output <1>", f"{len(self.evaluation)} events.", draw)]
+
+
+class SilentJudge(Judge):
+    """Says nothing."""
+
+    def metrics(self) -> list[Metric]:
+        return []
 
 
 class _Plugin:
@@ -110,7 +127,11 @@ class _Plugin:
 
     @hookimpl
     def hepset_components(self) -> list[Component]:
-        return [Component("heads", "toy", ToyHead)]
+        return [
+            Component("heads", "toy", ToyHead),
+            Component("judges", "toys", ToyJudge),
+            Component("judges", "toy-scores", SilentJudge),
+        ]
 
 
 @pytest.fixture(autouse=True, scope="module")

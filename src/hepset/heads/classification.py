@@ -23,7 +23,6 @@ from hepset.nn.mlp import MLP
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import LabelCounts, Statistics
-from hepset.schema.tensors import Labels, TensorSpec
 
 __all__ = ["ClassificationConfig", "ClassificationHead"]
 
@@ -108,7 +107,7 @@ class ClassificationHead(Head):
             ConfigurationError: If the number of classes is unknown.
         """
         spec = contract[self.tensor]
-        classes = _classes(spec)
+        classes = contract.classes(self.tensor)
         if classes is None:
             raise ConfigurationError(
                 f"model.heads.{self.name}: the number of classes of {spec.name} is unknown; name "
@@ -213,11 +212,6 @@ class ClassificationHead(Head):
                 },
             )
         ]
-
-
-def _classes(spec: TensorSpec) -> int | None:
-    known = [r.classes for r in spec.rules if isinstance(r, Labels) and r.classes is not None]
-    return known[0] if known else None
 
 
 def _per_class(counts: LabelCounts | None, classes: int) -> tuple[Array, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
@@ -10,16 +9,13 @@ from typing import Any, Final, TypeVar
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.head import Head
 from hepset.interfaces.judge import Drawing, Evaluation, Judge, Metric, Prediction, Separation
+from hepset.plugins import registry
 from hepset.schema.event import EventInfo
 
 __all__ = ["HeadJudge", "judge_head", "separations_of"]
 
 T = TypeVar("T")
 
-JUDGES: Final = {
-    "classes": "hepset.judges.classes:ClassesJudge",
-    "numbers": "hepset.judges.numbers:NumbersJudge",
-}
 FORMER: Final = ("metrics", "baselines", "figures", "separations", "separation")
 """Methods of a head that judges itself, as all did before there were judges."""
 
@@ -45,14 +41,15 @@ class HeadJudge:
 
     def figures(self) -> list[Drawing]:
         """Describe the figures of the report."""
-        found: dict[str, Drawing] = {}
+        found: list[Drawing] = []
         for number, judge in enumerate(self.judges):
+            taken = {drawing.name for drawing in found}
             for drawing in judge.figures():
-                if drawing.name in found:
+                if drawing.name in taken:
                     drawing.name += f"-{number}"
                     drawing.title = f"{judge.prediction.target}: {drawing.title}"
-                found[drawing.name] = drawing
-        return list(found.values())
+                found.append(drawing)
+        return found
 
     def separation(self, name: str) -> Separation:
         """Return one of the numbers that tell signal from background.
@@ -120,14 +117,13 @@ def separations_of(head: Head, event: EventInfo) -> dict[str, str | None]:
 
 
 def _judge_of(head: Head, prediction: Prediction) -> type[Judge]:
-    known = list(JUDGES)
+    known = registry().names("judges")
     if prediction.kind not in known:
         raise ConfigurationError(
             f"model.heads.{head.name}: no judge of the kind {prediction.kind!r}"
             f"{did_you_mean(prediction.kind, known)}; there are {', '.join(known)}"
         )
-    module, _, attribute = JUDGES[prediction.kind].partition(":")
-    cls: type[Judge] = getattr(importlib.import_module(module), attribute)
+    cls: type[Judge] = registry().load("judges", prediction.kind)
     return cls
 
 

@@ -159,7 +159,8 @@ def _stream(spec: TensorSpec, block: Stream, values: Array, mask: Array) -> Iter
         return
 
     def total(of: Variable) -> Array:
-        return np.where(mask, of.values, 0.0).sum(axis=1)
+        found: Array = np.where(mask, of.values, 0.0).sum(axis=1)
+        return found
 
     def largest(of: Variable) -> Array:
         found = np.where(mask, of.values, -np.inf).max(axis=1)
@@ -167,7 +168,8 @@ def _stream(spec: TensorSpec, block: Stream, values: Array, mask: Array) -> Iter
 
     def leading(of: Variable, position: int) -> Array:
         order = np.argsort(~mask, axis=1, kind="stable")[:, position : position + 1]
-        return np.take_along_axis(of.values, order, axis=1)[:, 0]
+        found: Array = np.take_along_axis(of.values, order, axis=1)[:, 0]
+        return found
 
     for part in _columns(spec, block, values, mask):
         kind = {"angle": part.angle, "oriented": part.oriented}

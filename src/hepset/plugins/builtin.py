@@ -63,6 +63,18 @@ COMPONENTS = (
         "hepset.schema.steps:Log1p",
         "The logarithm ln(1 + x), for x > −1.",
     ),
+    Component(
+        "judges",
+        "classes",
+        "hepset.judges.classes:ClassesJudge",
+        "AUC, accuracy, rejection, calibration of classes.",
+    ),
+    Component(
+        "judges",
+        "numbers",
+        "hepset.judges.numbers:NumbersJudge",
+        "Bias and resolution of numbers, pulls, coverage.",
+    ),
     Component("dialects", "hepset", "hepset.dialects:HepsetDialect", "hepset's own event file."),
     Component(
         "commands",

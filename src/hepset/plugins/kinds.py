@@ -48,7 +48,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "train.loss_combination",
             "hepset.interfaces.loss_combination:LossCombination",
         ),
-        "judges": Kind("judge", "evaluate.judges", "builtins:object"),
+        "judges": Kind("judge", "kind of a head's prediction", "hepset.interfaces.judge:Judge"),
         "transform_steps": Kind(
             "transform step", "transform of a feature", "hepset.schema.steps:Curve"
         ),

@@ -173,6 +173,11 @@ class Contract(Model):
             }
         )
 
+    def classes(self, name: str) -> int | None:
+        """Return how many classes a tensor of labels has; None where that is not known."""
+        known = [rule.classes for rule in self[name].rules if isinstance(rule, Labels)]
+        return next((count for count in known if count is not None), None)
+
     def inputs(self) -> Contract:
         """Return the part that a model takes: streams, pairs, globals and their masks."""
         return self.keep(s.name for s in self.of_kind("stream", "mask", "pairs", "global"))

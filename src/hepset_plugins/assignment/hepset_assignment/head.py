@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
-    Drawing,
     EncoderHandle,
-    Evaluation,
     Head,
     HeadConfig,
     LossTerm,
-    Metric,
+    Prediction,
 )
 from hepset.nn.export_mode import is_exporting
 from hepset.nn.mlp import MLP
@@ -402,36 +400,14 @@ class AssignmentHead(Head):
                 fields |= {f"{other}/{p.field}": found[p.field] for p in plan.particles}
         return fields
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Give event and particle purities with binomial errors, and the detection's efficiency.
-
-        An event is right if all its reconstructable particles are, under the best permutation
-        that changes nothing; purities are also given by number of reconstructable particles and
-        of objects. Definitions: section 8 of SPANet's papers (arXiv:2106.03898).
-        """
-        from hepset_assignment.evaluation.metrics import metrics  # noqa: PLC0415
-        from hepset_assignment.evaluation.particle_target_quality import quantity_metrics  # noqa: PLC0415
-
-        return [
-            *metrics(self.topology, evaluation),
-            *quantity_metrics(self._quantities, self.topology, evaluation),
-        ]
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the mass χ² on all-hadronic top pairs, elsewhere the leading objects."""
-        from hepset_assignment.evaluation.metrics import baselines  # noqa: PLC0415
-        from hepset_assignment.evaluation.particle_target_quality import quantity_baselines  # noqa: PLC0415
-
-        return [
-            *baselines(self.topology, evaluation),
-            *quantity_baselines(self._quantities, self.topology, evaluation),
-        ]
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw purity by multiplicity, reconstructed masses, and the calibration."""
-        from hepset_assignment.evaluation.figures import figures  # noqa: PLC0415  matplotlib
-
-        return figures(self.topology, evaluation)
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        """Say that the fields are assignments of objects to the particles."""
+        topology = make_topology(
+            event, queries=self.config.particle_queries, where=f"model.heads.{self.name}"
+        )
+        fields = {p.field: p.field for plan in topology.processes for p in plan.particles}
+        options = {"topology": topology, "quantities": self._quantities}
+        return [Prediction("assignments", fields=fields, options=options)]
 
     @property
     def _scorers(self) -> list[TupleScorer]:

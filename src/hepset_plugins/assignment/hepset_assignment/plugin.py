@@ -16,5 +16,11 @@ def hepset_components() -> list[Component]:
             "assignment",
             "hepset_assignment.head:AssignmentHead",
             "Which objects are the products of which particle.",
-        )
+        ),
+        Component(
+            "judges",
+            "assignments",
+            "hepset_assignment.evaluation.judge:AssignmentsJudge",
+            "Purities, masses, detection and calibration of assignments.",
+        ),
     ]

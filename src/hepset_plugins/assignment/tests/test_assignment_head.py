@@ -13,6 +13,7 @@ from hepset.backbones.transformer import TransformerBackbone, TransformerConfig
 from hepset.errors import ConfigurationError
 from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Evaluation
+from hepset.judges import judge_head
 from hepset.model.input_transform import InputTransform
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
@@ -394,7 +395,7 @@ def test_learns_a_mass() -> None:
         {name: test[name].numpy() for name in ("jets", "jets.mask")},
         np.ones(300),
     )
-    purity = {m.name: m.value for m in head.metrics(evaluation)}["event purity"]
-    simple = {m.name: m.value for m in head.baselines(evaluation)}["event purity"]
+    purity = {m.name: m.value for m in judge_head(head, evaluation).metrics()}["event purity"]
+    simple = {m.name: m.value for m in judge_head(head, evaluation).baselines()}["event purity"]
     assert purity > 0.8
     assert simple < 0.2

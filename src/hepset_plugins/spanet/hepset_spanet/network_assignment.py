@@ -13,13 +13,11 @@ from torch import Tensor
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
-    Drawing,
     EncoderHandle,
-    Evaluation,
     Head,
     HeadConfig,
     LossTerm,
-    Metric,
+    Prediction,
 )
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
@@ -101,8 +99,7 @@ class SpanetAssignmentHead(Head):
         Raises:
             ConfigurationError: If the event has no particle, or several processes.
         """
-        where = f"model.heads.{self.name}"
-        self.judged = make_topology(event, queries=True, where=where)
+        make_topology(event, queries=True, where=f"model.heads.{self.name}")
         self._event = event
         self._topology(event)
         names = {each.tensor for each in event.assignments()}
@@ -213,23 +210,11 @@ class SpanetAssignmentHead(Head):
             found[f"{name}/detection"] = torch.sigmoid(outputs[name + _DETECTION])
         return found
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Give purities and the detection's efficiency, as the head ``assignment`` does."""
-        from hepset_assignment.evaluation.metrics import metrics  # noqa: PLC0415
-
-        return metrics(self.judged, evaluation)
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the mass χ² on all-hadronic top pairs, elsewhere the leading objects."""
-        from hepset_assignment.evaluation.metrics import baselines  # noqa: PLC0415
-
-        return baselines(self.judged, evaluation)
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw purity by multiplicity, reconstructed masses, and the calibration."""
-        from hepset_assignment.evaluation.figures import figures  # noqa: PLC0415  matplotlib
-
-        return figures(self.judged, evaluation)
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        """Say that the fields are assignments, as those of the head ``assignment`` are."""
+        topology = make_topology(event, queries=True, where=f"model.heads.{self.name}")
+        fields = {p.field: p.field for plan in topology.processes for p in plan.particles}
+        return [Prediction("assignments", fields=fields, options={"topology": topology})]
 
     # --- the topology -------------------------------------------------------------------------
 

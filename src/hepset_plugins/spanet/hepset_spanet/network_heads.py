@@ -12,17 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from hepset.errors import ConfigurationError, did_you_mean
-from hepset.heads.classification import ClassificationConfig, ClassificationHead
-from hepset.heads.regression import RegressionConfig, RegressionHead
 from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import (
-    Drawing,
     EncoderHandle,
-    Evaluation,
     Head,
     HeadConfig,
     LossTerm,
-    Metric,
+    Prediction,
 )
 from hepset.schema.contract import Contract, compile_contract, target_spec
 from hepset.schema.event import EventInfo
@@ -72,10 +68,6 @@ class SpanetRegressionHead(Head):
                 no place for it.
         """
         self.keys = {name: _key(self, event, name, "regression") for name in self.config.targets}
-        # Judged like any other regression; kept in a tuple so that it is no part of the model.
-        judge = RegressionHead(self.name, RegressionConfig(targets=self.config.targets))
-        judge.contract(event)
-        self._judge = (judge,)
         self.matching = Matching(event, self.config.targets, follow=self.config.parity == "none")
         return _required(self, event, [*self.config.targets, *self.matching.siblings])
 
@@ -123,17 +115,10 @@ class SpanetRegressionHead(Head):
         """Give ``<target>``, (B,)."""
         return {name: outputs[key] for name, key in self.keys.items()}
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Give bias and resolution, as the head ``regression`` does."""
-        return self._judge[0].metrics(evaluation)
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the best single variable and a constant."""
-        return self._judge[0].baselines(evaluation)
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw prediction against truth, residuals, bias and resolution."""
-        return self._judge[0].figures(evaluation)
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        """Say that the targets are numbers."""
+        del event
+        return [Prediction("numbers", name, {"value": name}) for name in self.config.targets]
 
 
 class SpanetClassificationConfig(HeadConfig):
@@ -170,10 +155,6 @@ class SpanetClassificationHead(Head):
                 has no place for it.
         """
         self.key = _key(self, event, self.config.target, "classification")
-        # Judged like any other classification; kept in a tuple so that it is no part of the model.
-        judge = ClassificationHead(self.name, ClassificationConfig(target=self.config.target))
-        judge.contract(event)
-        self._judge = (judge,)
         follow = self.config.parity == "none"
         self.matching = Matching(event, [self.config.target], follow=follow)
         return _required(self, event, [self.config.target, *self.matching.siblings])
@@ -184,9 +165,14 @@ class SpanetClassificationHead(Head):
         Raises:
             ConfigurationError: If the number of classes is unknown, or the statistics lack counts.
         """
-        judge = self._judge[0]
-        judge.build(contract, statistics, width)
-        classes = len(judge.prior)
+        del width
+        classes = contract.classes(f"target/{self.config.target}")
+        if classes is None:
+            raise ConfigurationError(
+                f"model.heads.{self.name}: the number of classes of {self.config.target!r} is "
+                f"unknown; name them in the event file (targets.{self.config.target}.classes) or "
+                "prepare the dataset, which counts them"
+            )
         weights = np.ones(classes)
         if self.config.class_balance == "effective":
             counts = statistics.labels.get(f"target/{self.config.target}")
@@ -236,17 +222,17 @@ class SpanetClassificationHead(Head):
         """Give ``probabilities``, (B, C)."""
         return {"probabilities": torch.softmax(outputs[self.key], -1)}
 
-    def metrics(self, evaluation: Evaluation) -> list[Metric]:
-        """Give AUC, accuracy and log-loss, as the head ``classification`` does."""
-        return self._judge[0].metrics(evaluation)
-
-    def baselines(self, evaluation: Evaluation) -> list[Metric]:
-        """Judge the best single variable, and knowing only the classes."""
-        return self._judge[0].baselines(evaluation)
-
-    def figures(self, evaluation: Evaluation) -> list[Drawing]:
-        """Draw ROC curves, scores, the confusion matrix and the calibration."""
-        return self._judge[0].figures(evaluation)
+    def predictions(self, event: EventInfo) -> list[Prediction]:
+        """Say that the probabilities are those of classes."""
+        del event
+        return [
+            Prediction(
+                "classes",
+                self.config.target,
+                {"probabilities": "probabilities"},
+                options={"balanced": self.config.class_balance != "none"},
+            )
+        ]
 
 
 def _key(head: Head, event: EventInfo, name: str, kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,13 @@ from numpy.typing import NDArray
 from hepset.figures import COLOURS, draw_points, new_figure, styled
 from hepset.interfaces.head import Drawing, Evaluation
 from hepset.uncertainty import Estimate, efficiency
-from hepset_assignment.evaluation.baseline import simple_assignment
 from hepset_assignment.evaluation.mass_figures import background_figures, mass_figures
-from hepset_assignment.evaluation.metrics import judgeable
+from hepset_assignment.evaluation.metrics import Case, compared
 from hepset_assignment.evaluation.quality import (
     Judged,
     cluster_names,
     detection_of,
     detection_shares,
-    judge,
     multiplicity_rows,
     particle_purity,
 )
@@ -35,15 +34,20 @@ _BINS = 10
 _FEWEST = 2
 
 
-def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
-    """Draw what there is to see of every process with reconstructable particles."""
+def figures(
+    topology: Topology, evaluation: Evaluation, cases: Sequence[Case] | None = None
+) -> list[Drawing]:
+    """Describe what there is to see of every process with reconstructable particles.
+
+    Args:
+        topology: All that is assigned.
+        evaluation: The events.
+        cases: As `compared` gives them, where they are at hand.
+    """
     found: list[Drawing] = []
-    for number, plan in judgeable(topology, evaluation):
-        judged = judge(plan, topology, evaluation)
+    for number, plan, judged, simple, other in cases or compared(topology, evaluation):
         if judged.any_present.sum() < _FEWEST:
             continue
-        simple = simple_assignment(plan, topology, evaluation)
-        other = judge(plan, topology, evaluation, simple.predictions)
         tag = f"-{number}" if len(topology.processes) > 1 else ""
         title = f" ({plan.name})" if plan.name else ""
         about = f"{int(judged.any_present.sum())} events with a reconstructable particle" + (
@@ -56,7 +60,7 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                 f"Event purity{title}",
                 "Share of events with every reconstructable particle right, by number of objects "
                 f"and by number of reconstructable particles; {about}.",
-                _purity(both, len(plan.particles)),
+                partial(_purity, both, len(plan.particles)),
             )
         )
         found.append(
@@ -65,7 +69,7 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                 f"Efficiency{title}",
                 "Share of the reconstructable particles that are found, by number of objects and "
                 f"by number of reconstructable particles; {about}.",
-                _efficiency(both, plan),
+                partial(_efficiency, both, plan),
             )
         )
         chance = detection_of(plan, judged, evaluation)
@@ -77,7 +81,7 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                     "Efficiency: share of the reconstructable particles that are found and said to "
                     "be there. Purity: share of the particles said to be there that are right. "
                     f"{len(judged.rows)} events.",
-                    _detection(judged, chance),
+                    partial(_detection, judged, chance),
                 )
             )
         found += mass_figures(plan, topology, evaluation, judged, other, simple, tag)
@@ -88,7 +92,7 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                 f"Calibration of the assignment{title}",
                 "Share of right assignments of reconstructable particles against the predicted "
                 f"probability; {about}.",
-                _calibration(plan, judged, evaluation),
+                partial(_calibration, plan, judged, evaluation),
             )
         )
         whole = evaluation.predictions.get(f"{plan.prefix}probability")
@@ -101,7 +105,7 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                     "Share of events with every particle right against the predicted probability "
                     f"of the whole assignment; {int(complete.sum())} events with all particles "
                     "reconstructable.",
-                    _whole(judged, np.asarray(whole), complete),
+                    partial(_whole, judged, np.asarray(whole), complete),
                 )
             )
         confidence = evaluation.predictions.get(f"{plan.prefix}confidence")
@@ -112,7 +116,9 @@ def figures(topology: Topology, evaluation: Evaluation) -> list[Drawing]:
                     f"Calibration of the confidence{title}",
                     "Share of events with every reconstructable particle right against the "
                     f"confidence, which was calibrated on other events; {about}.",
-                    _whole(judged, np.asarray(confidence), judged.any_present, "confidence"),
+                    partial(
+                        _whole, judged, np.asarray(confidence), judged.any_present, "confidence"
+                    ),
                 )
             )
     return found

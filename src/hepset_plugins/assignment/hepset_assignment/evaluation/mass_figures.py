@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mplhep
@@ -21,7 +22,7 @@ from hepset.figures import (
 )
 from hepset.interfaces.head import Drawing, Evaluation
 from hepset_assignment.evaluation.baseline import Simple
-from hepset_assignment.evaluation.masses import Masses, Truth, observables, truth_of
+from hepset_assignment.evaluation.masses import Masses, Observable, Truth, observables, truth_of
 from hepset_assignment.evaluation.quality import Judged
 from hepset_assignment.evaluation.sculpting import Sculpted, backgrounds, sculpted_masses
 from hepset_assignment.topology import ProcessPlan, Topology
@@ -61,25 +62,33 @@ def mass_figures(
     for number, observable in enumerate(observables(plan, topology)):
         if not masses.has(plan, observable):
             continue
-        truth = truth_of(plan, observable, masses, judged)
-        mass = masses.of(plan, observable, evaluation.predictions, judged.rows)
-        beside = masses.of(plan, observable, simple.predictions, other.rows)
         yield Drawing(
             f"mass-{number}{tag}",
             f"Reconstructed mass of {observable.label}{title}",
             "Invariant mass of the assigned objects: right, wrong though all true objects are "
             "there, and without a complete truth. Lines: the true objects, and the assignment by "
             f"{simple.of}. {len(judged.rows)} events; what lies beyond is not shown.",
-            _stack(
-                mass,
-                truth,
-                beside,
-                judged.weight,
-                masses.unit(plan, observable) or "file units",
-                simple.of,
-                per="events" if observable.kind == "system" else "candidates",
-            ),
+            partial(_drawn, plan, masses, observable, judged, other, simple),
         )
+
+
+def _drawn(
+    plan: ProcessPlan,
+    masses: Masses,
+    observable: Observable,
+    judged: Judged,
+    other: Judged,
+    simple: Simple,
+) -> Figure:
+    return _stack(
+        masses.of(plan, observable, masses.evaluation.predictions, judged.rows),
+        truth_of(plan, observable, masses, judged),
+        masses.of(plan, observable, simple.predictions, other.rows),
+        judged.weight,
+        masses.unit(plan, observable) or "file units",
+        simple.of,
+        per="events" if observable.kind == "system" else "candidates",
+    )
 
 
 def background_figures(
@@ -102,7 +111,7 @@ def background_figures(
                 "beside objects drawn at random. A peak in the shaded window, the central 68 % of "
                 "the true mass in the signal, is made by the assignment. "
                 f"{len(background.rows)} events; what lies beyond counts but is not shown.",
-                _sculpting(part, beside, simple.of),
+                partial(_sculpting, part, beside, simple.of),
             )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from hepset.interfaces.head import Evaluation, Metric
-from hepset_assignment.evaluation.baseline import simple_assignment
+from hepset_assignment.evaluation.baseline import Simple, simple_assignment
 from hepset_assignment.evaluation.masses import mass_metrics
 from hepset_assignment.evaluation.quality import (
+    Judged,
     confidence_metrics,
     detection_by_multiplicity,
     detection_metrics,
@@ -19,7 +21,7 @@ from hepset_assignment.evaluation.quality import (
 from hepset_assignment.evaluation.sculpting import NOISE, sculpting_metrics
 from hepset_assignment.topology import ProcessPlan, Topology
 
-__all__ = ["TRUTH", "baselines", "judgeable", "metrics"]
+__all__ = ["TRUTH", "Case", "baselines", "compared", "judgeable", "metrics"]
 
 TRUTH = "true objects"
 """What an assignment without any mistake gives."""
@@ -32,14 +34,44 @@ def judgeable(topology: Topology, evaluation: Evaluation) -> Iterator[tuple[int,
             yield number, plan
 
 
-def metrics(topology: Topology, evaluation: Evaluation) -> list[Metric]:
+class Case(NamedTuple):
+    """A process as the head and a simple method assign it.
+
+    Attributes:
+        number: Of the process.
+        plan: The process.
+        judged: The head's assignment beside the truth.
+        simple: The simple method and what it assigns.
+        other: That assignment beside the truth.
+    """
+
+    number: int
+    plan: ProcessPlan
+    judged: Judged
+    simple: Simple
+    other: Judged
+
+
+def compared(topology: Topology, evaluation: Evaluation) -> list[Case]:
+    """Compare the assignment of every process, and a simple one, with the truth."""
+    found = []
+    for number, plan in judgeable(topology, evaluation):
+        simple = simple_assignment(plan, topology, evaluation)
+        judged = judge(plan, topology, evaluation)
+        other = judge(plan, topology, evaluation, simple.predictions)
+        found.append(Case(number, plan, judged, simple, other))
+    return found
+
+
+def metrics(
+    topology: Topology, evaluation: Evaluation, cases: Sequence[Case] | None = None
+) -> list[Metric]:
     """Return purities, masses, detection and selection of every process, in this order.
 
     The numbers by multiplicity come last.
     """
     found: list[Metric] = []
-    for _, plan in judgeable(topology, evaluation):
-        judged = judge(plan, topology, evaluation)
+    for _, plan, judged, _, _ in cases or compared(topology, evaluation):
         found += purity_metrics(plan, judged)
         found += mass_metrics(plan, topology, evaluation, judged, evaluation.predictions)
         found += sculpting_metrics(plan, topology, evaluation, judged)
@@ -51,13 +83,13 @@ def metrics(topology: Topology, evaluation: Evaluation) -> list[Metric]:
     return found
 
 
-def baselines(topology: Topology, evaluation: Evaluation) -> list[Metric]:
+def baselines(
+    topology: Topology, evaluation: Evaluation, cases: Sequence[Case] | None = None
+) -> list[Metric]:
     """Judge the simple assignment of every process, and the masses of the true objects."""
     found: list[Metric] = []
-    for _, plan in judgeable(topology, evaluation):
-        simple = simple_assignment(plan, topology, evaluation)
+    for _, plan, _, simple, judged in cases or compared(topology, evaluation):
         indices = simple.predictions
-        judged = judge(plan, topology, evaluation, indices)
         found += purity_metrics(plan, judged, simple.of)
         found += mass_metrics(plan, topology, evaluation, judged, indices, simple.of)
         found += mass_metrics(plan, topology, evaluation, judged, None, TRUTH, limit=True)
