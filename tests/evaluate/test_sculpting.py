@@ -30,13 +30,13 @@ ASKED = SculptingConfig(score="h/s", against="extra.mass", mistag=0.1)
 
 
 class Given:
-    """Stands for a head with one score."""
+    """Stands for the judges of a head with one score."""
 
     def __init__(self, *parts: Any) -> None:
         self.parts = parts
 
-    def separation(self, evaluation: Evaluation, name: str) -> Separation:
-        assert (name, len(evaluation.weight)) == ("s", len(self.parts[2]))
+    def separation(self, name: str) -> Separation:
+        assert name == "s"
         return Separation(*self.parts)
 
 
@@ -57,8 +57,8 @@ def evaluation_of(event: EventInfo, mass: Array, weight: Array | None = None) ->
 def found_by(
     event: EventInfo, mass: Array, *parts: Any, weight: Array | None = None
 ) -> dict[tuple[str, str], Any]:
-    head: Any = Given(*parts)
-    found = sculpting(ASKED, head, evaluation_of(event, mass, weight))
+    judge: Any = Given(*parts)
+    found = sculpting(ASKED, judge, evaluation_of(event, mass, weight))
     return {
         (m.name.split(": ")[1].split(" of ")[0], m.of): m for m in found.metrics + found.baselines
     }
@@ -139,12 +139,12 @@ def test_objects_are_judged_by_columns_of_their_own(event: EventInfo) -> None:
         event, evaluation.contract, {}, {}, {"jets": jets, "jets.mask": mask}, np.ones(300),
         extra=evaluation.extra,
     )  # fmt: skip
-    head: Any = Given(pt[mask], signal, mask)
+    judge: Any = Given(pt[mask], signal, mask)
     asked = SculptingConfig(score="h/s", against="jets.pt", mistag=0.5)
-    metrics = {m.name.split(": ")[1]: m for m in sculpting(asked, head, evaluation).metrics}
+    metrics = {m.name.split(": ")[1]: m for m in sculpting(asked, judge, evaluation).metrics}
     assert metrics["distance of jets.pt to all background"].value == pytest.approx(0.5, abs=0.01)
     # A column of the event is the same for all its objects.
-    assert sculpting(ASKED, head, evaluation).metrics[1].value == 0
+    assert sculpting(ASKED, judge, evaluation).metrics[1].value == 0
 
 
 def test_one_kind_alone_says_nothing(event: EventInfo) -> None:
@@ -309,13 +309,3 @@ def test_later_stages_are_looked_at_before_training(
         run.run()
     with pytest.raises(HepsetError, match=message):
         check_run(run)
-
-
-def test_what_is_found_of_the_events_is_computed_once(event: EventInfo) -> None:
-    evaluation = evaluation_of(event, np.zeros(3))
-    calls: list[int] = []
-    for _ in range(2):
-        assert evaluation.once("sum", lambda: calls.append(1) or 7) == 7
-    assert calls == [1]
-    # Other events have found nothing yet.
-    assert evaluation.take(np.array([0])).once("sum", lambda: 8) == 8

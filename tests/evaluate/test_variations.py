@@ -19,7 +19,8 @@ from hepset.evaluate.evaluate import judge, open_variations
 from hepset.evaluate.spectra import class_labels
 from hepset.evaluate.variations import metrics_in_parts, shifts, vary
 from hepset.events.select import derive
-from hepset.interfaces.head import Evaluation, Metric
+from hepset.interfaces.judge import Evaluation, Judge, Metric, Prediction
+from hepset.judges import HeadJudge
 from hepset.model import Model
 from hepset.run import Run
 from hepset.run.preflight import check_run
@@ -118,10 +119,15 @@ def test_the_error_of_a_shift_comes_from_parts_of_the_events() -> None:
     assert math.isnan(found["b"].shift.error)
 
 
-def test_parts_are_disjoint_and_complete(event: EventInfo) -> None:
-    class Counts:
-        def metrics(self, evaluation: Evaluation) -> list[Metric]:
-            return [Metric("rows", float(evaluation.targets["target/x"].sum()), 0.0)]
+def test_parts_are_disjoint_and_complete(event: EventInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counts(Judge):
+        def metrics(self) -> list[Metric]:
+            return [Metric("rows", float(self.evaluation.targets["target/x"].sum()), 0.0)]
+
+    monkeypatch.setattr(
+        "hepset.evaluate.variations.judge_head",
+        lambda _, evaluation: HeadJudge([Counts(Prediction("counts"), evaluation)]),
+    )
 
     rows = np.arange(37)
     evaluation = Evaluation(
@@ -134,7 +140,7 @@ def test_parts_are_disjoint_and_complete(event: EventInfo) -> None:
         extra={"extra/y": rows},
         sample=rows,
     )
-    parts = metrics_in_parts(Counts(), evaluation)  # type: ignore[arg-type]
+    parts = metrics_in_parts(None, evaluation)  # type: ignore[arg-type]
     assert len(parts) == 10
     assert sum(part["rows"] for part in parts) == rows.sum()
     some = evaluation.take(rows % 2 == 1)
@@ -213,11 +219,11 @@ def test_diagnoses_stand_beside_the_predictions(
     # Heads see them; files do not hold them.
     seen: list[Evaluation] = []
 
-    def metrics(evaluation: Evaluation) -> list[Metric]:
-        seen.append(evaluation)
+    def metrics(judge: Judge) -> list[Metric]:
+        seen.append(judge.evaluation)
         return []
 
-    monkeypatch.setattr(head, "metrics", metrics)
+    monkeypatch.setattr("toy_model.ToyJudge.metrics", metrics)
     judge(model, dataset, "test", EvaluateConfig(), predictions=tmp_path)
     assert set(seen[0].diagnoses) == {"other"}
     assert not any("other" in name for name in pq.read_schema(tmp_path / "test.parquet").names)

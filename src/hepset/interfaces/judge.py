@@ -103,6 +103,11 @@ class Drawing:
         """The matplotlib figure; one that is drawn by a function is not kept."""
         return self._figure() if callable(self._figure) else self._figure
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the figure is there already, and stays."""
+        return not callable(self._figure)
+
     def _repr_png_(self) -> bytes:
         """Return the figure for a notebook."""
         import io  # noqa: PLC0415  only where a figure is looked at

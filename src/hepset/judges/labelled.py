@@ -70,13 +70,14 @@ class Labelled:
 
 def with_label(evaluation: Evaluation, target: str) -> Labelled:
     """Return the entries with a label, integers."""
-    truth = np.asarray(evaluation.targets[f"target/{target}"])
+    truth = np.asarray(evaluation.targets.get(f"target/{target}", np.full(len(evaluation), -1)))
     return _entries(evaluation, truth, truth >= 0)
 
 
 def with_number(evaluation: Evaluation, target: str) -> Labelled:
     """Return the entries with a finite number, float64."""
-    truth = np.asarray(evaluation.targets[f"target/{target}"], dtype=np.float64)
+    missing = np.full(len(evaluation), np.nan)
+    truth = np.asarray(evaluation.targets.get(f"target/{target}", missing), dtype=np.float64)
     return _entries(evaluation, truth, np.isfinite(truth))
 
 

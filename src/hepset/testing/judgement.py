@@ -134,7 +134,11 @@ def draw(head: Head, evaluation: Evaluation, where: str, *, save: bool) -> None:
                 isinstance(figure, Figure),
                 f"{where} figure {drawing.name!r} is a {type(figure).__name__}",
             )
+            plt.close(figure)
     finally:
+        for drawing in drawings:
+            if drawing.is_drawn:
+                plt.close(drawing.figure)
         left = set(plt.get_fignums()) - before
         for number in left:
             plt.close(number)
