@@ -107,8 +107,8 @@ def test_imports_point_down() -> None:
 
 SYSTEMS = {"evenet", "jetclass", "pythia", "salt", "spanet", "umami", "weaver"}
 """Programs whose names no code of the core may know; comments may say where a formula is from."""
-GENERAL = {"assignment"}
-"""Plugins that are called as something that the core knows: the topology of a decay."""
+GENERAL = {"assignment", "assignments"}
+"""Names of plugins and components that the core knows as something else: a decay's topology."""
 
 
 def strings(tree: ast.AST) -> Iterator[str]:

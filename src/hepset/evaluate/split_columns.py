@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from hepset.batch import ID_DTYPE, Array, EventBatch
+from hepset.arrays import Array
+from hepset.batch import ID_DTYPE, EventBatch
 
 __all__ = ["SplitColumns"]
 

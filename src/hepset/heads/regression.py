@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hepset.arrays import offsets_of
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.events.select import plugin_functions
 from hepset.expressions.language import EVENT, Expression, Scope, compile_expression
