@@ -176,3 +176,59 @@ def test_a_partner_that_is_declared_is_asked_for_and_a_missing_one_is_an_error()
     with pytest.raises(ConfigurationError, match="target/nu_px has 'nu_px' but no 'nu_py'"):
         Augmentation(alone, contract, BOTH, ["target/nu_px"])
     Augmentation(alone, contract, AugmentConfig(flip_eta=True), ["jets", "target/nu_px"])
+
+
+def describe_event(features: Any, targets: Any = None) -> EventInfo:
+    return EventInfo.model_validate(
+        {"streams": {"cells": {"slots": 1, "features": features}}, "targets": targets or {}}
+    )
+
+
+def turn(event: EventInfo, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A quarter turn, and a reflection."""
+    contract = compile_contract(event)
+    augmentation = Augmentation(event, contract, BOTH, contract.tensors)
+    tensors = {"cells.mask": torch.ones(1, 1, dtype=torch.bool), **tensors}
+    return augmentation.turn(tensors, torch.tensor([math.pi / 2]), torch.tensor([-1]))
+
+
+def test_a_position_is_turned_as_a_vector() -> None:
+    """(1, 2, 3) becomes (−2, 1, −3); its energy stays, and so does a rapidity beside it."""
+    event = describe_event(["x", "y", "z", "e", "hit_x", "hit_y", "hit_z", "rapidity"])
+    values = torch.tensor([[[1.0, 2, 3, 4, 5, 6, 7, 8]]])
+    turned = turn(event, {"cells": values})
+    expected = [-2, 1, -3, 4, -6, 5, -7, -8]
+    torch.testing.assert_close(turned["cells"], torch.tensor([[expected]]).float())
+    targets = {f"vertex/{name}": {"kind": "regression"} for name in "xyz"}
+    event = describe_event(["pt"], targets)
+    given = {
+        f"target/vertex/{n}": torch.tensor([float(v)])
+        for n, v in zip("xyz", (1.0, 2, 3), strict=True)
+    }
+    turned = turn(event, {"cells": torch.ones(1, 1, 1), **given})
+    found = [turned[f"target/vertex/{name}"].item() for name in "xyz"]
+    assert found == pytest.approx([-2, 1, -3], abs=1e-6)
+
+
+def test_y_alone_is_a_rapidity_as_ever() -> None:
+    turned = turn(describe_event(["pt", "y", "phi"]), {"cells": torch.tensor([[[1.0, 2, 0]]])})
+    expected = torch.tensor([[[1, -2, math.pi / 2]]])
+    torch.testing.assert_close(turned["cells"], expected)
+
+
+@pytest.mark.parametrize("features", [["x", "y"], ["pt", "y", "z"]])
+def test_a_y_that_may_be_either_is_refused_until_it_is_stated(features: list[str]) -> None:
+    event = describe_event(features)
+    contract = compile_contract(event)
+    with pytest.raises(ConfigurationError, match=r"cells\.y may be a rapidity .* role: none"):
+        Augmentation(event, contract, BOTH, contract.tensors)
+    stated = describe_event(
+        {name: {"role": "rapidity"} if name == "y" else {} for name in features}
+    )
+    values = torch.ones(1, 1, len(features))
+    turned = turn(stated, {"cells": values})["cells"][0, 0]
+    assert turned.tolist() == [-1 if name == "y" else 1 for name in features]
+    none = describe_event({name: {"role": "none"} for name in features})
+    assert torch.equal(turn(none, {"cells": values})["cells"], values)
+    place = describe_event({n: {"role": n} if n in {"x", "y"} else {} for n in ("x", "y")})
+    assert turn(place, {"cells": values[..., :2]})["cells"][0, 0].tolist() == pytest.approx([-1, 1])

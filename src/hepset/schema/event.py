@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema
 
 from hepset.errors import did_you_mean
 from hepset.schema.base import IDENTIFIER, Model, accept_null
-from hepset.schema.feature import P4_SYSTEMS, Feature, Role, guess_role
+from hepset.schema.feature import P4_SYSTEMS, Feature, Role, guess_role, roles_of
 from hepset.schema.steps import AffineStep, Transform, check_transform
 from hepset.schema.symmetry import PermutationGroup, parse_permutations
 
@@ -416,17 +416,7 @@ class EventInfo(Model):
 
 
 def _roles(features: Mapping[str, Feature]) -> dict[str, tuple[str, Role]]:
-    found: dict[str, tuple[str, Role]] = {}
-    for name, feature in features.items():
-        guessed = guess_role(name)
-        if feature.role is not None:
-            found[name] = (
-                guessed[0] if guessed and guessed[1] == feature.role else "",
-                feature.role,
-            )
-        elif guessed is not None:
-            found[name] = guessed
-    return found
+    return roles_of({name: feature.role for name, feature in features.items()})
 
 
 def _check_names(what: str, names: Mapping[str, object] | list[str]) -> None:

@@ -250,7 +250,7 @@ class _Maker:
             guessed = guess_role(name)
             stem = guessed[0] if guessed else ""
             role = feature.role or (guessed[1] if guessed else None)
-            if role is None:
+            if role in {None, "none", "x", "y", "z"}:
                 values = self.rng.standard_normal(shape)
             else:
                 momentum = momenta.setdefault(stem, {})

@@ -2,8 +2,8 @@
 
 Both act on physical tensors, before the input transform, and turn inputs and regression targets
 together. What a column is follows from its role (`EventInfo`): an angle φ is shifted, a pair of
-(sin φ, cos φ) or (px, py) of one stem is rotated; η, rapidity and pz change sign. A difference of
-angles (``delta_phi``, and every φ of a pair feature) does not change under rotation.
+(sin φ, cos φ), (px, py) or (x, y) of one stem is rotated; η, rapidity, pz and z change sign. A
+difference of angles (``delta_phi``, and every φ of a pair feature) does not change under rotation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hepset.errors import ConfigurationError
 from hepset.schema.config import AugmentConfig
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo, GlobalInput, Stream
-from hepset.schema.feature import Role, guess_role
+from hepset.schema.feature import Role, ambiguous_roles, roles_of
 
 __all__ = ["Augmentation"]
 
@@ -28,9 +28,9 @@ _LOG = logging.getLogger(__name__)
 
 _DIFFERENCES = frozenset({"delta", "d", "diff", "rel", "relative"})
 _PARTNERS: dict[Role, Role] = {
-    "px": "py", "py": "px", "sin_phi": "cos_phi", "cos_phi": "sin_phi",
+    "px": "py", "py": "px", "sin_phi": "cos_phi", "cos_phi": "sin_phi", "x": "y", "y": "x",
 }  # fmt: skip
-_FLIPPED = frozenset({"eta", "rapidity", "pz"})
+_FLIPPED = frozenset({"eta", "rapidity", "pz", "z"})
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Augmentation:
 
     Raises:
         ConfigurationError: If a vector has only one of its components, so that it cannot be
-            rotated.
+            rotated, or a ``y`` may be a rapidity or a position.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Augmentation:
                 )
             first = by_key[_group(name), stem, role]
             pair = (first, by_key[key])
-            if role in {"py", "sin_phi"}:
+            if role in {"py", "sin_phi", "y"}:
                 pair = (pair[1], pair[0])
             if pair not in seen:
                 seen.add(pair)
@@ -216,6 +216,7 @@ def _places(
     for name, block in blocks.items():
         if name in contract and name in tensors:
             columns = contract[name].columns
+            _refuse_ambiguous(f"{name}.", {n: f.role for n, f in block.features.items()})
             found += [
                 (name, columns.index(feature), stem, role)
                 for feature, (stem, role) in block.roles.items()
@@ -223,18 +224,31 @@ def _places(
     for name, stream in event.streams.items():
         pairs = f"{name}.pairs"
         if pairs in contract and pairs in tensors:
-            for column, (feature, spec) in enumerate(stream.pairs.items()):
-                guessed = guess_role(feature)
-                role = spec.role or (guessed[1] if guessed else None)
-                if role is not None:
-                    found.append((pairs, column, guessed[0] if guessed else feature, role))
-    for name, target in event.targets.items():
-        if target.kind != "regression" or f"target/{name}" not in tensors:
-            continue
-        guessed = guess_role(name)
-        role = target.role or (guessed[1] if guessed else None)
-        if role is not None:
+            declared = {feature: spec.role for feature, spec in stream.pairs.items()}
+            _refuse_ambiguous(f"{pairs}.", declared)
+            roles = roles_of(declared)
+            found += [
+                (pairs, column, *roles[feature])
+                for column, feature in enumerate(stream.pairs)
+                if feature in roles
+            ]
+    numbers = {n: t.role for n, t in event.targets.items() if t.kind == "regression"}
+    here = {name for name in numbers if f"target/{name}" in tensors}
+    _refuse_ambiguous("target/", numbers, here)
+    for name, (stem, role) in roles_of(numbers).items():
+        if name in here:
             prefix = name.rpartition("/")[0]
-            stem = guessed[0] if guessed else ""
             found.append((f"target/{name}", None, f"{prefix}/{stem}" if prefix else stem, role))
     return found
+
+
+def _refuse_ambiguous(
+    prefix: str, declared: Mapping[str, Role | None], among: Iterable[str] | None = None
+) -> None:
+    for name in ambiguous_roles(declared):
+        if among is None or name in among:
+            raise ConfigurationError(
+                f"train.augment: {prefix}{name} may be a rapidity or, with the x or z beside it, a "
+                "position; say which in the event file: role: rapidity, role: y (and x, z for the "
+                "others), or role: none for neither"
+            )
