@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from hepset.batch import EventBatch, make_ids
 from hepset.convert import prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
-from hepset.convert.plan import make_plan
+from hepset.convert.plan import Plan, make_plan, open_sources
 from hepset.dataset import Dataset
 from hepset.errors import ConfigurationError, ReadError
 from hepset.events.derive import derived_contract, derived_event, input_event
@@ -113,6 +113,38 @@ def test_another_version_of_the_plugin_changes_the_plan(tmp_path: Path) -> None:
         registry().unregister("toy-text")
     assert found == ["1.0", "1.1"]
     assert "acme" not in inputs()["readers"][0]
+
+
+def test_a_fingerprint_of_the_reader_changes_the_plan(tmp_path: Path) -> None:
+    class Versioned(TextReader):
+        state: ClassVar[dict[str, object]] = {}
+
+        def fingerprint(self) -> dict[str, object]:
+            return self.state
+
+    reader = Versioned(FileReaderConfig(files=[f"{files(tmp_path / 'f')}/*/*.txt"]))
+
+    def plan() -> Plan:
+        contract = compile_contract(EVENT)
+        return make_plan([reader], event=EVENT, contract=contract, config=PrepareConfig(), seed=1)
+
+    assert "fingerprint" not in plan().inputs["readers"][0]
+    keys = set()
+    for version in (1, 2):
+        Versioned.state = {"weights": version}
+        assert plan().inputs["readers"][0]["fingerprint"] == {"weights": version}
+        keys.add(plan().key)
+    assert len(keys) == 2
+
+
+def test_readers_without_damaged_files_keep_their_purpose(tmp_path: Path) -> None:
+    folder = files(tmp_path / "f")
+    (folder / "b" / "x.txt").write_text("4 five")
+    reader = TextReader(FileReaderConfig(files=[f"{folder}/*/*.txt"]))
+    reader.purpose = "predict"
+    kept, sources, bad = open_sources(reader, skip=True)
+    assert kept.purpose == "predict"
+    assert (len(sources), len(bad)) == (1, 1)
 
 
 def test_file_that_cannot_be_opened_is_skipped_on_request(tmp_path: Path) -> None:

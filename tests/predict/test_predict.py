@@ -104,6 +104,24 @@ def test_files_are_derived_selected_and_predicted(
             assert found[row] is None
 
 
+class CuttingReader(FixedReader):
+    """Leaves out every other event, but not from predictions."""
+
+    def read(self, chunk: Chunk) -> EventBatch:
+        found = super().read(chunk)
+        return found if self.purpose == "predict" else found.take(np.arange(0, len(found), 2))
+
+
+def test_readers_are_told_that_every_event_is_to_be_predicted(
+    model: Model, event: EventInfo, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    reader = CuttingReader(batch_of(30, 5, targets=False), event)
+    assert sum(len(batch) for batch in reader) < 30
+    counts = predict_files(model, reader, tmp_path / "p.parquet")
+    assert counts.events == 30
+    assert reader.purpose == "train"
+
+
 def test_derived_features_are_computed_and_none_may_pass(
     model: Model, event: EventInfo, tmp_path: Path, batch_of: BatchOf
 ) -> None:

@@ -152,6 +152,7 @@ def open_files(
     source: Reader = cls(
         parse_options(cls.Config, kept, f"reader {reader!r}"), input_event(model.event, derive)
     )
+    source.purpose = "predict"
     return source
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hepset.dialects import load_event
 from hepset.errors import ConfigurationError
-from hepset.interfaces.reader import Reader
+from hepset.interfaces.reader import Purpose, Reader
 from hepset.plugins import registry
 from hepset.schema.event import EventInfo
 
@@ -23,6 +23,7 @@ def open_reader(
     *,
     files: Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]] | None = None,
     event: Path | Mapping[str, Any] | EventInfo | None = None,
+    purpose: Purpose = "train",
     **options: Any,  # noqa: ANN401  each reader has its own
 ) -> Reader:
     """Build a reader by its short name.
@@ -32,6 +33,8 @@ def open_reader(
         files: Paths or glob patterns, or group → patterns; None for a generator.
         event: What an event is: a file of any dialect, its content, or an `EventInfo`; None
             where the format itself says.
+        purpose: ``predict`` where every event of the files is wanted: cuts and resampling of the
+            reader itself then do nothing.
         options: The reader's own options, and ``sample``, ``max_events``, ``chunk_size``.
 
     Raises:
@@ -49,6 +52,7 @@ def open_reader(
         "readers", {**options, "reader": name}, f"reader {name!r}", key="reader"
     )
     reader: Reader = cls(config, None if event is None else load_event(event))
+    reader.purpose = purpose
     return reader
 
 
