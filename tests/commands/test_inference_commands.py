@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -9,6 +10,7 @@ from hepset.cli import main
 from hepset.dataset import Dataset
 from hepset.model import Model, OnnxModel
 from hepset.predict import predict_split
+from hepset.predict.predictions import read_predictions
 
 
 @pytest.fixture
@@ -67,3 +69,24 @@ def test_inspect_says_what_it_cannot_show(runner: CliRunner, tmp_path: Path) -> 
         result = runner.invoke(main, ["inspect", str(tmp_path / name)])
         assert result.exit_code == 2, result.output
         assert words in result.output
+
+
+def test_a_dataset_is_written_through_any_writer(
+    runner: CliRunner, dataset: Dataset, tmp_path: Path
+) -> None:
+    target = tmp_path / "train.parquet"
+    arguments = ["write", str(dataset.path), "--writer", "parquet", "-o", str(target)]
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    table, _ = read_predictions(target)
+    whole = dataset.split("train").read(["ids", "target/signal"])
+    np.testing.assert_array_equal(table["entry"].to_numpy(), whole["ids"]["entry"])
+    np.testing.assert_array_equal(table["target/signal"].to_numpy(), whole["target/signal"])
+    for extra, message in (
+        (["--option", "colour=red"], "colour"),
+        (["--option", "colour"], "expected KEY=VALUE"),
+        (["--split", "nonsense"], "nonsense"),
+    ):
+        result = runner.invoke(main, [*arguments, *extra])
+        assert result.exit_code == 2, result.output
+        assert message in result.output

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hepset.batch import EventBatch, PaddedStream
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ContractError, DatasetError, ExpressionError
 from hepset.events.split import EVENT_NUMBER, RUN_NUMBER
-from hepset.interfaces import Chunk, Reader, ReaderConfig, Source, Writer
+from hepset.interfaces import Chunk, Reader, ReaderConfig, Source
+from hepset.interfaces.writer import Known, Writer
 from hepset.model import Model
 from hepset.predict import predict_files, predict_split
 from hepset.predict.membership import TrainingMembership
@@ -139,7 +141,10 @@ def test_derived_features_are_computed_and_none_may_pass(
     )
     table, _ = read_predictions(tmp_path / "p.parquet")
     np.testing.assert_allclose(
-        np.stack(table["toy/scores"].to_pylist()), whole["toy/scores"], rtol=1e-4, atol=1e-6
+        np.concatenate(table["toy/scores"].to_pylist()),
+        whole["toy/scores"][batch["jets.mask"]],
+        rtol=1e-4,
+        atol=1e-6,
     )
     counts = predict_files(
         model, FixedReader(batch, event), tmp_path / "n.parquet", select={"none": "met.pt < 0"}
@@ -193,7 +198,8 @@ def test_bad_events_are_refused_and_leave_no_file(
 class Keeping(Writer):
     """Keeps what it is given."""
 
-    def open(self, target: Path, contract: Contract) -> None:
+    def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
+        self.known = known
         self.target, self.contract, self.batches = target, contract, []  # type: ignore[var-annotated]
 
     def write(self, batch: EventBatch) -> None:
@@ -277,3 +283,41 @@ def test_events_are_recognised_by_their_numbers_in_other_files(
     assert flags.tolist() == [True] * 10 + [False] * 20
     without_run = replace(skim, arrays={k: v for k, v in skim.arrays.items() if k != RUN_NUMBER})
     assert not TrainingMembership(dataset, reader.sources()).flags(without_run).any()
+
+
+def test_a_file_without_events_has_the_same_columns(
+    model: Model, event: EventInfo, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    class Empty(FixedReader):
+        def chunks(self) -> list[Chunk]:
+            return []
+
+    batch = batch_of(6, 5, targets=False)
+    predict_files(model, FixedReader(batch, event), tmp_path / "some.parquet")
+    predict_files(model, Empty(batch, event), tmp_path / "none.parquet")
+    some, _ = read_predictions(tmp_path / "some.parquet")
+    none, _ = read_predictions(tmp_path / "none.parquet")
+    assert len(none) == 0
+    own = [name for name in some.column_names if name not in {"weight", "process"}]
+    assert {name: none.schema.field(name).type for name in own} == {
+        name: some.schema.field(name).type for name in own
+    }
+
+
+def test_objects_keep_their_place_in_the_file(
+    model: Model, event: EventInfo, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    """The model sees the jets ordered by falling pt; the index leads back."""
+    ordered = event.model_copy(
+        update={"streams": {"jets": event.streams["jets"].model_copy(update={"order": "-pt"})}}
+    )
+    batch = batch_of(20, 5, targets=False)
+    model.event = ordered
+    predict_files(model, FixedReader(batch, ordered), tmp_path / "p.parquet", select={})
+    model.event = event
+    table, _ = read_predictions(tmp_path / "p.parquet")
+    jets = batch.flat("jets")
+    for row, index in enumerate(table["jets.index"].to_pylist()):
+        pt = jets.columns["pt"][jets.offsets[row] : jets.offsets[row + 1]]
+        assert len(index) == len(pt)
+        np.testing.assert_array_equal(pt[index], np.sort(pt)[::-1])

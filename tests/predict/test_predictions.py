@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hepset.batch import EventBatch, make_ids
+from hepset.batch import EventBatch, PaddedStream, make_ids
 from hepset.errors import ContractError
 from hepset.predict.predictions import ParquetWriter, read_predictions
 from hepset.schema.contract import Contract, compile_contract
@@ -107,3 +107,40 @@ def test_a_file_of_others_is_no_prediction(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(ContractError, match="no predictions"):
         read_predictions(tmp_path / "x.parquet")
+
+
+def test_what_objects_have_is_written_without_padding(contract: Contract, tmp_path: Path) -> None:
+    """Three events of 2, 0 and 1 jets in slots, the last in slot 2; the second is not selected."""
+    mask = np.array([[True, True, False], [False] * 3, [False, False, True]])
+    score = np.where(mask, np.arange(9).reshape(3, 3), -5.0).astype(np.float32)
+    pair = 10 * score[:, :, None] + score[:, None, :]
+    stream = PaddedStream(
+        {"pt": score}, mask, {"target/flavour": np.where(mask, 1, -1), "extra/cell": score + 100}
+    )
+    batch = EventBatch(
+        make_ids(0, range(3)),
+        {"jets": stream},
+        {"selected": np.array([True, False, True]), "weight/signal": np.ones(3)},
+        {"jets": 3},
+        ("a",),
+        predictions={"h/score": score, "h/pair": pair, "h/both": score[..., None] * [1, 2]},
+    )
+    axes = {
+        "h/score": ("event", "jets"),
+        "h/pair": ("event", "jets", "jets"),
+        "h/both": ("event", "jets"),
+    }
+    with ParquetWriter() as writer:
+        writer.open(tmp_path / "p.parquet", contract, axes=axes)
+        writer.write(batch)
+    table, _ = read_predictions(tmp_path / "p.parquet")
+    found = {name: table[name].to_pylist() for name in table.column_names}
+    assert found["h/score"] == [[0, 1], None, [8]]
+    assert found["h/pair"] == [[[0, 1], [10, 11]], None, [[88]]]
+    assert found["h/both"] == [[[0, 0], [1, 2]], None, [[8, 16]]]
+    assert found["jets.index"] == [[0, 1], None, [2]]
+    assert found["target/flavour"] == [[1, 1], None, [1]]
+    assert found["extra/cell"] == [[100, 101], None, [108]]
+    assert found["weight/signal"] == [1, 1, 1]
+    # A target of the contract that the events do not have.
+    assert found["target/signal"] == [None] * 3

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import yaml
 from rich.console import Console
 
+from hepset.commands.options import named_options
 from hepset.errors import ConfigurationError
 
 
@@ -41,7 +41,7 @@ def export(
 
     if Path(run).suffix == ".onnx":
         raise ConfigurationError(f"{run}: already an ONNX file; give a run or a checkpoint")
-    chosen = {**dict(map(_option, layout_options)), "name": layout}
+    chosen = {**named_options(layout_options, "--layout-option"), "name": layout}
     console = Console(soft_wrap=True)
     with console.status("exporting and comparing with torch"):
         check = export_onnx(load_checkpoint(run), output, layout=chosen, opset=opset)
@@ -58,13 +58,3 @@ def export(
             f"difference {worst.difference:.2g} in {worst.name} (values up to {worst.scale:.3g})",
             highlight=False,
         )
-
-
-def _option(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigurationError(f"--layout-option {text!r}: expected KEY=VALUE")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as problem:
-        raise ConfigurationError(f"--layout-option {text!r}: not YAML: {problem}") from None

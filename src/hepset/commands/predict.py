@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from hepset.commands.console import show_progress
+from hepset.commands.options import named_options
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, DatasetError
 from hepset.interfaces import Reader, parse_options
@@ -42,6 +43,13 @@ class Origin:
 @click.argument("files", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), metavar="FILE")
 @click.option("--writer", default="parquet", show_default=True, help="Format of the output.")
+@click.option(
+    "--writer-option",
+    "writer_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the writer (hepset schema writer:NAME); may be given several times.",
+)
 @click.option("--reader", help="Format of the files; as in the training where not given.")
 @click.option("--max-events", type=click.IntRange(min=1), help="Read at most so many events.")
 def predict(
@@ -50,6 +58,7 @@ def predict(
     *,
     output: str,
     writer: str,
+    writer_options: tuple[str, ...],
     reader: str | None,
     max_events: int | None,
 ) -> None:
@@ -65,10 +74,11 @@ def predict(
     trained = load_model(model)
     origin = find_origin(Path(model), trained.provenance)
     source = open_files(trained, origin, files, reader, max_events)
-    cls = registry().load("writers", writer)
+    options = {**named_options(writer_options, "--writer-option"), "name": writer}
+    chosen = registry().create("writers", options, "--writer-option")
     with show_progress(console) as progress:
         counts = predict_files(
-            trained, source, Path(output), writer=cls(), dataset=origin.dataset, progress=progress
+            trained, source, Path(output), writer=chosen, dataset=origin.dataset, progress=progress
         )
     console.print(
         f"{output}: {counts.events} events, {counts.selected} pass the selection and have "

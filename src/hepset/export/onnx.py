@@ -381,6 +381,7 @@ def describe_graph(model: Model, contract: Contract, layout: str) -> GraphMetada
         provenance={
             "model": record["config"],
             "versions": record["versions"],
+            "axes": {field: list(named) for field, named in model.axes.items()},
             **model.provenance,
         },
     )

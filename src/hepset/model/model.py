@@ -142,6 +142,16 @@ class Model(nn.Module):
         """What the fields of every head are, by head."""
         return {name: list(self.head(name).predictions(self.event)) for name in self.heads}
 
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """What the axes of the predicted fields are, ``<head>/<field>`` → ``("event", "jets")``."""
+        return {
+            f"{name}/{field}": prediction.axes
+            for name, stated in self.predictions().items()
+            for prediction in stated
+            for field in prediction.fields.values()
+        }
+
     def losses(
         self, tensors: Mapping[str, Tensor], outputs: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, LossTerm]:

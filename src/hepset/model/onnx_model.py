@@ -95,6 +95,11 @@ class OnnxModel:
         """Versions, configuration, seed, digest of the dataset."""
         return self.metadata.provenance
 
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """What the axes of the predicted fields are, ``<head>/<field>`` → ``("event", "jets")``."""
+        return {name: tuple(named) for name, named in (self.provenance.get("axes") or {}).items()}
+
     def predict(
         self, batch: EventBatch | Mapping[str, Array], batch_size: int = 1024
     ) -> dict[str, Array]:

@@ -106,6 +106,12 @@ COMPONENTS = (
         f"{_COMMANDS}.predict:predict",
         "Apply a trained model to files.",
     ),
+    Component(
+        "commands",
+        "write",
+        f"{_COMMANDS}.write:write",
+        "Write a dataset in another format.",
+    ),
     Component("commands", "export", f"{_COMMANDS}.export:export", "Write a trained model as ONNX."),
     Component(
         "commands",

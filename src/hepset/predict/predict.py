@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hepset.arrays import Array
-from hepset.batch import EventBatch
+from hepset.arrays import Array, Ragged, offsets_of
+from hepset.batch import EventBatch, make_ids
 from hepset.convert.convert import Progress
 from hepset.dataset import Dataset
 from hepset.errors import ContractError
 from hepset.events.pipeline import EventPipeline
+from hepset.interfaces.writer import Known, open_writer
 from hepset.predict.membership import TrainingMembership
-from hepset.predict.predictions import SELECTED, TRAINED_ON, ParquetWriter
+from hepset.predict.predictions import INDEX, SELECTED, TRAINED_ON, ParquetWriter
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 
@@ -113,7 +114,8 @@ def predict_split(
         DatasetError: If there is no such split.
         ContractError: If the inputs do not obey the model's contract.
     """
-    left = len(dataset.split(split)) if max_events is None else max_events
+    size = len(dataset.split(split))
+    left = size if max_events is None else min(size, max_events)
     with ExitStack() as stack:
         used: Writer | None = None
         if path is not None:
@@ -125,7 +127,9 @@ def predict_split(
                     "split": split,
                     **(provenance or {}),
                 }
-            used.open(path, model.contract)
+            known = _known(model, left)
+            known["classes"] = {**known["classes"], **dataset.manifest.class_names}
+            open_writer(used, path, model.contract, **known)
             stack.enter_context(used)
         for events in dataset.split(split).batches(batch_size):
             if left <= 0:
@@ -203,10 +207,14 @@ def predict_files(
             "reader": type(reader).__name__,
         }
     chunks = reader.chunks()
-    used.open(out, model.contract)
+    open_writer(used, out, model.contract, **_known(model, None))
     with used:
+        if not chunks:
+            used.write(_nothing(model, membership))
         for number, chunk in enumerate(chunks):
-            judged, cut = _predict_chunk(model, pipeline, reader.read(chunk), membership)
+            judged, cut = _predict_chunk(
+                model, pipeline, reader.read(chunk), membership, ordered=used.wants_model_order
+            )
             used.write(judged)
             counts = _count(counts, judged, cut)
             if progress is not None:
@@ -219,8 +227,14 @@ def _predict_chunk(
     pipeline: EventPipeline,
     batch: EventBatch,
     membership: TrainingMembership | None,
+    *,
+    ordered: bool,
 ) -> tuple[EventBatch, dict[str, int]]:
-    """Prepare and predict one batch as a reader gave it."""
+    """Prepare and predict one batch as a reader gave it.
+
+    Its objects are those of the file, or `ordered` and cut as the model saw them; none then where
+    the event was not selected.
+    """
     marked = pipeline.mark(batch)
     selected = marked.selected
     assert selected is not None
@@ -228,11 +242,66 @@ def _predict_chunk(
     if membership is not None:
         flags[TRAINED_ON] = membership.flags(marked.batch)
     _require_inputs(marked.batch, model)
+    if ordered:
+        marked = replace(marked, batch=_with_index(marked.batch))
     chosen = pipeline.conform(marked if selected.all() else marked.take(selected))
     found = model.predict(chosen.batch)
     predictions = {name: _spread(array, selected) for name, array in found.items()}
     cut = {name: part.objects for name, part in chosen.truncated.items() if part.objects}
-    return replace(marked.batch.with_arrays(flags), predictions=predictions), cut
+    streams = marked.batch.streams
+    if ordered:
+        streams = {n: _spread_objects(d, selected) for n, d in chosen.batch.streams.items()}
+    judged = replace(marked.batch.with_arrays(flags), predictions=predictions, streams=streams)
+    return judged, cut
+
+
+def _with_index(batch: EventBatch) -> EventBatch:
+    """Give every object its place in the file, which follows it when objects are ordered."""
+    return replace(
+        batch,
+        streams={
+            name: replace(data, attached={**data.attached, INDEX.format(name): data.place})
+            for name, data in batch.streams.items()
+        },
+    )
+
+
+def _spread_objects(data: Ragged, selected: Array) -> Ragged:
+    """Give the objects of the selected events a row per event."""
+    counts = np.zeros(len(selected), np.int64)
+    counts[selected] = data.counts
+    return replace(data, offsets=offsets_of(counts), in_padding={})
+
+
+def _known(model: Predictor, events: int | None) -> Known:
+    """What writers are told before the first event."""
+    targets = model.event.targets.items()
+    return {
+        "event": model.event,
+        "statistics": getattr(model, "statistics", None),
+        "classes": {f"target/{name}": t.classes for name, t in targets if t.classes},
+        "events": events,
+        "axes": getattr(model, "axes", {}),
+    }
+
+
+def _nothing(model: Predictor, membership: TrainingMembership | None) -> EventBatch:
+    """No events, with all columns that predictions have."""
+    streams = {
+        spec.name: Ragged(offsets_of([]), {n: np.zeros(0, np.float32) for n in spec.features})
+        for spec in model.contract.of_kind("stream")
+    }
+    arrays: dict[str, Array] = {}
+    for spec in model.contract.of_kind("global"):
+        arrays[spec.name] = np.zeros((0, len(spec.features)), np.float32)
+        arrays[f"{spec.name}.mask"] = np.zeros(0, bool)
+    slots = {name: count for name, count in model.contract.slots.items() if count is not None}
+    batch = EventBatch(make_ids(0, []), streams, arrays, slots)
+    flags = {SELECTED: np.zeros(0, bool)}
+    if membership is not None:
+        flags[TRAINED_ON] = np.zeros(0, bool)
+    predictions = {name: array[:0] for name, array in model.predict(batch).items()}
+    return replace(batch.with_arrays(flags), predictions=predictions)
 
 
 def _require_inputs(batch: EventBatch, model: Predictor) -> None:

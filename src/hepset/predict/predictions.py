@@ -6,18 +6,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hepset.arrays import Array
+from hepset.arrays import Array, Ragged, offsets_of
 from hepset.batch import EventBatch, make_ids
 from hepset.errors import ContractError
 from hepset.files import temporary_path
-from hepset.interfaces.writer import Writer, WriterConfig
+from hepset.interfaces.writer import Known, Writer, WriterConfig
 from hepset.schema.contract import Contract
+from hepset.schema.tensors import TensorSpec
 
 __all__ = ["PREDICTIONS_FORMAT", "SELECTED", "TRAINED_ON", "ParquetWriter", "read_predictions"]
 
@@ -25,6 +26,8 @@ PREDICTIONS_FORMAT: Final = "hepset-predictions/1"
 """Format of the file, in its metadata."""
 SELECTED: Final = "selected"
 """Column: whether the event passes the selection that the model was trained on."""
+INDEX: Final = "extra/{}.index"
+"""Attached array of a stream: place of each object in its file, before objects were ordered."""
 TRAINED_ON: Final = "trained_on"
 """Column: whether the model was trained on the event."""
 
@@ -33,24 +36,37 @@ class ParquetWriter(Writer):
     """Writes predictions for pandas, awkward, polars or ROOT.
 
     Columns: ``source`` (file), ``source_index``, ``entry``, ``sample``; ``extra/run`` and the like
-    where the events have them; ``weight``, ``process``, ``selected``, ``trained_on``; targets;
-    ``<head>/<field>``. What is a vector for each event is a list. The file's metadata holds the
-    contract and the provenance. Events that were not selected have empty predictions (null).
+    where the events have them; ``weight``, ``process``, ``selected``, ``trained_on``; targets and
+    their weights; ``<head>/<field>``. What is a vector for each event is a list. What objects have,
+    a prediction, a target or an extra, is a list with one value per real object, pairs are lists of
+    lists; ``<stream>.index`` says which object of the file each is, or which slot. The file's
+    metadata holds the contract and the provenance. Events that were not selected have empty
+    predictions (null), and so has a column that some files lack.
 
     Attributes:
         provenance: Where the predictions come from, stored in the file; set it before `close`.
     """
 
+    wants_model_order: ClassVar[bool] = True
+
     def __init__(self, config: WriterConfig | None = None) -> None:
         super().__init__(config)
+        self._axes: dict[str, tuple[str, ...]] = {}
         self.provenance: Mapping[str, Any] = {}
         self._target: Path | None = None
         self._temporary: Path | None = None
         self._contract = Contract()
         self._file: pq.ParquetWriter | None = None
 
-    def open(self, target: Path, contract: Contract) -> None:
-        """Start to write `target`."""
+    def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
+        """Start to write `target`.
+
+        Args:
+            target: The file.
+            contract: Its targets are columns in any case, null where files do not have them.
+            **known: ``axes`` says which fields belong to objects.
+        """
+        self._axes = dict(known.get("axes") or {})
         target.parent.mkdir(parents=True, exist_ok=True)
         self._target = target
         self._temporary = temporary_path(target)
@@ -65,7 +81,7 @@ class ParquetWriter(Writer):
         """
         if self._temporary is None:
             raise ValueError("open the writer before writing")
-        table = pa.table(_columns(batch))
+        table = self._completed(pa.table(_columns(batch, self._axes)))
         if self._file is None:
             self._file = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
         elif table.schema != self._file.schema:
@@ -75,6 +91,23 @@ class ParquetWriter(Writer):
                 f"{self._target}: columns differ from those of the first events: {', '.join(names)}"
             )
         self._file.write_table(table)
+
+    def _completed(self, table: pa.Table) -> pa.Table:
+        """Add targets, and columns of the first events, that these events lack: all null."""
+        if self._file is not None:
+            wanted = {field.name: field.type for field in self._file.schema}
+        else:
+            wanted = {
+                spec.name: _type(spec)
+                for spec in self._contract.tensors.values()
+                if spec.name.startswith("target/")
+            }
+        for name, kind in wanted.items():
+            if name not in table.column_names and name.startswith(("target/", "weight/")):
+                table = table.append_column(name, pa.nulls(table.num_rows, kind))
+        if self._file is not None and set(table.column_names) == set(wanted):
+            return table.select(list(wanted))
+        return table
 
     def close(self) -> None:
         """Finish the file and make it visible under its name."""
@@ -118,7 +151,7 @@ def read_predictions(path: str | os.PathLike[str]) -> tuple[pa.Table, dict[str, 
     return table, provenance
 
 
-def _columns(batch: EventBatch) -> dict[str, pa.Array]:
+def _columns(batch: EventBatch, axes: Mapping[str, tuple[str, ...]]) -> dict[str, pa.Array]:
     """Ids, bookkeeping, targets and predictions as Arrow columns."""
     ids = batch.ids
     keys = pa.array([*batch.sources, *_unnamed(batch)], pa.string())
@@ -136,13 +169,80 @@ def _columns(batch: EventBatch) -> dict[str, pa.Array]:
         if name in batch.arrays:
             columns[name] = _column(batch.arrays[name])
     for name, array in batch.arrays.items():
-        if name.startswith("target/"):
+        if name.startswith(("target/", "weight/")):
             columns[name] = _column(array)
     selected = batch.arrays.get(SELECTED)
     missing = None if selected is None or selected.all() else ~selected
+    for stream, data in batch.streams.items():
+        columns |= _of_objects(stream, data, batch.predictions, axes, missing)
     for name, array in batch.predictions.items():
-        columns[name] = _column(array, missing)
+        if _stream_of(name, axes) not in batch.streams:
+            columns[name] = _column(array, missing)
     return columns
+
+
+def _stream_of(name: str, axes: Mapping[str, tuple[str, ...]]) -> str | None:
+    named = axes.get(name, ())
+    return named[1] if len(named) > 1 else None
+
+
+def _of_objects(
+    stream: str,
+    data: Ragged,
+    predictions: Mapping[str, Array],
+    axes: Mapping[str, tuple[str, ...]],
+    missing: Array | None,
+) -> dict[str, pa.Array]:
+    """Columns of a stream's objects, real ones only; none where nothing is said of them."""
+    found: dict[str, pa.Array] = {}
+    place, event = data.place, data.event_of
+    key = INDEX.format(stream)
+    for name, values in data.attached.items():
+        if name.startswith(("target/", "extra/", "weight/")) and name != key:
+            found[name] = _lists(data.offsets, _column(values), missing)
+    for name, array in predictions.items():
+        if _stream_of(name, axes) != stream:
+            continue
+        if axes[name][2:3] == (stream,):
+            count = data.counts
+            pairs = np.repeat(count, count)
+            start = np.repeat(data.offsets[:-1] - data.offsets[0], count)
+            other = place[_ranges(start, pairs)]
+            of_pairs = array[np.repeat(event, pairs), np.repeat(place, pairs), other]
+            values = _lists(offsets_of(pairs), _column(of_pairs), None)
+        else:
+            values = _column(array[event, place])
+        found[name] = _lists(data.offsets, values, missing)
+    if not found:
+        return {}
+    index = data.attached.get(key, place)
+    return {
+        f"{stream}.index": _lists(data.offsets, _column(index.astype(np.int32)), missing),
+        **found,
+    }
+
+
+def _ranges(start: Array, length: Array) -> Array:
+    """Numbers from each start on, so many of each, one range after the other."""
+    ends = offsets_of(length)
+    found: Array = np.arange(ends[-1]) + np.repeat(start - ends[:-1], length)
+    return found
+
+
+def _lists(offsets: Array, values: pa.Array, missing: Array | None) -> pa.Array:
+    """Lists of objects; null where an event was not selected."""
+    ends = pa.array((offsets - offsets[0]).astype(np.int32))
+    if missing is None:
+        return pa.ListArray.from_arrays(ends, values)
+    return pa.ListArray.from_arrays(ends, values, mask=pa.array(missing))
+
+
+def _type(spec: TensorSpec) -> pa.DataType:
+    """Type of the column of a target."""
+    kind = pa.from_numpy_dtype(np.dtype(spec.dtype))
+    for _ in spec.dims[1:]:
+        kind = pa.list_(kind)
+    return kind
 
 
 def _unnamed(batch: EventBatch) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, ClassVar, Final
+from typing import IO, Any, ClassVar, Final, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from hepset.arrays import Ragged
 from hepset.batch import EventBatch
 from hepset.errors import ContractError, did_you_mean
 from hepset.files import temporary_path
-from hepset.interfaces import Writer, WriterConfig
+from hepset.interfaces.writer import Known, Writer, WriterConfig
 from hepset.predict.predictions import SELECTED, TRAINED_ON
 from hepset.readers.assembly import Data, joined, part
 from hepset.schema.contract import Contract
@@ -81,8 +81,9 @@ class JetClassRootWriter(Writer):
         self._file: IO[bytes] | None = None
         self._tree: VectorTree | None = None
 
-    def open(self, target: Path, contract: Contract) -> None:
+    def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
         """Start a hidden file beside `target`."""
+        del known
         self.abort()
         self._target, self._contract = Path(target), contract
         self._kinds: dict[str, tuple[str, bool]] = {}

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from hepset.batch import EventBatch
 from hepset.errors import ConfigurationError
 from hepset.events.slots import conform
-from hepset.interfaces.writer import Writer, WriterConfig
+from hepset.interfaces.writer import Known, Writer, WriterConfig
 from hepset.predict.predictions import SELECTED
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
@@ -176,14 +176,16 @@ class PurityTableWriter(Writer):
         self._contract = Contract()
         self._parts: list[dict[str, Array]] = []
 
-    def open(self, target: Path, contract: Contract) -> None:
+    def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
         """Start anew; an empty `target` (``Path()``) writes no file.
 
         Args:
             target: File to write.
             contract: Gives the slots of the model's streams. Without any, or where one may have
                 any number, objects and truth stay as they are.
+            **known: Not needed.
         """
+        del known
         self._contract = Contract()
         slots = contract.slots.values()
         if slots and None not in slots:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import h5py
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hepset.batch import EventBatch, FlatStream, make_ids
 from hepset.errors import ContractError
 from hepset.files import temporary_path
-from hepset.interfaces.writer import Writer, WriterConfig
+from hepset.interfaces.writer import Known, Writer, WriterConfig
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import Index, TensorSpec
 from hepset_spanet.layout import CONTENT_ATTRIBUTE
@@ -72,12 +72,13 @@ class SpanetWriter(Writer):
         super().__init__(config)
         self._file: h5py.File | None = None
 
-    def open(self, target: Path, contract: Contract) -> None:
+    def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
         """Start a hidden file beside `target`.
 
         Raises:
             ContractError: If the contract has several processes: SPANet's files hold one.
         """
+        del known
         self.abort()
         self._particles = _particles(contract)
         self._targets = _target_paths(contract, [p.path for p in self._particles])
