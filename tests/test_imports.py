@@ -57,11 +57,10 @@ FLOORS = {
 """Part of hepset to its floor; imports go to the same floor or down."""
 
 DELIBERATE = {
-    # The public way to check arrays and to ask heads starts at the contract; both imports are
-    # made inside the call, so that the schemas load without numpy and torch.
+    # `contract.check(batch)` is the public way to check arrays: it starts at the contract, and
+    # imports the rules inside the call, so that the schemas load without numpy.
     "schema/contract.py imports hepset.batch",
     "schema/contract.py imports hepset.check",
-    "schema/contract.py imports hepset.interfaces.head",
 }
 
 

@@ -121,6 +121,12 @@ COMPONENTS = (
     ),
     Component(
         "commands",
+        "new-plugin",
+        f"{_COMMANDS}.new_plugin:new_plugin",
+        "Write the project of a new plugin, whose tests pass.",
+    ),
+    Component(
+        "commands",
         "schema",
         f"{_COMMANDS}.schema:schema",
         "Print the JSON Schema of the configuration, for editors.",

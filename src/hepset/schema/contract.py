@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from pydantic import Field
 
 from hepset.errors import ContractError
+from hepset.plugins import registry
 from hepset.schema.base import Model
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature
@@ -318,9 +319,7 @@ def _head_contracts(
         return
     for name, head in heads.items():
         if isinstance(head, Mapping):
-            from hepset.interfaces.head import create_head  # noqa: PLC0415  imports torch
-
-            yield create_head(name, head).contract(event)
+            yield registry().create("heads", head, f"model.heads.{name}", name).contract(event)
         else:
             yield head.contract(event)
 
