@@ -52,6 +52,11 @@ class Origin:
 )
 @click.option("--reader", help="Format of the files; as in the training where not given.")
 @click.option("--max-events", type=click.IntRange(min=1), help="Read at most so many events.")
+@click.option(
+    "--max-objects",
+    type=click.IntRange(min=1),
+    help="Compute at most so many objects at a time, padding included: less memory.",
+)
 def predict(
     model: str,
     files: Sequence[str],
@@ -61,6 +66,7 @@ def predict(
     writer_options: tuple[str, ...],
     reader: str | None,
     max_events: int | None,
+    max_objects: int | None,
 ) -> None:
     """Apply MODEL (a run, a checkpoint or an ONNX file) to FILES.
 
@@ -78,7 +84,13 @@ def predict(
     chosen = registry().create("writers", options, "--writer-option")
     with show_progress(console) as progress:
         counts = predict_files(
-            trained, source, Path(output), writer=chosen, dataset=origin.dataset, progress=progress
+            trained,
+            source,
+            Path(output),
+            writer=chosen,
+            dataset=origin.dataset,
+            progress=progress,
+            max_objects=max_objects,
         )
     console.print(
         f"{output}: {counts.events} events, {counts.selected} pass the selection and have "

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from hepset.arrays import Array, offsets_of
 from hepset.dataset.batches import stream_of
-from hepset.dataset.columns import ID_COLUMNS, Column, ColumnLayout, widen
+from hepset.dataset.columns import ID_COLUMNS, Column, ColumnLayout, lengths_of, widen
 from hepset.dataset.shards import ShardFile
 from hepset.files import atomic_file
 
@@ -46,9 +46,7 @@ def _plain_table(
     for name, layout in layouts.items():
         stream = stream_of(layout)
         if stream is not None and name == f"{stream}.mask":
-            mask = widen(layout, columns[name])
-            last = mask.shape[1] - np.argmax(mask[:, ::-1], axis=1)
-            lengths[stream] = np.where(mask.any(axis=1), last, 0)
+            lengths[stream] = lengths_of(layout, columns[name])
     for name, layout in layouts.items():
         values = widen(layout, columns[name])
         stream = stream_of(layout)

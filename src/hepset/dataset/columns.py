@@ -316,6 +316,13 @@ def take(column: Column, events: Array) -> Column:
     return column.take(events) if isinstance(column, Ragged) else column[events]
 
 
+def room(layout: ColumnLayout, rows: int) -> Array:
+    """Return memory for rows of a column that is not jagged, as they are stored."""
+    if layout.layout == "counts":
+        return np.zeros(rows, "<i4")
+    return np.zeros((rows, *layout.shape), layout.stored)
+
+
 def empty_column(layout: ColumnLayout) -> Column:
     """Return a stored column of no events."""
     if layout.layout == "empty":
@@ -331,6 +338,32 @@ def widen(layout: ColumnLayout, column: Column) -> Array:
     if layout.layout == "counts":
         return np.arange(layout.slots) < column[:, None]
     return column.astype(layout.dtype, copy=False)
+
+
+def lengths_of(layout: ColumnLayout, mask: Column) -> Array:
+    """Return the slots up to the last real one of each event, from the stored mask of a stream.
+
+    Args:
+        layout: How the mask is stored.
+        mask: Its column.
+    """
+    assert not isinstance(mask, Ragged)
+    if layout.layout == "counts":
+        return mask.astype(np.int64)
+    slots = mask.shape[1]
+    if not slots:
+        return np.zeros(len(mask), np.int64)
+    last: Array = slots - np.argmax(mask[:, ::-1] != 0, axis=1)
+    return np.where(mask.any(axis=1), last, 0)
+
+
+def mask_columns(layouts: Mapping[str, ColumnLayout]) -> dict[str, str]:
+    """Return the stream → the tensor that is its mask."""
+    found = {}
+    for name, layout in layouts.items():
+        if len(layout.dims) == 2 and name == f"{layout.dims[1]}.mask":
+            found[layout.dims[1]] = name
+    return found
 
 
 def decode(layout: ColumnLayout, column: pa.Array | pa.ChunkedArray) -> Array:

@@ -15,7 +15,7 @@ from hepset.arrays import Array
 from hepset.batch import ID_DTYPE, EventBatch
 from hepset.dataset.as_parquet import export_shard
 from hepset.dataset.batches import assemble, with_masks
-from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, part, widen
+from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, lengths_of, part, widen
 from hepset.dataset.manifest import MANIFEST, CutflowStep, Manifest, SampleRecord
 from hepset.dataset.shards import ShardFile, ShardRecord, check_size
 from hepset.errors import DatasetError, did_you_mean
@@ -139,6 +139,22 @@ class Split:
             for name in tensors:
                 parts[name].append(widen(self.layouts[name], columns[name]))
         return {name: np.concatenate(parts[name]) for name in wanted}
+
+    def lengths(self, streams: Sequence[str]) -> dict[str, Array]:
+        """Return the slots up to the last real one of each event, reading the masks alone.
+
+        Args:
+            streams: Names of the streams.
+
+        Returns:
+            Stream → shape ``(event,)``, int64, in the order of the files.
+        """
+        masks = {stream: f"{stream}.mask" for stream in streams}
+        parts: dict[str, list[Array]] = {stream: [np.zeros(0, np.int64)] for stream in streams}
+        for _, columns in self.groups(list(masks.values())):
+            for stream, mask in masks.items():
+                parts[stream].append(lengths_of(self.layouts[mask], columns[mask]))
+        return {stream: np.concatenate(found) for stream, found in parts.items()}
 
     def __repr__(self) -> str:
         """Return the split's name and size."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hepset.arrays import Array, Ragged, offsets_of, padding_value
 from hepset.batch import ID_DTYPE, EventBatch
+from hepset.dataset.tensors import ids_tensor
 from hepset.errors import ContractError, DatasetError
 from hepset.schema.contract import Contract
 from hepset.schema.tensors import TensorSpec
@@ -26,7 +27,6 @@ _RESERVE: Final = 1.1
 _BLOCK: Final = 4096
 """Objects whose features are put side by side at a time, in the cache of a core."""
 _INPUTS: Final = frozenset({"stream", "mask", "global", "pairs"})
-_ID_FIELDS: Final = ("source", "entry", "sample")
 
 
 class EventPool:
@@ -117,10 +117,8 @@ class EventPool:
         for name, objects in self._streams.items():
             if name in self._present and name not in found:
                 found |= objects.tensors(name, events, self._present)
-        ids = self._ids[events]
-        numbers = np.stack([ids[name].astype(np.int64) for name in _ID_FIELDS], -1)
         ordered = {name: found[name] for name in self._present if name in found}
-        return {**ordered, "ids": torch.from_numpy(numbers)}
+        return {**ordered, "ids": ids_tensor(self._ids[events])}
 
     def take(self, events: Array) -> EventBatch:
         """Return some events as a batch with the tensors of the contract."""

@@ -19,7 +19,8 @@ import numpy as np
 from hepset.arrays import Array, offsets_of
 from hepset.errors import DatasetError
 
-_SHARDS, _GROUPS, _ROWS = range(3)
+_SHARDS, _GROUPS, ROWS, BATCHES = range(4)
+"""What is permuted, part of the key of the permutation."""
 
 
 class RowSampler(Protocol):
@@ -115,7 +116,7 @@ class EpochOrder:
         """
         if not self.shuffled:
             return None
-        return _permutation(stop - start, self.seed, self.epoch, _ROWS, self.first + start)
+        return permutation(stop - start, self.seed, self.epoch, ROWS, self.first + start)
 
     def batch(self, index: int, starts: Array) -> list[Stretch]:
         """Return the stretches of windows that make one batch; `starts` as from `starts`."""
@@ -196,12 +197,12 @@ def order_epoch(
         groups = [[len(rows) for rows in shard] for shard in chosen]
     shards = np.arange(len(groups))
     if shuffle:
-        shards = shards[_permutation(len(groups), seed, epoch, _SHARDS, 0)]
+        shards = shards[permutation(len(groups), seed, epoch, _SHARDS, 0)]
     order: list[tuple[int, int]] = []
     for shard in shards.tolist():
         numbers = np.arange(len(groups[shard]))
         if shuffle:
-            numbers = numbers[_permutation(len(numbers), seed, epoch, _GROUPS, shard)]
+            numbers = numbers[permutation(len(numbers), seed, epoch, _GROUPS, shard)]
         order += [(shard, group) for group in numbers.tolist()]
     total = sum(map(sum, groups))
     first, last = rank * total // world, (rank + 1) * total // world
@@ -243,7 +244,7 @@ def order_rows(
     """
     available = np.arange(rows) if counts is None else np.repeat(np.arange(rows), counts)
     rows = len(available)
-    order = available[_permutation(rows, seed, epoch, _ROWS, 0)] if shuffle else available
+    order = available[permutation(rows, seed, epoch, ROWS, 0)] if shuffle else available
     own = order[rank * rows // world : (rank + 1) * rows // world]
     batches = count_batches(rows, batch_size, world=world, drop_last=drop_last)
     return own, _ends(len(own), batch_size, batches, drop_last=drop_last)
@@ -272,7 +273,7 @@ def _ends(rows: int, size: int, batches: int, *, drop_last: bool) -> tuple[int, 
     return tuple(min(size * i, rows - (batches - i)) for i in range(1, batches + 1))
 
 
-def _permutation(count: int, *key: int) -> Array:
+def permutation(count: int, *key: int) -> Array:
     """Return a permutation that depends on nothing but the key."""
     numbers = np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
     return np.argsort(numbers, kind="stable")

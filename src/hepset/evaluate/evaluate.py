@@ -26,6 +26,7 @@ from hepset.evaluate.variations import Shift, metrics_in_parts, shifts, vary
 from hepset.files import atomic_file
 from hepset.interfaces.judge import Evaluation, Metric
 from hepset.judges import judge_head
+from hepset.model.inputs import events_at_once
 from hepset.model.load import load_checkpoint
 from hepset.predict.predict import predict_split
 from hepset.schema.config import EvaluateConfig
@@ -163,6 +164,7 @@ def judge(
         predictions: Directory for ``<split>.parquet``; None writes no file.
     """
     path = None if predictions is None else predictions / f"{split}.parquet"
+    at_once = events_at_once(model.contract, config.batch_size, config.max_objects)
 
     scratch = None if predictions is None else predictions.parent
 
@@ -181,7 +183,7 @@ def judge(
             dataset,
             split,
             to,
-            batch_size=config.batch_size,
+            batch_size=at_once,
             max_events=config.max_events,
             decide=decide,
         )
@@ -195,7 +197,7 @@ def judge(
     if split != "train" and "train" in dataset.splits and len(dataset.split("train")):
         seen = SplitColumns(scratch)
         for batch in predict_split(
-            model, dataset, "train", batch_size=config.batch_size, max_events=OVERLAY_EVENTS
+            model, dataset, "train", batch_size=at_once, max_events=OVERLAY_EVENTS
         ):
             seen.add(batch, batch.predictions)
         overlay = seen.finish()

@@ -12,7 +12,7 @@ from hepset.batch import EventBatch, make_ids
 from hepset.errors import ContractError
 from hepset.schema.contract import Contract
 
-__all__ = ["as_batch", "input_arrays", "open_slots"]
+__all__ = ["as_batch", "events_at_once", "input_arrays", "open_slots"]
 
 
 def as_batch(batch: EventBatch | Mapping[str, Array]) -> EventBatch:
@@ -42,6 +42,21 @@ def open_slots(contract: Contract) -> Contract:
             }
         }
     )
+
+
+def events_at_once(contract: Contract, batch_size: int, max_objects: int | None) -> int:
+    """Return how many events are computed at a time.
+
+    Args:
+        contract: With all slots resolved; events are padded to them.
+        batch_size: Most events.
+        max_objects: Most objects of all streams, padding included; None = any number. One event is
+            always computed.
+    """
+    slots = sum(size or 1 for size in contract.slots.values())
+    if max_objects is None or not slots:
+        return batch_size
+    return max(1, min(batch_size, max_objects // slots))
 
 
 def input_arrays(

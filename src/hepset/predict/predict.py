@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hepset.arrays import Array, Ragged, offsets_of
+from hepset.arrays import Array, Ragged, missing_value, offsets_of
 from hepset.batch import EventBatch, make_ids
 from hepset.convert.convert import Progress
 from hepset.dataset import Dataset
 from hepset.errors import ContractError
 from hepset.events.pipeline import EventPipeline
 from hepset.interfaces.writer import Known, open_writer
+from hepset.model.inputs import events_at_once
 from hepset.predict.membership import TrainingMembership
 from hepset.predict.predictions import INDEX, SELECTED, TRAINED_ON, ParquetWriter
 from hepset.schema.contract import Contract
@@ -48,8 +49,8 @@ class Predictor(Protocol):
         """Where the model comes from."""
         ...
 
-    def predict(self, batch: EventBatch) -> dict[str, Array]:
-        """Return ``<head>/<field>`` → array."""
+    def predict(self, batch: EventBatch, batch_size: int = 1024) -> dict[str, Array]:
+        """Return ``<head>/<field>`` → array, computing so many events at a time."""
         ...
 
 
@@ -160,6 +161,7 @@ def predict_files(
     select: Mapping[str, str] | None = None,
     dataset: Dataset | None = None,
     progress: Callable[[Progress], None] | None = None,
+    max_objects: int | None = None,
 ) -> PredictionCounts:
     """Predict files chunk by chunk, with the derived features and the cuts of the training.
 
@@ -178,6 +180,8 @@ def predict_files(
         dataset: What the model was trained on, to mark those events; None leaves the column
             ``trained_on`` out.
         progress: Called after each chunk, in units of chunks.
+        max_objects: Most objects that are computed at a time, padding included, which bounds the
+            memory of long streams; None = as many as 1024 events have.
 
     Returns:
         How many events there were.
@@ -213,7 +217,12 @@ def predict_files(
             used.write(_nothing(model, membership))
         for number, chunk in enumerate(chunks):
             judged, cut = _predict_chunk(
-                model, pipeline, reader.read(chunk), membership, ordered=used.wants_model_order
+                model,
+                pipeline,
+                reader.read(chunk),
+                membership,
+                ordered=used.wants_model_order,
+                max_objects=max_objects,
             )
             used.write(judged)
             counts = _count(counts, judged, cut)
@@ -229,6 +238,7 @@ def _predict_chunk(
     membership: TrainingMembership | None,
     *,
     ordered: bool,
+    max_objects: int | None,
 ) -> tuple[EventBatch, dict[str, int]]:
     """Prepare and predict one batch as a reader gave it.
 
@@ -245,7 +255,9 @@ def _predict_chunk(
     if ordered:
         marked = replace(marked, batch=_with_index(marked.batch))
     chosen = pipeline.conform(marked if selected.all() else marked.take(selected))
-    found = model.predict(chosen.batch)
+    size = events_at_once(model.contract, 1024, max_objects)
+    events = chosen.batch
+    found = model.predict(events) if max_objects is None else model.predict(events, size)
     predictions = {name: _spread(array, selected) for name, array in found.items()}
     cut = {name: part.objects for name, part in chosen.truncated.items() if part.objects}
     streams = marked.batch.streams
@@ -324,8 +336,7 @@ def _spread(array: Array, selected: Array) -> Array:
     """Give predictions of the selected events a row per event."""
     if selected.all():
         return array
-    fill: Any = {"f": np.nan, "i": -1}.get(array.dtype.kind, 0)
-    full = np.full((len(selected), *array.shape[1:]), fill, array.dtype)
+    full = np.full((len(selected), *array.shape[1:]), missing_value(array.dtype), array.dtype)
     full[selected] = array
     return full
 

@@ -357,7 +357,7 @@ class Run:
         inputs = {
             "checkpoint": digest_file(run_checkpoint(self.output)),
             "dataset": self.dataset.digest,
-            "evaluate": self.config.evaluate.model_dump(mode="json"),
+            "evaluate": self.config.evaluate.model_dump(mode="json", exclude={"max_objects"}),
         }
         inputs |= digests_of_named_files(inputs["evaluate"])
         outputs = [self.output / "metrics.json", self.output / "report.html"]

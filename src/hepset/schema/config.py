@@ -337,6 +337,12 @@ class TrainConfig(Model):
     """How often each training event is shown; null = once per epoch."""
     negative_weights: Literal["keep", "abs", "drop", "error"] = "keep"
     """What negative event weights do to the loss; ``keep`` warns above 5 %."""
+    batch_by_length: bool = False
+    """Whether events of similar length stand in one batch, which has no more slots than its longest
+    event needs."""
+    max_objects: PositiveInt | None = None
+    """Most objects of a batch, padding included, for streams of very different length: batches have
+    events of similar length, at most `batch_size`. It implies ``cache: mmap``; null = no limit."""
     cache: Literal["none", "mmap"] = "none"
     """``mmap`` expands the shards once to memory-mapped arrays."""
     loader_threads: int = Field(default=1, ge=0)
@@ -374,7 +380,12 @@ class TrainConfig(Model):
         made before them are still up to date.
         """
         document = self.model_dump(mode="json", exclude=_NO_INFLUENCE)
-        unused = {"loss_combination": "fixed", "callbacks": []}
+        unused = {
+            "loss_combination": "fixed",
+            "callbacks": [],
+            "batch_by_length": False,
+            "max_objects": None,
+        }
         if self.schedule != "step":
             unused["steps"] = document["steps"]
         plain = TrainStage(name="", epochs=1).model_dump(mode="json")
@@ -478,6 +489,9 @@ class EvaluateConfig(Model):
     """Split that is judged; ``val`` instead where no event fell into it."""
     batch_size: PositiveInt = 1024
     """Events per batch."""
+    max_objects: PositiveInt | None = None
+    """Most objects of a batch, padding included, which bounds the memory of long streams; null = no
+    limit."""
     max_events: PositiveInt | None = None
     """Judge at most so many events; null = all."""
     variations: dict[str, dict[str, str]] = Field(default_factory=dict)

@@ -151,6 +151,8 @@ class Batches:
             copy=False,
             pin_memory=pin_memory,
             sampling=self.sampler if split == "train" else None,
+            by_length=self.config.batch_by_length,
+            max_objects=self.config.max_objects,
         )
 
 
