@@ -9,6 +9,7 @@ from typing import Unpack
 import numpy as np
 import pytest
 
+from hepset.arrays import Array
 from hepset.batch import EventBatch, PaddedStream
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ContractError, DatasetError, ExpressionError
@@ -16,6 +17,7 @@ from hepset.events.split import EVENT_NUMBER, RUN_NUMBER
 from hepset.interfaces import Chunk, Reader, ReaderConfig, Source
 from hepset.interfaces.writer import Known, Writer
 from hepset.model import Model
+from hepset.model.inputs import events_at_once
 from hepset.predict import predict_files, predict_split
 from hepset.predict.membership import TrainingMembership
 from hepset.predict.predictions import read_predictions
@@ -122,6 +124,40 @@ def test_readers_are_told_that_every_event_is_to_be_predicted(
     counts = predict_files(model, reader, tmp_path / "p.parquet")
     assert counts.events == 30
     assert reader.purpose == "train"
+
+
+def test_few_objects_at_a_time_change_nothing(
+    model: Model,
+    event: EventInfo,
+    tmp_path: Path,
+    batch_of: BatchOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = batch_of(30, 5, targets=False)
+    predict_files(model, FixedReader(batch, event), tmp_path / "p.parquet", select={})
+    sizes: list[int] = []
+    predict = Model.predict
+
+    def noted(self: Model, events: EventBatch, size: int = 1024) -> dict[str, Array]:
+        sizes.append(size)
+        return predict(self, events, size)
+
+    monkeypatch.setattr(Model, "predict", noted)
+    slots = sum(size or 0 for size in model.contract.slots.values())
+    reader = FixedReader(batch, event)
+    predict_files(model, reader, tmp_path / "f.parquet", select={}, max_objects=7 * slots + 1)
+    assert set(sizes) == {7}
+    whole, few = (read_predictions(tmp_path / f"{name}.parquet")[0] for name in "pf")
+    for name in whole.column_names:
+        if name.startswith("toy/"):
+            a, b = (np.stack(table[name].to_pylist()) for table in (whole, few))
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_one_event_is_always_computed(model: Model) -> None:
+    assert events_at_once(model.contract, 64, 1) == 1
+    assert events_at_once(model.contract, 64, None) == 64
+    assert events_at_once(model.contract, 64, 10**9) == 64
 
 
 def test_derived_features_are_computed_and_none_may_pass(
