@@ -315,7 +315,7 @@ class _Conversion:
                 if path.name != "lock":
                     path.unlink()
             self._remove_shards(set())
-            with atomic_file(stamp) as file:
+            with atomic_file(stamp, durable=False) as file:
                 file.write(self.key.encode())
         else:
             logger.info("%s: continuing an interrupted conversion", self.output)

@@ -18,7 +18,7 @@ from hepset.events.derive import derived_contract, derived_event
 from hepset.events.pipeline import EventPipeline
 from hepset.events.select import plugin_functions
 from hepset.events.split import Splitter
-from hepset.expressions.named_files import named_files
+from hepset.expressions.named_files import may_name_files, named_files
 from hepset.files import digest_file
 from hepset.interfaces import Chunk, FileReaderConfig, Reader, Source
 from hepset.plugins import registry
@@ -307,7 +307,7 @@ def digests_of_named_files(document: object) -> dict[str, dict[str, str]]:
     Returns:
         Path → digest under the one key ``files``; empty where no file is named.
     """
-    named = named_files(document, plugin_functions())
+    named = named_files(document, plugin_functions()) if may_name_files(document) else []
     return {"files": {path: _local_digest(path) for path in named}} if named else {}
 
 

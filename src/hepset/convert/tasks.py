@@ -467,7 +467,8 @@ def write_one_shard(item: ShardItem) -> ShardResult:
         shard=record,
         statistics=collector.result() if collector is not None else None,
     )
-    with atomic_file(context.work / f"{item.name}.json") as file:
+    # Lost in a power cut, it costs nothing but writing the shard again.
+    with atomic_file(context.work / f"{item.name}.json", durable=False) as file:
         file.write(result.model_dump_json().encode())
     return result
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hepset.expressions.functions import Function
 
-__all__ = ["absolute_files", "named_files"]
+__all__ = ["absolute_files", "may_name_files", "named_files"]
 
 
 def named_files(document: object, functions: Mapping[str, Function]) -> list[str]:
@@ -23,6 +23,11 @@ def named_files(document: object, functions: Mapping[str, Function]) -> list[str
     for text in _strings(document):
         found |= {str(node.value) for node in _arguments(_line(text), functions)}
     return sorted(found)
+
+
+def may_name_files(document: object) -> bool:
+    """Whether a string of a document has quotes in it; only then plugins have to be asked."""
+    return any("'" in text or '"' in text for text in _strings(document))
 
 
 def absolute_files(text: str, functions: Mapping[str, Function], folder: Path) -> str:

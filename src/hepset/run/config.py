@@ -16,7 +16,7 @@ from hepset.dialects import describe_event, find_dialect, load_yaml
 from hepset.errors import ConfigurationError, EventInfoError
 from hepset.events.derive import input_event
 from hepset.events.select import plugin_functions
-from hepset.expressions.named_files import absolute_files
+from hepset.expressions.named_files import absolute_files, may_name_files
 from hepset.interfaces import Description, Engine, EngineConfig, Reader, named_group
 from hepset.plugins import registry
 from hepset.schema.config import EventConfig, RunConfig
@@ -227,7 +227,7 @@ def _with_absolute_files(part: Any, folder: Path) -> Any:  # noqa: ANN401  YAML 
         }
     if isinstance(part, list):
         return [_with_absolute_files(item, folder) for item in part]
-    if isinstance(part, str) and "(" in part and ("'" in part or '"' in part):
+    if isinstance(part, str) and may_name_files(part):
         return absolute_files(part, plugin_functions(), folder)
     return part
 
