@@ -17,6 +17,7 @@ from hepset.errors import ConfigurationError, ContractError, ExportError, Unknow
 from hepset.export import export_onnx
 from hepset.export.onnx import HepsetLayout, _compare, _proved, _same_decisions
 from hepset.model import Model, OnnxModel, load_model
+from hepset.model.onnx_model import open_session
 from hepset.plugins import Component, hookimpl, registry
 
 
@@ -80,6 +81,20 @@ def test_the_graph_says_what_torch_says(
         exported.predict(less)
     with pytest.raises(ContractError, match="met"):
         exported.predict({"jets": arrays["jets"], "jets.mask": arrays["jets.mask"]})
+
+
+def test_no_event_is_answered_by_no_event(
+    exported: OnnxModel, batch_of: Callable[..., EventBatch]
+) -> None:
+    batch = batch_of(3, targets=False)
+    session = open_session(str(exported.path), threads=1)
+    feed = {node.name: np.asarray(batch[node.name]) for node in session.get_inputs()}
+    names = [node.name for node in session.get_outputs()]
+    some = dict(zip(names, session.run(names, feed), strict=True))
+    none = session.run(names, {name: array[:0] for name, array in feed.items()})
+    for name, array in zip(names, none, strict=True):
+        assert array.shape == (0, *some[name].shape[1:]), name
+        assert array.dtype == some[name].dtype, name
 
 
 def test_features_are_found_by_name_in_any_order(

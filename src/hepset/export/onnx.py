@@ -23,6 +23,7 @@ from hepset.arrays import Array
 from hepset.errors import ConfigurationError, ExportError
 from hepset.export.examples import random_inputs
 from hepset.export.layouts import ExportLayout, HepsetLayout
+from hepset.export.no_event import accept_no_event
 from hepset.files import atomic_file
 from hepset.interfaces.component import ComponentConfig
 from hepset.model.onnx_metadata import GraphMetadata
@@ -261,6 +262,7 @@ def _export(
     """Turn the module into an ONNX model with free events and slots."""
     import torch  # noqa: PLC0415
 
+    from hepset.export.capture import capture  # noqa: PLC0415
     from hepset.export.simplify import simplify, translations  # noqa: PLC0415
     from hepset.nn.export_mode import export_forms  # noqa: PLC0415
 
@@ -275,14 +277,11 @@ def _export(
     try:
         with _silence(), export_forms(graph), torch.no_grad():
             program = torch.onnx.export(
-                graph,
-                examples,
+                capture(graph, examples, shapes),
                 dynamo=True,
                 opset_version=opset,
                 input_names=list(axes),
                 output_names=[f"{_OWN}{name}" for name in names],
-                # One variadic argument takes all tensors.
-                dynamic_shapes=(shapes,),
                 custom_translation_table=translations(),
                 optimize=False,
                 verbose=False,
@@ -330,7 +329,10 @@ def _finish(
     for node, positions in zip(proto.graph.input, layout.axes().values(), strict=True):
         for axis, name in positions.items():
             node.type.tensor_type.shape.dim[axis].dim_param = name
+    first = next(iter(layout.axes().values()))[0]
+    accept_no_event(proto, {name for name, axes in layout.axes().items() if axes.get(0) == first})
     session = open_session(proto.SerializeToString(), threads=1)
+    _answer_none(session, layout, _sample(model, 2, 0, seed), names)
     checks: list[OutputCheck] = []
     shapes: list[tuple[dict[str, int], list[Array]]] = []
     slots = [size or 1 for size in model.contract.slots.values()]
@@ -357,6 +359,26 @@ def _finish(
         proto.metadata_props.add(key=key, value=value)
     proto.doc_string = f"hepset model: heads {', '.join(model.heads)}"
     return proto.SerializeToString(), checks
+
+
+def _answer_none(
+    session: Any,  # noqa: ANN401  untyped
+    layout: ExportLayout,
+    arrays: Mapping[str, Array],
+    names: Sequence[str],
+) -> None:
+    """Check that no event gets no answer.
+
+    Raises:
+        ExportError: If it gets one, or the graph cannot be run.
+    """
+    feed = layout.feed({name: array[:0] for name, array in arrays.items()})
+    for name, found in zip(names, _run(session, feed, names), strict=True):
+        if found.shape[:1] != (0,):
+            raise ExportError(
+                f"output {name!r}: the graph gives {found.shape} for 0 events; the first axis of "
+                "an output is the event"
+            )
 
 
 def describe_graph(model: Model, contract: Contract, layout: str) -> GraphMetadata:
@@ -400,6 +422,19 @@ def _both(
     feed = {name: layout.feed(arrays)[name] for name in layout.axes()}
     with torch.no_grad():
         wanted = [t.numpy() for t in graph(*(torch.from_numpy(a) for a in feed.values()))]
+    return wanted, _run(session, feed, names)
+
+
+def _run(
+    session: Any,  # noqa: ANN401  untyped
+    feed: Mapping[str, Array],
+    names: Sequence[str],
+) -> list[Array]:
+    """Run the graph.
+
+    Raises:
+        ExportError: If the runtime cannot.
+    """
     kept = {node.name for node in session.get_inputs()}
     try:
         found = session.run(list(names), {k: v for k, v in feed.items() if k in kept})
@@ -409,7 +444,7 @@ def _both(
             f"ONNX Runtime cannot run the graph on inputs of shapes {shapes}: "
             f"{_first_line(problem)}"
         ) from problem
-    return wanted, [np.asarray(array) for array in found]
+    return [np.asarray(array) for array in found]
 
 
 def _head(output: str) -> str:

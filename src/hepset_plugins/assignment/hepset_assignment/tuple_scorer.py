@@ -239,6 +239,6 @@ def _distinct(index: Sequence[Tensor], size: int) -> tuple[Tensor, list[Tensor]]
     device = index[0].device
     occurs = torch.zeros(size, dtype=torch.bool, device=device)
     for part in index:
-        occurs = occurs.index_fill(0, part, True)
+        occurs[part] = True
     rank = occurs.cumsum(0) - 1
     return occurs.nonzero()[:, 0], [rank.index_select(0, part) for part in index]

@@ -122,6 +122,25 @@ def test_masses_of_pairs_particles_and_the_event() -> None:
     assert truth.right[:, 0].tolist() == [True, False, False]
 
 
+def test_a_particle_that_is_never_complete_has_no_figure_of_its_mass() -> None:
+    """The other one has: there is something to draw, and nothing to draw it around for this one."""
+    event = EventInfo.model_validate(
+        {
+            "streams": STREAMS,
+            "particles": {
+                "z": {"a": "jets", "b": "jets", "c": "jets"},
+                "y": {"d": "jets", "e": "jets", "f": "jets"},
+            },
+        }
+    )
+    evaluation = evaluation_of(
+        event, jets_of(6), {"z": FIRST, "y": SECOND}, {"z": FIRST, "y": [3, 4, -1]}
+    )
+    titles = [drawing.title for drawing in figures(topology_of(event), evaluation)]
+    assert "Reconstructed mass of z" in titles
+    assert not any("mass of y" in title for title in titles)
+
+
 def test_bias_and_width_by_hand() -> None:
     """Half of the events have another third jet; the truth has no bias against itself."""
     jets = jets_of(400)

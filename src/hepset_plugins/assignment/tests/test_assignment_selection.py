@@ -197,6 +197,27 @@ def test_particles_that_share_their_candidates(size: int, count: int) -> None:
             assert score == pytest.approx(best, abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("choose", [exact, greedy])
+def test_particles_that_share_their_candidates_have_tuples_in_one_order(
+    count: int, choose: Any
+) -> None:
+    """Rounding moves no tuple from one of them to another; who is left out comes last."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.combinations(torch.arange(8))
+    number = torch.randint(2, 9, (300, 1), generator=generator)
+    there = (torch.arange(8) < number)[:, pairs].all(-1)
+    scores = torch.where(there, torch.randn(300, 28, generator=generator), FORBIDDEN)
+    nearly = scores * (1 + 1e-7 * torch.randn(300, 28, generator=generator))
+    found = [
+        torch.stack(choose([Candidates(x, pairs)] * count, 8).chosen, 1) for x in (scores, nearly)
+    ]
+    assert torch.equal(*found)
+    place = torch.where(found[0] < 0, 28, found[0])
+    assert (place.diff(dim=1) >= 0).all()
+    assert ((place < 28).sum(1) == (number[:, 0] // 2).clamp(max=count)).all()
+
+
 def test_events_with_tuples_of_their_own() -> None:
     candidates = random_candidates((3, 3), 7, [7, 6, 4], seed=2)
     own = [

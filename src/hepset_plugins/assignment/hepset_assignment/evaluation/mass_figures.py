@@ -62,6 +62,8 @@ def mass_figures(
     for number, observable in enumerate(observables(plan, topology)):
         if not masses.has(plan, observable):
             continue
+        if not truth_of(plan, observable, masses, judged).known.any():
+            continue
         yield Drawing(
             f"mass-{number}{tag}",
             f"Reconstructed mass of {observable.label}{title}",
@@ -182,7 +184,9 @@ def _sculpting(part: Sculpted, beside: Sculpted, simple: str) -> Figure:
             weight = weight * part.weight[:, None]
         content, error = histogram(values.ravel(), edges, weight.ravel())
         # Of all candidates, those beyond the bins included.
-        scale = weight[np.isfinite(values)].sum() * np.diff(edges)
+        total = weight[np.isfinite(values)].sum()
+        # Where there is no candidate, every bin is 0.
+        scale = (total or 1.0) * np.diff(edges)
         if label == "random objects":
             axes.stairs(content / scale, edges, color=colour, label=label)
         else:

@@ -277,6 +277,7 @@ def _finish(
     unassigned: Sequence[Tensor] | None,
 ) -> Selection:
     indices, score = [], torch.zeros_like(candidates[0].scores[:, 0])
+    chosen = _in_one_order(candidates, chosen, unassigned)
     for number, (each, cell) in enumerate(zip(candidates, chosen, strict=True)):
         assigned = cell >= 0
         known = cell.clamp(min=0)
@@ -285,6 +286,32 @@ def _finish(
         score = score + torch.where(assigned, at(each.scores, known)[:, 0], left_out)
     certified = torch.ones_like(score, dtype=torch.bool)
     return Selection(tuple(indices), tuple(chosen), score, certified)
+
+
+def _in_one_order(
+    candidates: Sequence[Candidates],
+    chosen: Sequence[Tensor],
+    unassigned: Sequence[Tensor] | None,
+) -> list[Tensor]:
+    """Give particles with the very same candidates their tuples in the order of the tuples.
+
+    Which of them has which changes no score, and would otherwise be a matter of rounding. Who is
+    left out comes last.
+    """
+    found = list(chosen)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, each in enumerate(candidates):
+        key = (id(each),) if unassigned is None else (id(each), id(unassigned[number]))
+        groups.setdefault(key, []).append(number)
+    for members in groups.values():
+        if len(members) > 1:
+            cells = torch.stack([found[number] for number in members], 1)
+            last = candidates[members[0]].scores.shape[1]
+            cells = torch.where(cells < 0, last, cells).sort(1).values
+            cells = torch.where(cells < last, cells, -1)
+            for place, number in enumerate(members):
+                found[number] = cells[:, place]
+    return found
 
 
 def _require_particles(candidates: Sequence[Candidates]) -> None:
