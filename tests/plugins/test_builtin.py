@@ -54,3 +54,9 @@ def test_the_list_of_first_party_names_is_what_the_plugins_here_provide() -> Non
         if plugin.distribution in HERE
     }
     assert {name: found for name, found in first_party().items() if found} == provided
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS.values(), ids=lambda kind: kind.singular)
+def test_the_class_that_a_kind_stands_for_exists(kind: plugins.Kind) -> None:
+    module, _, name = kind.base.partition(":")
+    assert isinstance(getattr(importlib.import_module(module), name), type)

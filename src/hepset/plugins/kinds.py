@@ -40,9 +40,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "export_layouts": Kind(
             "export layout", "hepset export --layout NAME", "hepset.export.layouts:ExportLayout"
         ),
-        "callbacks": Kind(
-            "callback", "train.callbacks.<callback>.name", "lightning.pytorch.callbacks:Callback"
-        ),
+        "callbacks": Kind("callback", "train.callbacks", "lightning.pytorch.callbacks:Callback"),
         "loss_combinations": Kind(
             "loss combination",
             "train.loss_combination",
