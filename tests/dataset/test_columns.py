@@ -239,3 +239,9 @@ def test_row_groups_are_alike() -> None:
     assert row_group_rows(100, 1000) == 100
     assert row_group_rows(65536, 65536 * 1625) == 3856  # 17 groups of 6.3 MB
     assert row_group_rows(0, 0) == 1
+
+
+def test_a_column_of_another_type_is_refused() -> None:
+    layout = ColumnLayout(name="target/s", dims=("event",), shape=(), stored="|i1", dtype="<i8")
+    with pytest.raises(DatasetError, match=r"'target/s': stored as int64, expected fixed_size"):
+        raw(layout, pa.array([0, 1, 0]))

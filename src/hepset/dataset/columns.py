@@ -249,7 +249,8 @@ def raw(layout: ColumnLayout, column: pa.Array | pa.ChunkedArray) -> Column:
         number of objects, shape ``(event,)``, for ``counts``.
 
     Raises:
-        DatasetError: If rows are null: the file was not written by hepset or is damaged.
+        DatasetError: If rows are null or of another type: the file was not written by hepset or is
+            damaged.
     """
     if isinstance(column, pa.ChunkedArray):
         if column.num_chunks == 1:
@@ -264,6 +265,11 @@ def raw(layout: ColumnLayout, column: pa.Array | pa.ChunkedArray) -> Column:
             "the file is damaged or was not written by hepset"
         )
     storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+    if storage.type != _storage(layout):
+        raise DatasetError(
+            f"column {layout.name!r}: stored as {storage.type}, expected {_storage(layout)} as "
+            "dataset.json says; the file is damaged or was not written by hepset"
+        )
     buffers, start, rows = storage.buffers(), storage.offset, len(storage)
     if layout.layout == "jagged":
         return _raw_jagged(layout, buffers, start, rows)
