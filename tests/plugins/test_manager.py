@@ -10,9 +10,9 @@ import pytest
 import hepset
 from hepset.errors import (
     ConfigurationError,
+    ContractError,
     PluginConflictError,
     PluginError,
-    ReadError,
     UnknownComponentError,
 )
 from hepset.plugins import INTERFACE, KINDS, Component, Plugins, hookimpl, registry
@@ -387,10 +387,10 @@ def test_options_that_do_not_fit_are_named_with_their_place(
 
 def test_an_error_of_hepset_inside_a_component_keeps_its_message(toys: Plugins) -> None:
     def refuse() -> None:
-        raise ReadError("no such file")
+        raise ContractError("two inputs of one name")
 
     toys.register(plugin(callbacks={"refuse": refuse}), name="more")
-    with pytest.raises(ReadError, match=r"^no such file$"):
+    with pytest.raises(ContractError, match=r"^two inputs of one name$"):
         toys.create("callbacks", "refuse", "here")
 
 
