@@ -242,3 +242,30 @@ def test_interchangeable_particles_may_name_their_products_differently() -> None
         "symmetries": {"event": [["h1", "h2"]]},
     }
     assert EventInfo.parse(document, "event.yaml").processes[""].event_group.order == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"axes": ["segment", "jets"]}, r"'segment' is no stream's: give its size"),
+        ({"axes": ["jets"], "sizes": {"jets": 4}}, "leave it out of sizes"),
+        ({"axes": ["a"], "sizes": {"b": 4}}, "sizes: no axis 'b'"),
+        ({"pairs": "jest"}, "no stream 'jest'.*'jets'"),
+        ({"pairs": "jets", "stream": "jets"}, "stream and pairs: a target has one of them"),
+        ({"kind": "index", "unit": "GeV"}, "kind index has no classes, unit"),
+        ({"axes": ["event"], "sizes": {"event": 2}}, "cannot be called 'event'"),
+    ],
+)
+def test_axes_of_targets_are_checked(target: dict[str, Any], message: str) -> None:
+    document = {
+        "streams": {"jets": {"features": ["pt"]}},
+        "targets": {"x": {"kind": "mask", **target}},
+    }
+    with pytest.raises(ConfigurationError, match=message):
+        EventInfo.parse(document, "event.yaml")
+
+
+def test_targets_without_own_axes_are_described_as_before() -> None:
+    document = {"streams": {"jets": {"features": ["pt"]}}, "targets": {"x": {"kind": "regression"}}}
+    (target,) = EventInfo.parse(document, "event.yaml").model_dump(mode="json")["targets"].values()
+    assert not {"pairs", "axes", "sizes"} & set(target)

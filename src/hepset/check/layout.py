@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def check_layout(contract: Contract, findings: Findings, *, training: bool, raw:
     for spec in contract.tensors.values():
         if spec.kind in {"stream", "mask"}:
             continue
-        view = _tensor(spec, streams, masks, findings)
+        view = _tensor(spec, streams, masks, findings, raw=raw)
         if view is not None:
             views[spec.name] = _by_column(spec, view, findings)
     return views
@@ -386,13 +386,18 @@ def _tensor(
     streams: dict[str, Ragged],
     masks: dict[str, Array | None],
     findings: Findings,
+    *,
+    raw: bool,
 ) -> View | None:
     """Return a tensor that is not a stream, with its mask, where its shape is right."""
     batch = findings.batch
     if spec.name in batch.arrays:
         values = batch.arrays[spec.name]
-        if not _shape_fits(spec, values, findings):
+        # What a reader gives has the slots of the file along the axes of a stream.
+        if not _shape_fits(spec, values, findings, free=streams if raw else ()):
             return None
+        if spec.is_table:
+            return _table(spec, values, streams, findings)
         mask = None
         if spec.mask is not None:
             stream = streams.get(spec.mask.removesuffix(".mask"))
@@ -419,6 +424,31 @@ def _tensor(
     return None
 
 
+def _table(
+    spec: TensorSpec, values: Array, streams: dict[str, Ragged], findings: Findings
+) -> View | None:
+    """Return a target with axes of its own; real where all its objects are."""
+    mask = np.ones((1,) * values.ndim, bool)
+    for axis, dim in enumerate(spec.dims[1:], 1):
+        stream, size = streams.get(dim), values.shape[axis]
+        if stream is None:
+            continue
+        if size < stream.width or stream.slots not in {None, size}:
+            found = f"{size} entries along {dim!r} beside {stream.slots or stream.width} {dim}"
+            findings.tensor(
+                "shape",
+                spec.name,
+                expected=f"an entry for every slot of {dim}",
+                found=found,
+                advice=f"pad the target to the slots of {dim}",
+            )
+            return None
+        real = stream.mask(size)
+        lead, rest = (len(real), *(1,) * (axis - 1)), (1,) * (values.ndim - axis - 1)
+        mask = mask & real.reshape(*lead, size, *rest)
+    return View(values, np.broadcast_to(mask, values.shape))
+
+
 def _attached(spec: TensorSpec, stream: Ragged, findings: Findings) -> View | None:
     values = stream.attached[spec.name]
     rest = values.shape[1:]
@@ -438,9 +468,12 @@ def _attached(spec: TensorSpec, stream: Ragged, findings: Findings) -> View | No
     return View(values, objects=stream)
 
 
-def _shape_fits(spec: TensorSpec, values: Array, findings: Findings) -> bool:
+def _shape_fits(
+    spec: TensorSpec, values: Array, findings: Findings, free: Collection[str] = ()
+) -> bool:
     fits = values.ndim == len(spec.dims) and all(
-        size is None or size == n for size, n in zip(spec.shape[1:], values.shape[1:], strict=False)
+        size is None or size == n or dim in free
+        for dim, size, n in zip(spec.dims[1:], spec.shape[1:], values.shape[1:], strict=False)
     )
     if not fits:
         columns = f" ({', '.join(spec.columns)})" if spec.columns else ""

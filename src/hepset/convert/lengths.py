@@ -81,7 +81,11 @@ def jagged_streams(event: EventInfo, contract: Contract, counted: Lengths) -> fr
         lengths = counted.get(name, Counter())
         real = sum(min(length, slots) * events for length, events in lengths.items())
         sparse = bool(lengths) and real < FEW_REAL * slots * lengths.total() and slots > 1
-        by_itself = slots > MANY_SLOTS or (sparse and f"{name}.pairs" not in contract)
+        whole = (
+            any(name in spec.dims for spec in contract.tensors.values() if spec.is_table)
+            or f"{name}.pairs" in contract
+        )
+        by_itself = slots > MANY_SLOTS or (sparse and not whole)
         if storage == "jagged" or (storage == "auto" and by_itself):
             found.add(name)
     return frozenset(found)

@@ -23,13 +23,13 @@ from hepset.dataset.manifest import (
     SourceRecord,
     Truncation,
 )
-from hepset.errors import DatasetError, HepsetError, ReadError
+from hepset.errors import ContractError, DatasetError, HepsetError, ReadError
 from hepset.events.select import Tally
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report, Violation
 from hepset.schema.statistics import Statistics
-from hepset.schema.tensors import Labels
+from hepset.schema.tensors import MOST_CLASSES, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,15 @@ def resolve_classes(
         if rule is None or spec.name not in extremes:
             continue
         classes = rule.classes
+        if classes is None and extremes[spec.name][1] >= MOST_CLASSES:
+            low, high = extremes[spec.name]
+            raise ContractError(
+                f"{spec.name}: the labels reach from {low} to {high}, which would be {high + 1} "
+                f"classes; more than {MOST_CLASSES} are taken for a mistake. Where these are "
+                f"identifiers, write targets.{spec.name.removeprefix('target/')}: {{kind: index}} "
+                "in the event file; else renumber the classes from 0, or name them (classes: […]) "
+                "so that each event with another label is found"
+            )
         if classes is None:
             classes = counts[spec.name] = max(2, extremes[spec.name][1] + 1)
         target = plan.event.targets.get(spec.name.removeprefix("target/"))

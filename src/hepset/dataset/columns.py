@@ -411,7 +411,15 @@ def tensor_layout(
     shape = tuple(size for size in spec.event_shape if size is not None)
     layout: Literal["fixed", "jagged", "counts", "empty"] = "fixed"
     stream = spec.dims[1] if len(spec.dims) > 1 else ""
-    if stream in jagged:
+    if spec.is_table:
+        for axis, size in zip(spec.dims[1:], shape, strict=True):
+            if axis in jagged:
+                raise ContractError(
+                    f"{spec.name}: a target with axes of its own needs slots for every object, but "
+                    f"{axis} has {size} slots and is stored jagged; reduce streams.{axis}.slots, "
+                    "or leave the target out"
+                )
+    elif stream in jagged:
         if spec.kind == "pairs":
             raise ContractError(
                 f"{spec.name}: features of pairs need slots for every object, but {stream} has "

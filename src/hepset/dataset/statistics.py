@@ -24,7 +24,7 @@ from hepset.schema.statistics import (
     TensorStatistics,
 )
 from hepset.schema.steps import apply_steps, steps_before_scaling
-from hepset.schema.tensors import Labels, TensorSpec
+from hepset.schema.tensors import MOST_CLASSES, Labels, TensorSpec
 
 BLOCK: Final = 1024
 """Events per block: its columns stay in the cache."""
@@ -162,7 +162,7 @@ class _LabelCollector:
         self.missing = 0
 
     def add(self, labels: Array, weights: Array) -> None:
-        known = labels >= 0
+        known = (labels >= 0) & (labels < max(MOST_CLASSES, len(self.events)))
         self.missing += int(labels.size - known.sum())
         found = labels[known].astype(np.int64)
         size = max(len(self.events), int(found.max(initial=-1)) + 1)
@@ -254,7 +254,9 @@ class StatisticsCollector:
                 spread = np.broadcast_to(weights[:, None], mask.shape)
                 counter.add(column[mask], spread[mask])
             else:
-                counter.add(column, weights)
+                rest = column.shape[1:]
+                spread = np.broadcast_to(weights.reshape(-1, *(1,) * len(rest)), column.shape)
+                counter.add(column.reshape(-1), spread.reshape(-1))
 
     def _mask(self, name: str, columns: Mapping[str, Column]) -> Array | None:
         mask = columns.get(self._masks[name] or "")

@@ -47,6 +47,7 @@ def pick(batch: EventBatch, contract: Contract) -> EventBatch:
         }
         for other in contract.tensors.values():
             owned = other.dims[1:2] == (spec.name,) and other.kind not in {"stream", "pairs"}
+            owned = owned and not other.is_table
             if owned and other.kind != "mask" and other.name in arrays:
                 values = arrays.pop(other.name)
                 attached[other.name] = values[data.mask(values.shape[1])]
@@ -110,7 +111,7 @@ def _column(
         if of_global not in batch.arrays:
             return None
         return batch.arrays.get(spec.name, np.ones(len(batch), bool)).astype(bool)
-    if owner in batch.streams and spec.kind != "pairs":
+    if owner in batch.streams and spec.kind != "pairs" and not spec.is_table:
         data = batch.streams[owner]
         if owner in jagged:
             return _jagged_column(data, spec, contract)

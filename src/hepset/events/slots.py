@@ -1,9 +1,10 @@
 """Conform: order the objects of a stream, cut them to its slots, let the targets follow.
 
 Objects are sorted by the stream's `order` (stable; NaN last), or keep the places that the file
-gives them. What lies beyond the last slot is cut and counted. Arrays per object, features of pairs
-and assignment targets are rearranged alike; a target whose object was cut becomes missing (−1), and
-so does one that never pointed at a real object (the check of the contract reports those).
+gives them. What lies beyond the last slot is cut and counted. Arrays per object, features of pairs,
+targets along every axis that is a stream's, and assignment targets are rearranged alike; a target
+whose object was cut becomes missing (−1), and so does one that never pointed at a real object (the
+check of the contract reports those).
 """
 
 from __future__ import annotations
@@ -88,6 +89,9 @@ def conform(
             arrays[f"{spec.name}.pairs"] = _move_pairs(
                 pairs, move.permutation(pairs.shape[1]), slots
             )
+    for spec in contract.of_kind("target"):
+        if spec.is_table and spec.name in arrays:
+            arrays[spec.name] = _move_table(spec, arrays[spec.name], moved)
     lost = dict.fromkeys(moved, 0)
     for spec in contract.of_kind("index"):
         if spec.name in arrays:
@@ -154,6 +158,30 @@ def _move_pairs(pairs: Array, perm: Array | None, slots: int) -> Array:
     full = np.zeros((rows, slots, slots, *pairs.shape[3:]), pairs.dtype)
     full[:, :kept, :kept] = moved
     return full
+
+
+def _move_table(spec: TensorSpec, values: Array, moved: dict[str, _Moved]) -> Array:
+    """Rearrange a target along every axis that is a stream's; padding becomes missing."""
+    if spec.dtype != "bool" and values.dtype.kind == "f" and not spec.dtype.startswith("float"):
+        values = np.where(np.isfinite(values), values, spec.fill)
+    values = values.astype(spec.dtype)
+    for axis, dim in enumerate(spec.dims[1:], 1):
+        move, slots = moved.get(dim), spec.shape[axis]
+        if move is None or slots is None:
+            continue
+        before = values.shape[axis]
+        along = (len(values), *(1,) * (axis - 1), -1, *(1,) * (values.ndim - axis - 1))
+        perm = move.permutation(before)
+        if perm is not None:
+            values = np.take_along_axis(values, perm.reshape(along), axis)
+        kept = min(slots, before)
+        inside = (slice(None),) * axis
+        full = np.full((*values.shape[:axis], slots, *values.shape[axis + 1 :]), spec.fill)
+        full = full.astype(spec.dtype)
+        full[(*inside, slice(0, kept))] = values[(*inside, slice(0, kept))]
+        is_real = move.stream.mask(slots).reshape(along)
+        values = np.where(is_real, full, np.array(spec.fill).astype(spec.dtype))
+    return values
 
 
 def _remap(

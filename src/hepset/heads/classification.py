@@ -16,7 +16,14 @@ from torch import Tensor
 from hepset.errors import ConfigurationError, did_you_mean
 from hepset.heads.discriminants import Discriminant, resolve_scores, score_of
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm, Prediction
+from hepset.interfaces.head import (
+    EncoderHandle,
+    Head,
+    HeadConfig,
+    LossTerm,
+    Prediction,
+    refuse_own_axes,
+)
 from hepset.judges.classes import Score
 from hepset.nn.losses import cross_entropy, mean_over_objects
 from hepset.nn.mlp import MLP
@@ -96,6 +103,7 @@ class ClassificationHead(Head):
                 f"{', '.join(known) or 'none'}"
             )
         place = f"model.heads.{self.name}"
+        refuse_own_axes(target, f"{place}.target: {name!r}")
         self.scores = resolve_scores(self.config.scores, target.classes, place)
         spec = target_spec(event, name, wanted_by=self.name)
         return Contract(tensors={spec.name: spec.model_copy(update={"required": True})})

@@ -14,7 +14,14 @@ from hepset.errors import ConfigurationError, did_you_mean
 from hepset.events.select import plugin_functions
 from hepset.expressions.language import EVENT, Expression, Scope, compile_expression
 from hepset.interfaces.backbone import Encoded
-from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm, Prediction
+from hepset.interfaces.head import (
+    EncoderHandle,
+    Head,
+    HeadConfig,
+    LossTerm,
+    Prediction,
+    refuse_own_axes,
+)
 from hepset.nn.losses import (
     EventLoss,
     bounded_log_scale,
@@ -128,6 +135,7 @@ class RegressionHead(Head):
                     f"model.heads.{self.name}.targets: {problem}; targets of kind regression: "
                     f"{', '.join(known) or 'none'}"
                 )
+            refuse_own_axes(target, f"model.heads.{self.name}.targets: {name!r}")
             if self.config.loss == "quantile" and "circular" in target.transform:
                 raise ConfigurationError(
                     f"model.heads.{self.name}.loss: the angle {name!r} has no quantiles; give it "

@@ -17,7 +17,7 @@ from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.judge import Drawing, Evaluation, Metric, Prediction, Separation
 from hepset.plugins import registry
 from hepset.schema.contract import Contract
-from hepset.schema.event import EventInfo
+from hepset.schema.event import EventInfo, Target
 from hepset.schema.statistics import Statistics
 
 __all__ = [
@@ -191,6 +191,19 @@ class Head(nn.Module, ABC):
             held_out: Raw outputs and targets of the validation split, batch by batch.
         """
         del held_out
+
+
+def refuse_own_axes(target: Target, where: str) -> None:
+    """Refuse a target that is neither one per event nor one per object.
+
+    Raises:
+        ConfigurationError: Naming its axes.
+    """
+    if target.own_axes:
+        raise ConfigurationError(
+            f"{where} has the axes {', '.join(target.own_axes)}; this head learns one value per "
+            "event, or per object of a stream"
+        )
 
 
 def head_losses(

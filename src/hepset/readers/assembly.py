@@ -254,7 +254,7 @@ class Assembly:
     def _target(self, entry: Entry) -> Data:
         target = self.event.targets[entry.owner]
         data = self._values(entry, list(target.classes or ()))
-        if target.kind == "regression":
+        if target.kind in {"regression", "mask"}:
             return data
         if isinstance(data, Ragged):
             return data.map(_labels)

@@ -285,6 +285,22 @@ def target_spec(event: EventInfo, name: str, *, wanted_by: str = "event") -> Ten
     """Return the spec of a declared target, ``signal`` for the tensor ``target/signal``."""
     target = event.targets[name]
     dims, shape, mask = _axes(event, target.stream)
+    if target.own_axes:
+        dims = ("event", *target.own_axes)
+        shape = (
+            None,
+            *(_slots(event, a) if a in event.streams else target.sizes[a] for a in target.own_axes),
+        )
+    if target.kind in {"index", "mask"}:
+        return TensorSpec(
+            name=f"target/{name}",
+            kind="target",
+            dims=dims,
+            shape=shape,
+            dtype="int64" if target.kind == "index" else "bool",
+            mask=mask,
+            wanted_by=(wanted_by,),
+        )
     if target.kind == "classification":
         count = len(target.classes) if target.classes else None
         return TensorSpec(

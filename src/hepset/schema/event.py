@@ -233,10 +233,12 @@ def _products(products: Mapping[str, str | None]) -> str:
 
 
 class Target(Model):
-    """Something to be learnt that the files state: a class or a number."""
+    """Something to be learnt that the files state: a class, a number, an index or a mask."""
 
-    kind: Literal["classification", "regression"]
-    """``classification``: an integer label, −1 = none. ``regression``: a number, NaN = none."""
+    kind: Literal["classification", "regression", "index", "mask"]
+    """``classification``: an integer label, −1 = none. ``regression``: a number, NaN = none.
+    ``index``: an integer without classes, such as the number of a vertex or a particle; any
+    negative one = none. ``mask``: true or false."""
     classes: tuple[str, ...] | None = None
     """Class names in the order of the labels; null = resolved from the data."""
     unit: str | None = None
@@ -249,12 +251,41 @@ class Target(Model):
     ``regression`` has its option ``loss``."""
     stream: str | None = None
     """The stream of a target that every object has; null = one per event."""
+    pairs: str | None = None
+    """The stream of a target that every ordered pair of objects has, shape (event, object,
+    object)."""
+    axes: tuple[str, ...] = ()
+    """Names of the axes of a target after that of the events, such as ``[segment, jets]``. One that
+    is called like a stream has an entry per object, and follows when objects are sorted or cut."""
+    sizes: dict[str, PositiveInt] = Field(default_factory=dict)
+    """Sizes of the axes that are no stream's."""
     role: Role | None = None
     """What the number is to kinematics; guessed from the name where null."""
 
+    @model_serializer(mode="wrap")
+    def _usual_axes_go_unsaid(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not asked for: descriptions keep the digest that they had before."""
+        found: dict[str, Any] = dump(self)
+        return {k: v for k, v in found.items() if v or k not in {"pairs", "axes", "sizes"}}
+
+    @property
+    def own_axes(self) -> tuple[str, ...]:
+        """Axes of a target that is neither one per event nor one per object."""
+        return (self.pairs, self.pairs) if self.pairs is not None else self.axes
+
     @model_validator(mode="after")
     def _consistent(self) -> Target:
-        if self.kind == "classification":
+        given = [n for n in ("stream", "pairs", "axes") if getattr(self, n) not in {None, ()}]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: a target has one of them")
+        for axis in self.sizes:
+            if axis not in self.axes:
+                raise ValueError(f"sizes: no axis {axis!r}{did_you_mean(axis, self.axes)}")
+        if self.kind in {"index", "mask"}:
+            stated = (self.transform, self.unit, self.residuals, self.classes, self.role)
+            if any(stated):
+                raise ValueError(f"a target of kind {self.kind} has no classes, unit or transform")
+        elif self.kind == "classification":
             if self.transform or self.unit or self.residuals:
                 raise ValueError("a classification target has no unit, transform or residuals")
             if self.classes is not None and len(set(self.classes)) != len(self.classes):
@@ -364,10 +395,30 @@ class EventInfo(Model):
         for name, target in self.targets.items():
             if name.split("/", 1)[0] in {"assignment", "segmentation"} or not name.strip("/"):
                 raise ValueError(f"target {name!r}: this name is reserved")
-            if target.stream is not None and target.stream not in self.streams:
-                hint = did_you_mean(target.stream, self.streams)
-                raise ValueError(f"target {name!r}: no stream {target.stream!r}{hint}")
+            for stream in (target.stream, target.pairs):
+                if stream is not None and stream not in self.streams:
+                    hint = did_you_mean(stream, self.streams)
+                    raise ValueError(f"target {name!r}: no stream {stream!r}{hint}")
+            self._check_axes(name, target)
         return self
+
+    def _check_axes(self, name: str, target: Target) -> None:
+        for axis in dict.fromkeys(target.axes):
+            if axis in {"event", "feature", "product"} or not IDENTIFIER.match(axis):
+                raise ValueError(f"target {name!r}: an axis cannot be called {axis!r}")
+            if (axis in self.streams) == (axis in target.sizes):
+                known = [*self.streams, *target.sizes]
+                raise ValueError(
+                    f"target {name!r}: axis {axis!r} "
+                    + (
+                        "is a stream's, whose slots are its size; leave it out of sizes"
+                        if axis in self.streams
+                        else f"is no stream's: give its size, sizes: {{{axis}: …}}"
+                        f"{did_you_mean(axis, known)}"
+                    )
+                )
+            if axis in self.globals:
+                raise ValueError(f"target {name!r}: {axis!r} is a global, which has no axis")
 
     def assignments(self) -> Iterator[Assignment]:
         """Every particle of every process with the name of its target tensor."""
@@ -407,7 +458,12 @@ class EventInfo(Model):
         if topology:
             parts.append(_table(("process", "particle", "products"), topology))
         targets = [
-            (name, t.kind, ", ".join(t.classes or ()) or t.unit or "–", t.stream or "event")
+            (
+                name,
+                t.kind,
+                ", ".join(t.classes or ()) or t.unit or "–",
+                " × ".join(t.own_axes) or t.stream or "event",
+            )
             for name, t in self.targets.items()
         ]
         if targets:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,10 @@ class Domain(Model):
     """Exclusive lower bound: −1 for ``log1p``, 0 for ``log``, moved by fixed steps before it."""
     transform: str
     """The transform that asks for it."""
+
+
+MOST_CLASSES: Final = 10_000
+"""Classes that are counted where the event names none: more are identifiers (``kind: index``)."""
 
 
 class Labels(Model):
@@ -104,8 +108,18 @@ class TensorSpec(Model):
         return [name for name in self.features if name]
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is a target with axes of its own, such as (event, segment, jets).
+
+        Such a one is stored with all slots, and rearranged along every axis that is a stream's.
+        """
+        return self.kind == "target" and len(self.dims) > 1 and self.mask is None
+
+    @property
     def fill(self) -> float:
         """Value of padded or missing entries: 0, NaN (numbers to learn), −1 (labels, indices)."""
+        if self.dtype == "bool":
+            return 0.0
         if self.kind == "weight":
             return 1.0
         if self.kind in {"index", "process"}:

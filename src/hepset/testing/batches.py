@@ -214,7 +214,7 @@ class _Maker:
             else:
                 arrays[spec.name] = np.ones(self.events, spec.dtype)
         for spec in self.contract.of_kind("target"):
-            if len(spec.dims) > 1 and spec.dims[1] in streams:
+            if len(spec.dims) > 1 and spec.dims[1] in streams and not spec.is_table:
                 stream = streams[spec.dims[1]]
                 stream.attached[spec.name] = self._target(
                     spec, (int(stream.offsets[-1]), *self._rest(spec, 2))
@@ -298,6 +298,8 @@ class _Maker:
     def _target(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         classes = [rule.classes for rule in spec.rules if isinstance(rule, Labels)]
         absent = self.rng.random(shape[:1]) < self.missing
+        if spec.dtype == "bool":
+            return self.rng.random(shape) < 0.5
         if any(isinstance(rule, OneHot) for rule in spec.rules):
             chosen = self.rng.integers(0, shape[-1], shape[:-1])
             return np.eye(shape[-1])[chosen].astype(spec.dtype)
