@@ -428,7 +428,10 @@ def _table(
     spec: TensorSpec, values: Array, streams: dict[str, Ragged], findings: Findings
 ) -> View | None:
     """Return a target with axes of its own; real where all its objects are."""
-    mask = np.ones((1,) * values.ndim, bool)
+    last = max((axis for axis, dim in enumerate(spec.dims) if dim in streams), default=None)
+    if last is None:
+        return View(values)
+    mask = np.ones((1,) * (last + 1), bool)
     for axis, dim in enumerate(spec.dims[1:], 1):
         stream, size = streams.get(dim), values.shape[axis]
         if stream is None:
@@ -444,9 +447,8 @@ def _table(
             )
             return None
         real = stream.mask(size)
-        lead, rest = (len(real), *(1,) * (axis - 1)), (1,) * (values.ndim - axis - 1)
-        mask = mask & real.reshape(*lead, size, *rest)
-    return View(values, np.broadcast_to(mask, values.shape))
+        mask = mask & real.reshape(len(real), *(1,) * (axis - 1), size, *(1,) * (last - axis))
+    return View(values, np.broadcast_to(mask, values.shape[: last + 1]))
 
 
 def _attached(spec: TensorSpec, stream: Ragged, findings: Findings) -> View | None:
