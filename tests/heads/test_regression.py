@@ -336,6 +336,7 @@ def test_numbers_that_weights_cancel_are_not_defined(
     head = build(name="regression", target="t1/pz")
     metrics = by_name(judge_head(head, evaluate(data, {"t1/pz": np.zeros(100)}, weight)).metrics())
     assert math.isnan(metrics["t1/pz: RMS"].value)
+    assert "sum to 0" in metrics["t1/pz: RMS"].note
 
 
 def test_a_flexible_calibration_does_not_win_by_chance() -> None:

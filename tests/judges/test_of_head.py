@@ -14,6 +14,7 @@ from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm
 from hepset.interfaces.judge import Drawing, Evaluation, Metric, Prediction, Separation
 from hepset.judges import judge_head, separations_of
+from hepset.report.numbers import metric_text
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
@@ -172,3 +173,24 @@ def test_copies_of_one_event_are_one_event_in_errors() -> None:
         known.error
     )
     assert evaluation_of(10, ids=make_ids(0, range(10))).groups is None
+
+
+def test_weights_that_sum_to_nothing_have_no_metrics_but_a_reason() -> None:
+    """A negative sum over all entries, and over the signal alone, and none at all."""
+    head = head_of(Prediction("classes", "signal", {"probabilities": "p"}))
+    plain = evaluation_of(90)
+    signal = plain.targets["target/signal"] == 1
+    thirds = np.where(np.arange(90) % 3 == 0, 1.0, -1.0)
+    for weight, reason in (
+        (thirds, "the weights of 90 entries sum to -30"),
+        (np.zeros(90), "sum to 0"),
+        (np.where(signal, thirds, 5.0), f"signal: the weights of {signal.sum()} entries"),
+    ):
+        judge = judge_head(head, evaluation_of(90, weight=weight, weighted=True))
+        metrics = judge.metrics()
+        assert {metric.name for metric in metrics} >= {"AUC", "accuracy", "log-loss"}
+        for metric in metrics:
+            assert np.isnan(metric.value)
+            assert reason in metric.note
+            assert metric_text(metric) == f"no meaning: {metric.note}"
+        assert judge.baselines() == judge.figures() == []

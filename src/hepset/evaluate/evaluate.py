@@ -337,6 +337,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
         "of": metric.of,
         "limit": metric.limit,
         "bound": metric.bound,
+        **({"note": metric.note} if metric.note else {}),
     }
 
 

@@ -39,6 +39,7 @@ class Metric(NamedTuple):
             the baselines, but nothing is compared with it.
         bound: Whether the value is only a lower bound, at 95 % confidence: what was counted is
             zero.
+        note: Why the number has no meaning, where it has none; the value is NaN then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric(NamedTuple):
     of: str = ""
     limit: bool = False
     bound: bool = False
+    note: str = ""
 
 
 class Separation(NamedTuple):

@@ -74,6 +74,9 @@ class ClassesJudge(Judge):
         entries = self.entries
         if not len(entries):
             return []
+        if self._meaningless:
+            names = [name for name, _ in self._one_against_rest()] + ["accuracy", "log-loss"]
+            return [Metric(name, math.nan, math.nan, note=self._meaningless) for name in names]
         truth, shares = entries.truth, (entries.weight, entries.groups)
         found = [
             _metric(name, auc(self._probability(c), truth == c, *shares))
@@ -100,7 +103,7 @@ class ClassesJudge(Judge):
         The variable and its direction are chosen on the training events, where there are any.
         """
         entries = self.entries
-        if not len(entries):
+        if not len(entries) or self._meaningless:
             return []
         found = []
         for name, c in self._one_against_rest():
@@ -135,7 +138,7 @@ class ClassesJudge(Judge):
         from hepset.judges import classes_figures as draw  # noqa: PLC0415  matplotlib
 
         entries, evaluation = self.entries, self.evaluation
-        if not len(entries):
+        if not len(entries) or self._meaningless:
             return []
         singly = [c for _, c in self._one_against_rest()]
         kind = "objects" if self.prediction.stream else "events"
@@ -235,6 +238,19 @@ class ClassesJudge(Judge):
     def entries(self) -> Labelled:
         """The events, or objects, with a true class."""
         return with_label(self.evaluation, self.prediction.target)
+
+    @cached_property
+    def _meaningless(self) -> str:
+        """Why nothing can be said: weights of a class, or of all, that do not sum to anything."""
+        entries = self.entries
+        if entries.weight is None or entries.meaningless:
+            return entries.meaningless
+        for c, name in enumerate(self.names):
+            here = entries.truth == c
+            reason = entries.only(here).meaningless if here.any() else ""
+            if reason:
+                return f"{name}: {reason}"
+        return ""
 
     @cached_property
     def scores(self) -> list[Score]:

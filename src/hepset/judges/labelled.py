@@ -33,6 +33,16 @@ class Labelled:
     weight: Array | None
     groups: Array | None
 
+    @property
+    def meaningless(self) -> str:
+        """Why no mean over these entries has a meaning; empty where one has."""
+        if self.weight is None or not len(self.weight):
+            return ""
+        total = float(self.weight.sum())
+        if total > 0:
+            return ""
+        return f"the weights of {len(self)} entries sum to {total:.4g}, which is not positive"
+
     def __len__(self) -> int:
         """Number of entries."""
         return len(self.truth)

@@ -24,6 +24,7 @@ __all__ = ["NumbersJudge", "SimplePrediction"]
 
 Array = NDArray[Any]
 
+_WIDTHS = ("half 68 % width", "mean absolute error", "RMS")
 _FIT_EVENTS = 20_000
 """Training events that baselines are fitted to."""
 
@@ -55,10 +56,18 @@ class NumbersJudge(Judge):
 
     def metrics(self) -> list[Metric]:
         """Judge the predicted values."""
+        if self.entries.meaningless:
+            note = self.entries.meaningless
+            return [
+                Metric(f"{self.name}: {what}", math.nan, math.nan, self.unit, "lower", note=note)
+                for what in ("bias (median residual)", *_WIDTHS)
+            ]
         return self._judge(SimplePrediction("", self._at("value")))
 
     def baselines(self) -> list[Metric]:
         """Judge the configured expression, the best single variable, and a constant."""
+        if self.entries.meaningless:
+            return []
         return [metric for simple in self.simple for metric in self._judge(simple)]
 
     def figures(self) -> list[Drawing]:
@@ -66,7 +75,7 @@ class NumbersJudge(Judge):
         from hepset.judges import numbers_figures as draw  # noqa: PLC0415  matplotlib
 
         entries = self.entries
-        if len(entries) < 2:
+        if len(entries) < 2 or entries.meaningless:
             return []
         simple = self.simple
         kind = "objects" if self.prediction.stream else "events"

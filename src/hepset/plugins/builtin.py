@@ -75,6 +75,24 @@ COMPONENTS = (
         "hepset.judges.numbers:NumbersJudge",
         "Bias and resolution of numbers, pulls, coverage.",
     ),
+    Component(
+        "judges",
+        "partitions",
+        "hepset.judges.partitions:PartitionsJudge",
+        "Pair efficiency and purity, adjusted Rand index.",
+    ),
+    Component(
+        "judges",
+        "samples",
+        "hepset.judges.samples:SamplesJudge",
+        "Coverage, bias, width and CRPS of K samples per event.",
+    ),
+    Component(
+        "judges",
+        "sets",
+        "hepset.judges.sets:SetsJudge",
+        "Efficiency and purity of matched sets.",
+    ),
     Component("dialects", "hepset", "hepset.dialects:HepsetDialect", "hepset's own event file."),
     Component(
         "commands",

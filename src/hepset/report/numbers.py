@@ -41,5 +41,7 @@ def with_error(
 
 
 def metric_text(metric: Metric) -> str:
-    """Return a metric with its error and unit, or as the bound that it is."""
+    """Return a metric with its error and unit, or as the bound that it is, or why it is none."""
+    if metric.note:
+        return f"no meaning: {metric.note}"
     return with_error(metric.value, metric.error, metric.unit, bound=metric.bound)

@@ -17,7 +17,10 @@ from hepset.figures import save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hepset.interfaces.judge import Drawing
+
 __all__ = [
+    "Room",
     "Section",
     "cards",
     "details",
@@ -33,6 +36,8 @@ __all__ = [
 
 PIXELS_PER_INCH: Final = 88
 """Size of figures on the page."""
+VECTOR_FIGURES: Final = 16
+"""Figures of heads that are vector graphics; those after them are smaller as PNG."""
 LARGEST_SVG: Final = 600_000
 """Bytes above which a figure is embedded as PNG: many points make slow vector graphics."""
 
@@ -126,27 +131,56 @@ def _cell(cell: object) -> str:
     return cell if isinstance(cell, Markup) else html.escape(str(cell))
 
 
-def figure(drawing: Figure, title: str, caption: str) -> str:
+def figure(drawing: Figure, title: str, caption: str, largest: int = LARGEST_SVG) -> str:
     """Return a figure with its caption; the picture is inside the page, in its natural size."""
     width = PIXELS_PER_INCH * drawing.get_figwidth()
     return (
-        f'<figure><img src="{embed(drawing)}" alt="{html.escape(title)}" '
+        f'<figure><img src="{embed(drawing, largest)}" alt="{html.escape(title)}" '
         f'style="width:{width:.0f}px">'
         f"<figcaption><b>{html.escape(title)}.</b> {html.escape(caption)}</figcaption></figure>"
     )
 
 
-def embed(drawing: Figure) -> str:
+class Room:
+    """Room for figures on a page: vector graphics first, PNG for the rest, and no more than fits.
+
+    Args:
+        size: Bytes that all figures may take.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._vectors = VECTOR_FIGURES
+
+    def figure(self, drawing: Drawing) -> str:
+        """Draw a figure, and return it with its caption; empty where there is no room left."""
+        if self._left <= 0:
+            return ""
+        largest = LARGEST_SVG if self._vectors > 0 else 0
+        found = figure(drawing.figure, drawing.title, drawing.caption, largest=largest)
+        self._left -= len(found)
+        self._vectors -= 1
+        return found
+
+
+def embed(drawing: Figure, largest: int = LARGEST_SVG) -> str:
     """Return a figure that has been laid out as a data address: SVG, or PNG where that is large.
+
+    Args:
+        drawing: The figure.
+        largest: Bytes of SVG above which it becomes a PNG; 0 for PNG in any case.
 
     The bytes depend on the figure alone.
     """
     # `styled` has laid the figure out; doing it again for every format is most of the time.
     drawing.set_layout_engine("none")
     buffer = io.BytesIO()
+    if not largest:
+        save(drawing, buffer, format="png", dpi=110, metadata={"Software": None})
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     with mpl.rc_context({"svg.hashsalt": "hepset", "svg.fonttype": "path"}):
         save(drawing, buffer, format="svg", metadata={"Date": None, "Creator": None})
-    if buffer.tell() <= LARGEST_SVG:
+    if buffer.tell() <= largest:
         return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     buffer = io.BytesIO()
     save(drawing, buffer, format="png", dpi=150, metadata={"Software": None})

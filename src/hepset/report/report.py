@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ from hepset.evaluate.spectra import (
 from hepset.evaluate.variations import PARTS, Shift
 from hepset.files import atomic_file
 from hepset.interfaces.judge import Metric
+from hepset.judges.labelled import first_events
 from hepset.report import page
 from hepset.report.history import draw_history, losses_of, read_history
 from hepset.report.numbers import metric_text, number, with_error
@@ -53,6 +55,12 @@ SHOWN_METRICS: Final = 28
 SHOWN_SHIFTS: Final = 6
 """Metrics of a head whose shifts are shown at once; the others on request."""
 NEGATIVE_WARNING: Final = 0.05
+MOST_FIGURES: Final = 60
+"""Figures of all heads together that are drawn."""
+LARGEST_FIGURES: Final = 3_500_000
+"""Bytes that the figures of all heads may take."""
+SPECTRA_EVENTS: Final = 200_000
+"""Events whose inputs are drawn and compared with those of the training."""
 
 
 def write_report(
@@ -83,7 +91,7 @@ def write_report(
         *_inputs(judgement),
         _displays(judgement),
         _training(model, directory),
-        *_heads(judgement),
+        *_heads(judgement, page.Room(LARGEST_FIGURES)),
         _variations(judgement, variations or {}),
         _notes(judgement, dataset),
     ]
@@ -328,7 +336,8 @@ def _checks(manifest: Manifest) -> Section:
 
 
 def _inputs(judgement: Judgement) -> Iterator[Section]:
-    evaluation = judgement.evaluation
+    whole = judgement.evaluation
+    evaluation = replace(first_events(whole, SPECTRA_EVENTS), train=whole.train)
     found: list[Compatibility] = []
     figures = []
     names, _ = class_labels(evaluation)
@@ -401,7 +410,7 @@ def _training(model: Model, directory: Path) -> Section | None:
     return Section("Training", page.gallery(figures))
 
 
-def _heads(judgement: Judgement) -> Iterator[Section]:
+def _heads(judgement: Judgement, room: page.Room) -> Iterator[Section]:
     for name, result in judgement.heads.items():
         columns = ("metric", "model", "baseline", "difference")
         rows = list(_metric_rows(result.metrics, result.baselines))
@@ -409,11 +418,17 @@ def _heads(judgement: Judgement) -> Iterator[Section]:
         if len(rows) > SHOWN_METRICS:
             more = table(columns, rows[SHOWN_METRICS:], numbers=(1, 3))
             body += page.details(f"{len(rows) - SHOWN_METRICS} more metrics of {name}", more)
-        figures = [
-            page.figure(drawing.figure, drawing.title, drawing.caption)
-            for drawing in result.drawings
-        ]
-        yield Section(f"Head {name}", body + page.gallery(figures))
+        shown = result.drawings[: MOST_FIGURES // len(judgement.heads)]
+        figures = [room.figure(d) for d in shown]
+        drawn = [figure for figure in figures if figure]
+        body += page.gallery(drawn)
+        left = len(result.drawings) - len(drawn)
+        if left:
+            body += page.note(
+                f"{left} of {len(result.drawings)} figures of {name} are left out, for which the "
+                "report has no room; their numbers are in metrics.json."
+            )
+        yield Section(f"Head {name}", body)
 
 
 def _variations(

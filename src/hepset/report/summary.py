@@ -91,4 +91,5 @@ def metric_of(document: Mapping[str, Any]) -> Metric:
         document.get("of", ""),
         document.get("limit", False),
         document.get("bound", False),
+        document.get("note", ""),
     )

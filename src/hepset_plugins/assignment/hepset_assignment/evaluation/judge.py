@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import zip_longest
 
 from hepset.interfaces.judge import Drawing, Judge, Metric
 from hepset_assignment.evaluation.metrics import Case, baselines, compared, metrics
@@ -46,7 +47,10 @@ class AssignmentsJudge(Judge):
         """Draw purity by multiplicity, reconstructed masses, and the calibration."""
         from hepset_assignment.evaluation.figures import figures  # noqa: PLC0415  matplotlib
 
-        return figures(self.topology, self.evaluation, self.cases)
+        # By turns, those of the most frequent processes first: a report may not have room for all.
+        by_size = sorted(self.cases, key=lambda case: -len(case.judged.rows))
+        drawn = [figures(self.topology, self.evaluation, [case]) for case in by_size]
+        return [d for turn in zip_longest(*drawn) for d in turn if d is not None]
 
     @cached_property
     def topology(self) -> Topology:
