@@ -15,7 +15,7 @@ from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import open_dataset
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 LIMIT_MB = 700
 CHUNK = 10_000

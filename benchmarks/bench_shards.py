@@ -40,7 +40,7 @@ from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import ColumnStatistics
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 Tensors = dict[str, np.ndarray]
 BATCH = 1024

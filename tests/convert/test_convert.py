@@ -22,7 +22,7 @@ from hepset.errors import ConfigurationError, ContractError, DatasetError, ReadE
 from hepset.interfaces import Chunk
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
-from hepset.testing.events import SequentialSyntheticReader, SyntheticConfig, SyntheticReader
+from synthetic_events import SequentialSyntheticReader, SyntheticConfig, SyntheticReader
 
 CUTS = {"three": "count(jets) >= 3", "weight": "weight > 0.1"}
 DERIVED = {
@@ -399,7 +399,7 @@ from hepset.convert import prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 if __name__ == "__main__":
     reader = SyntheticReader(SyntheticConfig(events=4000, chunk_size=250))
@@ -422,7 +422,11 @@ def test_killed_conversion_goes_on_and_gives_the_same_bytes(tmp_path: Path, stag
     output = tmp_path / "killed"
     script = tmp_path / "convert.py"
     script.write_text(PROGRAM.format(workers=2, output=str(output)))
-    process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        start_new_session=True,
+    )
     pattern = ".work/range-*.arrow" if stage == "read" else ".work/*.parquet.json"
     deadline = time.monotonic() + 60
     while len(list(output.glob(pattern))) < 3 and time.monotonic() < deadline:

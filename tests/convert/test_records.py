@@ -22,7 +22,7 @@ from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.report import Report, Violation
 from hepset.schema.statistics import LabelCounts, Statistics
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hepset.dataset import Dataset, open_dataset
 from hepset.errors import DatasetError
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 import pytest
@@ -23,6 +24,7 @@ class SumBackbone(Backbone):
 
     Config: ClassVar[type[BackboneConfig]] = SumConfig
     config: SumConfig
+    capabilities = frozenset({"condition", "extra_tokens"})
     flaw: ClassVar[str] = ""
 
     @property
@@ -42,6 +44,9 @@ class SumBackbone(Backbone):
         self.out = nn.Linear(width, width + (self.flaw == "too wide"))
         if self.flaw == "forgets":
             self.learnt = torch.randn(width)
+        if self.flaw == "lock":
+            self.lock = threading.Lock()
+        self.seen = torch.zeros(width)
 
     def encode(
         self,
@@ -62,6 +67,8 @@ class SumBackbone(Backbone):
             if self.flaw != "sums padding":
                 y = torch.where(mask[..., None], y, 0.0)
             total = y.sum(1)
+            if self.flaw == "reads padding":
+                total = total + 0.01 * x.streams[name].sum((1, 2))[:, None]
             if self.flaw == "mean over slots":
                 total = total / mask.shape[1]
             if self.flaw == "nothing over nothing":
@@ -82,6 +89,9 @@ class SumBackbone(Backbone):
             event = event + self.learnt
         if condition is not None and self.flaw != "no condition":
             event = event + condition
+        if self.flaw == "remembers":
+            event = event + self.seen
+            self.seen = self.seen + event.detach().mean(0)
         event = self.out(event)
         objects = {}
         for name, y in hidden.items():
@@ -107,25 +117,39 @@ def test_a_conforming_backbone_passes() -> None:
         ("nothing over nothing", r"not finite in 1 events \(an event without objects\)"),
         ("filled padding", r"objects\['jets'\] is not 0 in padded slots"),
         ("no momenta", r"p4\['jets'\] of the inputs is not handed on"),
-        ("dropout", "encoding twice in evaluation mode gives two results"),
+        ("dropout", "event differs when asked twice"),
+        ("remembers", "event differs when asked twice"),
         ("position", "event depends on the order of jets: objects are a set"),
-        ("sums padding", "event depends on padded slots of zeros of jets"),
-        ("mean over slots", "event depends on padded slots of zeros of jets"),
+        ("sums padding", "event depends on padded slots of jets that hold 0"),
+        ("reads padding", "event depends on padded slots of jets that hold 300"),
+        ("mean over slots", "event depends on padded slots of jets that hold 0"),
         ("absent global", "depends on what the absent global 'met' holds"),
         ("no global", "does not depend on the global 'met'"),
-        ("batch mean", "event 0 alone differs"),
+        ("batch mean", "event differs for event 0 alone"),
         ("no condition", "the condition changes nothing"),
         ("no tokens", "extra_tokens do not come back"),
         ("blind tokens", "extra does not depend on jets"),
         ("unused", "no gradient reaches idle.weight, idle.bias"),
         ("gradient of a root", "events without objects: the gradient of .* is not finite"),
-        ("forgets", "loaded again, event differs"),
+        ("forgets", "event differs when loaded again"),
+        ("lock", "cannot be pickled .* keep open files"),
+        ("promises", "capabilities holds 'memory'; there are condition and extra_tokens"),
     ],
 )
 def test_a_flaw_is_named(flaw: str, message: str) -> None:
-    broken = type("Broken", (SumBackbone,), {"flaw": flaw})
+    claims = {"memory"} if flaw == "promises" else SumBackbone.capabilities
+    broken = type("Broken", (SumBackbone,), {"flaw": flaw, "capabilities": frozenset(claims)})
     with pytest.raises(AssertionError, match=message):
         check_backbone(broken)
+
+
+@pytest.mark.parametrize("flaw", ["no condition", "no tokens", "blind tokens"])
+def test_what_is_not_claimed_is_not_asked(flaw: str) -> None:
+    claims = {"condition", "extra_tokens"} - {
+        "condition" if "condition" in flaw else "extra_tokens"
+    }
+    cls = type("Claiming", (SumBackbone,), {"flaw": flaw, "capabilities": frozenset(claims)})
+    check_backbone(cls)
 
 
 def test_options_that_take_anything_are_refused() -> None:

@@ -33,6 +33,8 @@ class ShoutingDialect(Dialect):
         self, document: Mapping[str, Any], *, where: str, parity: bool = False
     ) -> Description:
         unknown = sorted(set(document) - {"SETS", "LABELS"})
+        if unknown and self.flaw == "raw error":
+            raise KeyError(unknown[0])
         if unknown and self.flaw != "silent":
             raise EventInfoError(f"{where}: unknown key {unknown[0]!r}")
         self.calls += 1
@@ -58,6 +60,16 @@ class ShoutingDialect(Dialect):
         return Description(event, defaults)
 
 
+def test_a_dialect_that_fails_is_told_apart_from_a_check_that_fails() -> None:
+    class Nameless(ShoutingDialect):
+        name = None
+
+    with pytest.raises(AssertionError, match=r"Nameless\.name is None"):
+        check_dialect(Nameless(), [DOCUMENT])
+    with pytest.raises(AssertionError, match="document 0: describe raises KeyError"):
+        check_dialect(ShoutingDialect(), [{"SETS": {"jets": ["pt"]}}])
+
+
 def test_a_conforming_dialect_passes() -> None:
     check_dialect(ShoutingDialect(), [DOCUMENT])
 
@@ -72,6 +84,7 @@ def test_a_conforming_dialect_passes() -> None:
         ("moody", "describing the same document twice gives two results"),
         ("objects", "the defaults are not plain data"),
         ("unknown default", "the defaults have .'epochs'., which no run configuration has"),
+        ("raw error", "raises KeyError .* not EventInfoError"),
         ("silent", "takes the unknown key 'NO_SUCH_KEY_AT_ALL'"),
     ],
 )

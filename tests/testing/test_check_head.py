@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -25,6 +27,7 @@ from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
 from hepset.testing import check_head, make_event_info
+from hepset.testing.modules import require_gradients
 
 # This head judges itself, as heads did before there were judges.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated. a head states:DeprecationWarning")
@@ -67,6 +70,9 @@ class MassHead(Head):
             self.idle = nn.Linear(2, 2)
         if self.flaw == "forgets":
             self.learnt = torch.randn(1)
+        if self.flaw == "lock":
+            self.lock = threading.Lock()
+        self.calls = 0
 
     def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
         del encoder
@@ -89,6 +95,9 @@ class MassHead(Head):
         out = self.network(torch.cat([event, total], 1))[:, 0]
         if self.flaw == "forgets":
             out = out + self.learnt
+        if self.flaw == "remembers":
+            self.calls += 1
+            out = out + 0.1 * self.calls
         scores = torch.where(mask, self.score(jets)[..., 0], 0.0)
         if self.flaw == "order of scores":
             scores = torch.where(mask, scores.cumsum(1), 0.0)
@@ -179,23 +188,25 @@ def test_a_conforming_head_passes() -> None:
         ("optional", "the target target/m_ttbar is not required"),
         ("takes anything", "contract accepts an event that does not declare the target"),
         ("wrong error", "raises KeyError .* not ConfigurationError"),
-        ("list", "decode: 'mass' is a list, not a tensor"),
-        ("transposed", "decode: 'mass' has the shape .*: the first axis is the event"),
+        ("list", "decode 'mass' is a list, not a tensor"),
+        ("transposed", "decode 'mass' has the shape .*: the first axis is the event"),
         ("mean of nothing", r"not finite in 1 events \(an event without objects\)"),
         ("scalar", r"value has the shape \(\) instead of \(24,\)"),
-        ("overwrites", "loss changes the tensor target/m_ttbar"),
+        ("overwrites", "changes the tensor target/m_ttbar"),
         ("NaN value", "loss 'mse' is not finite"),
-        ("batch mean", "event 0 alone: decode 'mass'"),
-        ("divides by the batch", "event 0 alone differs: .*: loss 'mse'"),
-        ("leaks padding", "padded slots of jets change it"),
-        ("reads padding", "padded slots of jets change it"),
-        ("first jet", "permuting jets changes"),
-        ("order of scores", "permuting jets changes"),
+        ("batch mean", "decode 'mass' differs for event 0 alone"),
+        ("divides by the batch", "loss 'mse' differs for event 0 alone"),
+        ("leaks padding", "depends on padded slots of jets"),
+        ("reads padding", "depends on padded slots of jets"),
+        ("first jet", "depends on the order of jets"),
+        ("order of scores", "depends on the order of jets"),
         ("missing is zero", "counts events without any target"),
         ("NaN gradient", "where no event has a target: the gradient of .* is not finite"),
+        ("lock", "cannot be pickled .* keep open files"),
+        ("remembers", "decode 'mass' differs when asked twice"),
         ("unused", "no gradient reaches idle.weight, idle.bias"),
         ("constants", "no gradient reaches the backbone"),
-        ("forgets", "loaded again, decode 'mass' differs"),
+        ("forgets", "decode 'mass' differs when loaded again"),
         ("metrics raise", "on events without targets metrics or baselines raise IndexError"),
         ("depends on order", "metric 'mean distance' is .* in another"),
         ("unseeded", "metrics differ from call to call: seed the bootstrap"),
@@ -277,8 +288,62 @@ def test_indices_follow_their_objects() -> None:
     check_head(PairHead, event=PAIRS)
     check_head(type("ByScore", (PairHead,), {"flaw": "by score"}), event=PAIRS)
     broken = type("Broken", (PairHead,), {"flaw": "slots"})
-    with pytest.raises(AssertionError, match="permuting jets changes decode 'process1/h1'"):
+    with pytest.raises(AssertionError, match="decode 'process1/h1' depends on the order of jets"):
         check_head(broken, event=PAIRS)
+
+
+class GroupHead(MassHead):
+    """Groups of jets, numbered as they come, and two vectors in no order."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("partitions", "sets")
+
+    def predictions(self, event: EventInfo) -> list[Any]:
+        del event
+        fields = {"partitions": {"groups": "vertex"}, "sets": {"members": "vectors"}}
+        return [SimpleNamespace(kind=kind, fields=fields[kind]) for kind in self.kinds]
+
+    def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
+        real = encoded.masks["jets"]
+        return {**super().forward(encoded, encoder), "jets": encoded.objects["jets"], "real": real}
+
+    def decode(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        real, first = outputs["real"], outputs["jets"][..., 0]
+        mean = torch.where(real, first, 0.0).sum(1) / real.sum(1).clamp(min=1)
+        positive = first > mean[:, None]
+        if self.flaw == "slots":
+            positive = torch.arange(real.shape[1]).expand_as(real) % 2 == 0
+        # The group of the first real jet is 0.
+        first = positive.gather(1, real.int().argmax(1, keepdim=True))
+        groups = torch.where(real, (positive != first).long(), -1)
+        best = torch.where(real, outputs["jets"][..., 1], float("-inf")).topk(2, 1).indices
+        rows = best.sort(1).values[..., None].expand(-1, -1, outputs["jets"].shape[2])
+        vectors = outputs["jets"].gather(1, rows)
+        return {**super().decode(outputs), "vertex": groups, "vectors": vectors}
+
+
+def test_partitions_and_sets_have_no_order() -> None:
+    check_head(GroupHead)
+    for flaw, kinds, message in (
+        ("slots", ("partitions", "sets"), "decode 'vertex' depends on the order of jets"),
+        ("", ("sets",), "decode 'vertex' depends on the order of jets"),
+        ("", ("partitions",), "decode 'vectors' depends on the order of jets"),
+    ):
+        broken = type("Broken", (GroupHead,), {"flaw": flaw, "kinds": kinds})
+        with pytest.raises(AssertionError, match=message):
+            check_head(broken)
+
+
+def test_a_gradient_that_is_zero_is_a_gradient() -> None:
+    """That of a bias in front of a softmax is zero but for rounding: either has to pass."""
+    bias, idle = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    for gradient in (0.0, 1e-9):
+        bias.grad = torch.tensor([gradient])
+        require_gradients({"bias": bias}, "toy")
+    with pytest.raises(AssertionError, match="no gradient reaches idle:"):
+        require_gradients({"bias": bias, "idle": idle}, "toy")
+    bias.grad = torch.tensor([math.nan])
+    with pytest.raises(AssertionError, match="the gradient of bias is not finite"):
+        require_gradients({"bias": bias}, "toy")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import threading
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,8 +41,8 @@ class JsonReader(Reader):
     def __init__(self, config: ReaderConfig, event: EventInfo | None = None) -> None:
         super().__init__(config, event)
         self.calls = 0
-        if self.flaw == "keeps a lock":
-            self.lock = threading.Lock()
+        if self.flaw == "keeps a file":
+            self.file = sys.__stdout__  # an open file that nobody has to close
 
     def event_info(self) -> EventInfo:
         self.calls += 1
@@ -164,7 +164,7 @@ def test_padding_may_depend_on_the_chunk(files: list[str]) -> None:
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        ("keeps a lock", "the reader cannot be pickled .*so no worker can read"),
+        ("keeps a file", "the reader cannot be pickled .*so no worker can read"),
         ("other event", "event_info.. differs from call to call"),
         ("one source twice", "sources.. names .*events0.json'. twice"),
         ("loses the last chunk", "leaves out 1 of 6 entries of .*events1.json"),

@@ -52,6 +52,10 @@ class LinesWriter(Writer):
         assert self.hidden is not None
         names = [name for name in batch.names() if name != "jets.mask"]
         jets = batch.flat("jets")
+        if self.flaw == "pads":  # reads what is no object
+            padded, slots = batch["jets"], batch["jets"].shape[1]
+            columns = {"pt": padded[..., 0].ravel(), "eta": padded[..., 1].ravel()}
+            jets = FlatStream(np.arange(len(batch) + 1) * slots, columns)
         with self.hidden.open("w" if self.flaw == "keeps the last" else "a") as file:
             for row in range(len(batch)):
                 event: dict[str, Any] = {n: batch[n][row].tolist() for n in names if n != "jets"}
@@ -59,10 +63,16 @@ class LinesWriter(Writer):
                 event["jets"] = {n: v[objects].tolist() for n, v in jets.columns.items()}
                 if self.flaw == "forgets":
                     del event["target/mass"]
+                event["entry"] = int(batch.ids["entry"][row])
+                if self.flaw == "numbers anew":
+                    event["entry"] = row
                 if self.flaw == "rounds":
                     event["met"] = [round(value, 2) for value in event["met"]]
                 file.write(json.dumps(event) + "\n")
         self.events += len(batch)
+        if self.flaw == "shuffles":
+            lines = self.hidden.read_text().splitlines(keepends=True)
+            self.hidden.write_text("".join(lines[::-1]))
 
     def close(self) -> None:
         if self.flaw == "wants events" and not self.events:
@@ -93,10 +103,10 @@ def read_lines(path: Path) -> EventBatch:
         name: np.array([v for event in events for v in event["jets"][name]], np.float32)
         for name in ("pt", "eta")
     }
-    others = {name for event in events for name in event if name != "jets"}
+    others = {name for event in events for name in event if name not in {"jets", "entry"}}
     dtypes = {"met": np.float32, "met.mask": bool, "target/mass": np.float32, "weight": np.float64}
     return EventBatch(
-        make_ids(0, range(len(events))),
+        make_ids(0, [event["entry"] for event in events]),
         {"jets": FlatStream(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), columns)},
         {name: np.array([event[name] for event in events], dtypes[name]) for name in others},
     )
@@ -130,14 +140,26 @@ def test_what_a_format_has_no_place_for_can_be_left_out() -> None:
         ("keeps the old", "close leaves the old file"),
         ("keeps the last", "written in 2 batches: 3 events read back instead of 7"),
         ("forgets", "'target/mass' does not read back: it is lost in silence"),
+        ("pads", "written in 1 batches: jets: number of objects"),
+        ("numbers anew", "written in 2 batches: ids"),
+        ("shuffles", "written in 1 batches: jets: number of objects: .* differ"),
         ("rounds", "written in 1 batches: met: .* values differ"),
         ("chokes on nothing", "raises IndexError"),
     ],
 )
 def test_a_flaw_is_named(flaw: str, message: str) -> None:
     broken = type("Broken", (LinesWriter,), {"flaw": flaw})
+    names = [*BATCH.names(), "ids"]
     with pytest.raises(AssertionError, match=message):
-        check_writer(broken, BATCH, CONTRACT, read_back=read_lines)
+        check_writer(broken, BATCH, CONTRACT, read_back=read_lines, tensors=names)
+
+
+def test_a_writer_may_shuffle_if_it_says_so() -> None:
+    shuffling = type("Shuffling", (LinesWriter,), {"flaw": "shuffles"})
+    check_writer(shuffling, BATCH, CONTRACT, read_back=read_lines, order=False)
+    losing = type("Losing", (LinesWriter,), {"flaw": "numbers anew"})
+    with pytest.raises(AssertionError, match="ids, by which shuffled events are compared"):
+        check_writer(losing, BATCH, CONTRACT, read_back=read_lines, order=False)
 
 
 def test_an_error_may_not_be_swallowed() -> None:

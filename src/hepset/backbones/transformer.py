@@ -72,6 +72,7 @@ class TransformerBackbone(Backbone):
     """
 
     Config: ClassVar[type[BackboneConfig]] = TransformerConfig
+    capabilities = frozenset({"condition", "extra_tokens"})
     config: TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -124,6 +124,8 @@ class Backbone(nn.Module, ABC):
 
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     """Model of the options."""
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """What `encode` takes beside the inputs: ``condition``, ``extra_tokens``, both or neither."""
 
     def __init__(self, config: BackboneConfig) -> None:
         """Keep the options; `build` makes the layers."""
@@ -157,6 +159,8 @@ class Backbone(nn.Module, ABC):
         extra_tokens: Tensor | None = None,
     ) -> Encoded:
         """Encode events; permuting objects permutes `objects`, padding changes nothing.
+
+        A condition or tokens are given only to a backbone with that capability.
 
         Args:
             x: Inputs in model space.

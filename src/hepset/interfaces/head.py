@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from hepset.errors import ConfigurationError
-from hepset.interfaces.backbone import Encoded, Inputs, LossTerm
+from hepset.interfaces.backbone import Backbone, Encoded, Inputs, LossTerm
 from hepset.interfaces.component import ComponentConfig
 from hepset.interfaces.judge import Drawing, Evaluation, Metric, Prediction, Separation
 from hepset.plugins import registry
@@ -60,7 +60,7 @@ class EncoderHandle:
     def __init__(
         self,
         transform: nn.Module,
-        backbone: nn.Module,
+        backbone: Backbone,
         inputs: Inputs,
         physical: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -77,7 +77,17 @@ class EncoderHandle:
         condition: Tensor | None = None,
         extra_tokens: Tensor | None = None,
     ) -> Encoded:
-        """Encode the batch's inputs, or others, under a condition or with further tokens."""
+        """Encode the batch's inputs, or others, under a condition or with further tokens.
+
+        Raises:
+            ConfigurationError: If the backbone has no such capability.
+        """
+        for name, given in (("condition", condition), ("extra_tokens", extra_tokens)):
+            if given is not None and name not in self.backbone.capabilities:
+                raise ConfigurationError(
+                    f"model.backbone: {type(self.backbone).__name__} takes no {name}, which a head "
+                    "asks for; the transformer does"
+                )
         x = self.inputs if inputs is None else inputs
         encoded: Encoded = self.backbone(x, condition=condition, extra_tokens=extra_tokens)
         return encoded

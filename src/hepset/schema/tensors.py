@@ -117,7 +117,10 @@ class TensorSpec(Model):
 
     @property
     def fill(self) -> float:
-        """Value of padded or missing entries: 0, NaN (numbers to learn), −1 (labels, indices)."""
+        """Value of padded or missing entries: 0, NaN (numbers to learn), −1 (labels, indices).
+
+        Truth values have none that means missing; padding is False.
+        """
         if self.dtype == "bool":
             return 0.0
         if self.kind == "weight":

@@ -12,18 +12,14 @@ import numpy as np
 
 from hepset.arrays import Array, Ragged, offsets_of
 from hepset.batch import EventBatch, make_ids
-from hepset.dataset.counts import CountsCollector
+from hepset.dataset.statistics import StatisticsCollector
 from hepset.kinematics import p4_from_pt_eta_phi_mass
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.feature import Feature, Role, guess_role
 from hepset.schema.statistics import (
-    ColumnStatistics,
-    LabelCounts,
     Statistics,
-    TensorStatistics,
 )
-from hepset.schema.steps import AffineStep, apply_steps, steps_before_scaling
 from hepset.schema.tensors import Domain, Index, Labels, NonNegative, OneHot, TensorSpec
 
 __all__ = ["make_batch", "make_event_info", "make_statistics"]
@@ -32,6 +28,8 @@ __all__ = ["make_batch", "make_event_info", "make_statistics"]
 _DEFAULT_SLOTS = (7, 4, 5, 3)
 """Slots of streams whose number is not resolved, in turn: different, so that axes are not mixed."""
 _DEFAULT_CLASSES = 2
+_MISSING = 3
+"""Row whose targets are always missing, unless none may be."""
 
 
 def make_event_info(
@@ -146,32 +144,12 @@ def resolved(contract: Contract, slots: Mapping[str, int] | None = None) -> Cont
 
 def make_statistics(contract: Contract, batch: EventBatch) -> Statistics:
     """Compute the statistics that prepare would store for a split of just these events."""
-    tensors: dict[str, TensorStatistics] = {}
-    labels: dict[str, LabelCounts] = {}
-    for name, spec in contract.tensors.items():
-        array = batch.get(name)
-        if array is None or spec.kind in {"mask", "index", "prediction"}:
-            continue
-        classes = [rule.classes for rule in spec.rules if isinstance(rule, Labels)]
-        if classes:
-            labels[name] = _label_counts(array, classes[0] or _DEFAULT_CLASSES)
-            continue
-        real = _real_entries(spec, array, batch)
-        columns = {c: real[:, index] for index, c in enumerate(spec.columns or [""])}
-        tensors[name] = TensorStatistics(
-            columns={c: _column(values) for c, values in columns.items()},
-            transformed={
-                c: _column(_transformed(values, spec.features[c]))
-                for c, values in columns.items()
-                if c in spec.features and "circular" not in spec.features[c].transform
-            },
-            multiplicity=_column(batch.flat(name).counts) if spec.kind == "stream" else None,
-        )
     given = {name: batch.get(name) for name in contract.tensors}
-    columns = {name: np.asarray(array) for name, array in given.items() if array is not None}
-    counts = CountsCollector(contract, columns)
-    counts.add(columns, len(batch))
-    return Statistics(events=len(batch), tensors=tensors, labels=labels, counts=counts.result())
+    # The collector takes what it is given to pieces.
+    columns = {name: np.array(array) for name, array in given.items() if array is not None}
+    collector = StatisticsCollector(contract, columns)
+    collector.add(columns, len(batch))
+    return collector.result()
 
 
 class _Maker:
@@ -298,6 +276,7 @@ class _Maker:
     def _target(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         classes = [rule.classes for rule in spec.rules if isinstance(rule, Labels)]
         absent = self.rng.random(shape[:1]) < self.missing
+        absent[_MISSING : _MISSING + 1] = self.missing > 0  # one at least
         if spec.dtype == "bool":
             return self.rng.random(shape) < 0.5
         if any(isinstance(rule, OneHot) for rule in spec.rules):
@@ -352,50 +331,3 @@ class _Maker:
                         used.add(chosen[:2])
                         arrays[spec.name][row, column] = chosen[2]
         return arrays
-
-
-def _label_counts(array: Array, classes: int) -> LabelCounts:
-    valid = array[array >= 0]
-    counts = np.bincount(valid.astype(np.int64).ravel(), minlength=classes)
-    return LabelCounts(
-        events=[int(n) for n in counts],
-        weights=[float(n) for n in counts],
-        missing=int(array.size - valid.size),
-    )
-
-
-def _real_entries(spec: TensorSpec, array: Array, batch: EventBatch) -> Array:
-    """The values of real slots, shape ``(entry, column)``."""
-    values = array if spec.columns else array[..., None]
-    mask = batch.get(spec.mask) if spec.mask else None
-    if mask is None:
-        return values.reshape(-1, values.shape[-1])
-    if spec.kind == "pairs":
-        mask = mask[:, :, None] & mask[:, None, :]
-    real: Array = values[mask].reshape(-1, values.shape[-1])
-    return real
-
-
-def _transformed(values: Array, feature: Feature) -> Array:
-    steps = [
-        step
-        for step in steps_before_scaling(feature.transform)
-        if not (isinstance(step, AffineStep) and step.affine == "auto")
-    ]
-    transformed: Array = apply_steps(values.astype(np.float64), steps, np)
-    return transformed
-
-
-def _column(values: Array) -> ColumnStatistics:
-    values = values.astype(np.float64)
-    good = values[np.isfinite(values)]
-    if not len(good):
-        return ColumnStatistics(non_finite=len(values))
-    return ColumnStatistics(
-        count=len(good),
-        mean=float(good.mean()),
-        m2=float(((good - good.mean()) ** 2).sum()),
-        minimum=float(good.min()),
-        maximum=float(good.max()),
-        non_finite=len(values) - len(good),
-    )

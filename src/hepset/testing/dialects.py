@@ -38,7 +38,11 @@ def check_dialect(dialect: Dialect, documents: Sequence[Mapping[str, Any]]) -> N
         AssertionError: Naming the document, the property and the reason.
     """
     require(isinstance(dialect, Dialect), f"{type(dialect).__name__} is not derived from Dialect")
-    require(dialect.name, "the dialect has no name")
+    name = getattr(dialect, "name", None)
+    require(
+        isinstance(name, str) and name,
+        f"{type(dialect).__name__}.name is {name!r}: a dialect has a name, which messages say",
+    )
     require(documents, "check_dialect needs at least one document")
     require(not dialect.recognises({}), f"{dialect.name} recognises an empty document as its own")
     own = HepsetDialect()
@@ -67,7 +71,12 @@ def _check_description(
     dialect: Dialect, document: Mapping[str, Any], where: str, *, parity: bool
 ) -> None:
     before = copy.deepcopy(document)
-    found = dialect.describe(document, where=where, parity=parity)
+    try:
+        found = dialect.describe(document, where=where, parity=parity)
+    except Exception as problem:
+        raise AssertionError(
+            f"{where}: describe raises {type(problem).__name__} ({problem}) with parity={parity}"
+        ) from problem
     require(isinstance(found, Description), f"{where}: describe gives {type(found).__name__}")
     require(isinstance(found.event, EventInfo), f"{where}: the event is no EventInfo")
     require(document == before, f"{where}: describe changes the document that it is given")
@@ -100,5 +109,10 @@ def _check_unknown_key(dialect: Dialect, document: Mapping[str, Any], where: str
     except EventInfoError as problem:
         message = str(problem)
         require(key in message and where in message, f"{where}: unknown key: {message!r} lacks it")
+    except Exception as problem:
+        raise AssertionError(
+            f"{where}: the unknown key {key!r} raises {type(problem).__name__} ({problem}), not "
+            "EventInfoError"
+        ) from problem
     else:
         raise AssertionError(f"{where}: {dialect.name} takes the unknown key {key!r}: {why}")

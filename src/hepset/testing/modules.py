@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import pickle
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from hepset.testing.conditions import require, require_same
 
 __all__ = [
-    "Comparison",
     "check_export",
+    "differs",
+    "pickled",
     "quiet",
     "reload",
     "require_close",
@@ -69,6 +71,24 @@ def reload(source: nn.Module, fresh: nn.Module, what: str) -> None:
         ) from problem
 
 
+def pickled(module: nn.Module, what: str) -> nn.Module:
+    """Return a copy of a module as another process gets it; its class may be a local one.
+
+    Raises:
+        AssertionError: If it cannot be pickled.
+    """
+    try:
+        state = pickle.loads(pickle.dumps(module.__getstate__()))
+    except Exception as problem:
+        raise AssertionError(
+            f"{what} cannot be pickled ({problem}), so that no other process can train it; keep "
+            "open files, lambdas and locks out of its state"
+        ) from problem
+    copy = type(module).__new__(type(module))
+    copy.__setstate__(state)
+    return copy
+
+
 def require_close(
     found: Tensor | Array,
     expected: Tensor | Array,
@@ -88,7 +108,10 @@ def require_close(
 def require_gradients(
     named: Mapping[str, nn.Parameter], what: str, *, all_used: bool = True
 ) -> None:
-    """Fail where a parameter has no gradient, or one that is not finite.
+    """Fail where a parameter is out of the reach of gradients, or has one that is not finite.
+
+    Zero is a gradient as good as any: that of a bias in front of a softmax, or of a normalisation
+    over a single feature, is zero but for rounding.
 
     Raises:
         AssertionError: Naming the parameters.
@@ -104,15 +127,18 @@ def require_gradients(
         f"{what}: the gradient of {', '.join(broken)} is not finite: one step would destroy all "
         "weights; give `torch.where` finite values on both sides",
     )
-    if all_used:
-        unused = [
-            name for name, p in trained.items() if p.grad is None or not bool((p.grad != 0).any())
-        ]
-        require(
-            not unused,
-            f"{what}: no gradient reaches {', '.join(unused)}: they would never learn, and "
-            "training on several devices would stop; use them, or do not make them",
-        )
+    unused = [name for name, p in trained.items() if p.grad is None] if all_used else []
+    require(
+        not unused,
+        f"{what}: no gradient reaches {', '.join(unused)}: they would never learn, and "
+        "training on several devices would stop; use them, or do not make them",
+    )
+
+
+def differs(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors differ by more than rounding."""
+    scale = float(second.abs().max()) if second.numel() else 0.0
+    return bool(((first - second).abs() > 1e-5 * scale).any())
 
 
 @contextlib.contextmanager
@@ -129,10 +155,6 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-Comparison = Callable[[int, int], tuple[Tensor, ...]]
-"""Number of events and a seed → the module's inputs; number of objects varies with the seed."""
 
 
 def check_export(
@@ -154,7 +176,7 @@ def check_export(
         example: What is exported with.
         others: What is compared on.
         outputs: Names of the outputs.
-        what: For messages.
+        what: For messages, which also say how many events were compared.
         tolerance: Largest difference, relative above 1.
 
     Raises:
@@ -206,6 +228,7 @@ def check_export(
             "once and loses some. Sum over an axis instead of index_add where it is exported",
         )
         known = {node.name for node in session.get_inputs()}
+        fed = sum(len(values[0]) for values in (example, *others))
         for values in (example, *others):
             feed = {name: v.numpy() for (name, _), v in zip(inputs, values, strict=True)}
             feed = {name: v for name, v in feed.items() if name in known}
@@ -222,7 +245,7 @@ def check_export(
                 require_close(
                     have,
                     want,
-                    f"{what}: {name}: ONNX instead of torch, {sizes}",
+                    f"{what}: {name}: ONNX instead of torch, one of {fed} events, {sizes}",
                     tolerance=tolerance,
                 )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ def check_writer(
     read_back: Callable[[Path], EventBatch] | None = None,
     tensors: Collection[str] | None = None,
     name: str = "events.out",
+    order: bool = True,
 ) -> None:
     """Check that a writer conforms.
 
@@ -51,6 +51,8 @@ def check_writer(
         tensors: Tensors, and ``<head>/<field>`` predictions, that have to read back; all of the
             batch without. ``ids`` stands for the identity of the events.
         name: Name of the file, where the format asks for a suffix.
+        order: Whether events come back in the order in which they were written; False for a
+            writer that shuffles. They are then compared by their ids, which have to read back.
 
     Raises:
         AssertionError: Naming the property, the tensor and the reason.
@@ -59,144 +61,165 @@ def check_writer(
     writer = make_writer()
     require(isinstance(writer, Writer), f"{type(writer).__name__} is not derived from Writer")
     check_options(type(writer), writer.Config, WriterConfig)
-    parts = [list(iterate_rows(batch, size)) for size in (len(batch), (len(batch) + 1) // 2, 1)]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        _check_nothing_before_close(make_writer, parts[1], contract, folder / "close", name)
-        _check_abort(make_writer, parts[1], contract, folder / "abort", name)
-        _check_replaces(make_writer, parts[1], contract, folder / "replace", name)
-        for number, cut in enumerate(parts):
-            target = _new(folder / f"back{number}", name)
-            _write(make_writer(), target, contract, cut)
-            if read_back is not None:
-                how = f"written in {len(cut)} batches"
-                _require_written(read_back(target), batch, tensors, how)
-        empty = batch.take(np.zeros(0, np.int64))
-        for what, cut in (("no batch", []), ("one batch without events", [empty])):
-            _check_empty(make_writer, cut, contract, _new(folder / what, name), what, read_back)
-        if read_back is not None:
-            target = _new(folder / "mixed", name)
-            _write(make_writer(), target, contract, [parts[1][0], empty, *parts[1][1:]])
-            how = "written with an empty batch in between"
-            _require_written(read_back(target), batch, tensors, how)
-
-
-def _check_nothing_before_close(
-    make_writer: Callable[[], Writer],
-    parts: list[EventBatch],
-    contract: Contract,
-    folder: Path,
-    name: str,
-) -> None:
-    target = _new(folder, name)
-    writer = make_writer()
-    writer.open(target, contract)
-    for when, part in (("open", None), *(("write", part) for part in parts)):
-        if part is not None:
-            writer.write(part)
-        seen = _visible(folder)
-        require(
-            not seen,
-            f"after {when} and before close {seen} can be seen: a run that is killed would leave "
-            "a file that looks complete; write to a hidden file beside the target",
+        check = _Check(make_writer, contract, Path(scratch), name)
+        whole, halves, single = (
+            list(iterate_rows(batch, size)) for size in (len(batch), (len(batch) + 1) // 2, 1)
         )
-    writer.close()
-    _require_only(folder, {name}, "after close")
-    writer.abort()
-    _require_only(folder, {name}, "after abort of a writer that is closed")
+        check.nothing_before_close(halves)
+        check.abort(halves)
+        check.replace(halves)
+        empty = batch.take(np.zeros(0, np.int64))
+        for what, parts in (("no batch", []), ("one batch without events", [empty])):
+            check.empty(parts, what, read_back)
+        for how, parts in (
+            ("in 1 batches", whole),
+            ("in 2 batches", halves),
+            (f"in {len(batch)} batches", single),
+            ("with an empty batch in between", [halves[0], empty, *halves[1:]]),
+        ):
+            target = check.written(make_writer(), parts)
+            if read_back is not None:
+                _require_written(read_back(target), batch, tensors, f"written {how}", order=order)
 
 
-def _check_abort(
-    make_writer: Callable[[], Writer],
-    parts: list[EventBatch],
-    contract: Contract,
-    folder: Path,
-    name: str,
-) -> None:
-    target = _new(folder, name)
-    writer = make_writer()
-    writer.abort()
-    writer.open(target, contract)
-    writer.abort()
-    _require_only(folder, set(), "after open and abort")
-    writer = make_writer()
-    writer.open(target, contract)
-    writer.write(parts[0])
-    writer.abort()
-    _require_only(folder, set(), "after write and abort")
-    writer.abort()
-    writer = make_writer()
-    try:
+class _Check:
+    """The properties of one writer, each in a folder of its own."""
+
+    def __init__(
+        self, make_writer: Callable[[], Writer], contract: Contract, scratch: Path, name: str
+    ) -> None:
+        self.make, self.contract, self.scratch, self.name = make_writer, contract, scratch, name
+        self.folders = 0
+
+    def target(self) -> Path:
+        """A path in a new folder."""
+        self.folders += 1
+        folder = self.scratch / str(self.folders)
+        folder.mkdir()
+        return folder / self.name
+
+    def opened(self, target: Path) -> Writer:
+        writer = self.make()
+        writer.open(target, self.contract)
+        return writer
+
+    def written(
+        self, writer: Writer, parts: Sequence[EventBatch], target: Path | None = None
+    ) -> Path:
+        path = target or self.target()
         with writer:
-            writer.open(target, contract)
-            writer.write(parts[0])
-            raise _Interrupted  # noqa: TRY301  what `with` does with it is the question
-    except _Interrupted:
-        pass
-    else:
-        raise AssertionError("an error inside `with writer:` is swallowed")
-    _require_only(folder, set(), "after an error inside `with`")
+            writer.open(path, self.contract)
+            for part in parts:
+                writer.write(part)
+        return path
 
+    def only(self, target: Path, expected: set[str], when: str) -> None:
+        found = {path.name for path in target.parent.iterdir()}
+        require(
+            found == expected,
+            f"{when} the folder holds {sorted(found) or 'nothing'} instead of "
+            f"{sorted(expected) or 'nothing'}: temporary files stay, or the result is missing",
+        )
 
-def _check_replaces(
-    make_writer: Callable[[], Writer],
-    parts: list[EventBatch],
-    contract: Contract,
-    folder: Path,
-    name: str,
-) -> None:
-    target = _new(folder, name)
-    target.write_bytes(_OLD)
-
-    def is_old() -> bool:
-        return target.is_file() and target.read_bytes() == _OLD
-
-    writer = make_writer()
-    writer.open(target, contract)
-    require(is_old(), "open destroys a file of the target's name before there is a new one")
-    writer.write(parts[0])
-    require(is_old(), "write changes a file of the target's name before close")
-    writer.abort()
-    require(is_old(), "abort changes a file that was there before")
-    _require_only(folder, {name}, "after abort beside a file that was there before")
-    _write(make_writer(), target, contract, parts)
-    require(not is_old(), "close leaves the old file of the target's name in place")
-    _require_only(folder, {name}, "after replacing a file")
-
-
-def _check_empty(
-    make_writer: Callable[[], Writer],
-    parts: list[EventBatch],
-    contract: Contract,
-    target: Path,
-    what: str,
-    read_back: Callable[[Path], EventBatch] | None,
-) -> None:
-    writer = make_writer()
-    try:
-        _write(writer, target, contract, parts)
-    except HepsetError:
+    def nothing_before_close(self, parts: Sequence[EventBatch]) -> None:
+        target = self.target()
+        writer = self.opened(target)
+        for when, part in (("open", None), *(("write", part) for part in parts)):
+            if part is not None:
+                writer.write(part)
+            names = (path.name for path in target.parent.iterdir())
+            seen = sorted(each for each in names if not each.startswith("."))
+            require(
+                not seen,
+                f"after {when} and before close {seen} can be seen: a run that is killed would "
+                "leave a file that looks complete; write to a hidden file beside the target",
+            )
+        writer.close()
+        self.only(target, {self.name}, "after close")
         writer.abort()
-        _require_only(target.parent, set(), f"after refusing {what}")
-        return
-    except Exception as problem:
-        raise AssertionError(
-            f"writing {what} raises {type(problem).__name__} ({problem}): a selection may leave "
-            "no event; write an empty file, or refuse with a HepsetError that says so"
-        ) from problem
-    _require_only(target.parent, {target.name}, f"after writing {what}")
-    if read_back is not None:
-        found = len(read_back(target))
-        require(found == 0, f"{what} written, {found} events read back")
+        self.only(target, {self.name}, "after abort of a writer that is closed")
+
+    def abort(self, parts: Sequence[EventBatch]) -> None:
+        target = self.target()
+        self.make().abort()
+        self.opened(target).abort()
+        self.only(target, set(), "after open and abort")
+        writer = self.opened(target)
+        writer.write(parts[0])
+        for when in ("after write and abort", "after a second abort"):
+            writer.abort()
+            self.only(target, set(), when)
+        writer = self.make()
+        try:
+            with writer:
+                writer.open(target, self.contract)
+                writer.write(parts[0])
+                raise _Interrupted  # noqa: TRY301  what `with` does with it is the question
+        except _Interrupted:
+            pass
+        else:
+            raise AssertionError("an error inside `with writer:` is swallowed")
+        self.only(target, set(), "after an error inside `with`")
+
+    def replace(self, parts: Sequence[EventBatch]) -> None:
+        target = self.target()
+        target.write_bytes(_OLD)
+
+        def require_old(message: str) -> None:
+            require(target.is_file() and target.read_bytes() == _OLD, message)
+
+        writer = self.opened(target)
+        require_old("open destroys a file of the target's name before there is a new one")
+        writer.write(parts[0])
+        require_old("write changes a file of the target's name before close")
+        writer.abort()
+        require_old("abort changes a file that was there before")
+        self.only(target, {self.name}, "after abort beside a file that was there before")
+        self.written(self.make(), parts, target)
+        is_old = target.is_file() and target.read_bytes() == _OLD
+        require(not is_old, "close leaves the old file of the target's name in place")
+        self.only(target, {self.name}, "after replacing a file")
+
+    def empty(
+        self,
+        parts: Sequence[EventBatch],
+        what: str,
+        read_back: Callable[[Path], EventBatch] | None,
+    ) -> None:
+        writer, target = self.make(), self.target()
+        try:
+            self.written(writer, parts, target)
+        except HepsetError:
+            writer.abort()
+            self.only(target, set(), f"after refusing {what}")
+            return
+        except Exception as problem:
+            raise AssertionError(
+                f"writing {what} raises {type(problem).__name__} ({problem}): a selection may "
+                "leave no event; write an empty file, or refuse with a HepsetError that says so"
+            ) from problem
+        self.only(target, {target.name}, f"after writing {what}")
+        if read_back is not None:
+            found = len(read_back(target))
+            require(found == 0, f"{what} written, {found} events read back")
 
 
 def _require_written(
-    found: EventBatch, expected: EventBatch, tensors: Collection[str] | None, how: str
+    found: EventBatch,
+    expected: EventBatch,
+    tensors: Collection[str] | None,
+    how: str,
+    *,
+    order: bool,
 ) -> None:
     require(
         len(found) == len(expected),
         f"{how}: {len(found)} events read back instead of {len(expected)}",
     )
+    if not order:
+        found, expected = (each.take(np.argsort(each.ids)) for each in (found, expected))
+        require_same(found.ids, expected.ids, f"{how}: ids, by which shuffled events are compared")
     names = [*expected.names(), *expected.predictions] if tensors is None else list(tensors)
     for name in names:
         if name == "ids":
@@ -234,29 +257,3 @@ def _require_written(
 
 def _values(batch: EventBatch, name: str) -> np.ndarray | None:
     return batch.predictions[name] if name in batch.predictions else batch.get(name)
-
-
-def _write(writer: Writer, target: Path, contract: Contract, parts: list[EventBatch]) -> None:
-    with writer:
-        writer.open(target, contract)
-        for part in parts:
-            writer.write(part)
-
-
-def _new(folder: Path, name: str) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder / name
-
-
-def _visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _require_only(folder: Path, expected: set[str], when: str) -> None:
-    found = {path.name for path in folder.iterdir()}
-    require(
-        found == expected,
-        f"{when} the folder holds {sorted(found) or 'nothing'} instead of "
-        f"{sorted(expected) or 'nothing'}: temporary files stay, or the result is missing",
-    )

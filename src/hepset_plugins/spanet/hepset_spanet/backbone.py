@@ -63,6 +63,7 @@ class SpanetBackbone(Backbone):
     """
 
     Config: ClassVar[type[BackboneConfig]] = SpanetBackboneConfig
+    capabilities = frozenset({"condition", "extra_tokens"})
     config: SpanetBackboneConfig
     network: SpanetNetwork
     topology: Topology

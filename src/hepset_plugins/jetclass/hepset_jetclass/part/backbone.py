@@ -48,6 +48,7 @@ class PartBackbone(Backbone):
     """
 
     Config: ClassVar[type[BackboneConfig]] = PartConfig
+    capabilities = frozenset({"condition", "extra_tokens"})
     config: PartConfig
 
     def __init__(self, config: PartConfig) -> None:
