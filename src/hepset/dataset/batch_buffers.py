@@ -29,6 +29,7 @@ class Buffer:
         self._pinned = pinned
         self._memory: dict[str, Tensor] = {}
         self._staged: dict[str, Array] = {}
+        self._fitted: tuple[int, dict[str, int]] | None = None
         self.tensors: Batch = {}
         self.arrays: dict[str, Array] = {}
         self.stage: dict[str, Array] = {}
@@ -40,6 +41,10 @@ class Buffer:
             size: Number of events.
             widths: Stream → slots; those of the data set where absent.
         """
+        asked = size, dict(widths)
+        if asked == self._fitted:
+            return
+        self._fitted = asked
         for name, layout in self._layouts.items():
             shape = (size, *trimmed(layout, widths))
             dtype = _given_dtype(layout)

@@ -133,7 +133,7 @@ class Gatherer:
 
     def _copy(self, window: Window, rows: Array | slice, buffer: Buffer, span: slice) -> None:
         for name, layout in self.layouts.items():
-            target = buffer.arrays[name][span]
+            target = buffer.stage.get(name, buffer.arrays[name])[span]
             if layout.layout == "jagged":
                 column = _take_jagged(window.jagged_column(name), rows)
                 fill = padding_value(name, layout.dtype)
@@ -142,8 +142,6 @@ class Gatherer:
                 counts = window.fixed[name][rows]
                 np.less(np.arange(target.shape[1]), counts[:, None], out=target)
             else:
-                if name in buffer.stage:
-                    target = buffer.stage[name][span]
                 _take(window.fixed[name], rows, target)
         if self.ids:
             for index, field in enumerate(ID_FIELDS):
