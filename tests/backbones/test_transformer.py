@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from hepset.backbones.transformer import TransformerBackbone, TransformerConfig
 from hepset.errors import ConfigurationError
 from hepset.interfaces.backbone import Encoded, InputLayout, Inputs
+from hepset.nn.attention import EncoderLayer
+from hepset.testing.backbones import DEFAULT_LAYOUTS, check_backbone
 
 WIDTH = 16
 LAYOUT = InputLayout(
@@ -311,3 +313,66 @@ def test_it_exports_with_dynamic_events_and_slots(tmp_path: Path) -> None:
             expected = model(*given)
         for here, there in zip(found, expected, strict=True):
             np.testing.assert_allclose(here, there.numpy(), atol=2e-5)
+
+
+def moved(**options: Any) -> TransformerBackbone:
+    """A backbone whose modulations are not 0 as at the start."""
+    made = backbone(**options)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "modulation" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+def test_a_condition_begins_without_effect_and_concerns_its_own_event() -> None:
+    x = inputs()
+    plain = backbone().state_dict()
+    conditioned = backbone(condition=("met",))
+    conditioned.load_state_dict(plain, strict=False)
+    other = backbone()
+    torch.testing.assert_close(conditioned.encode(x).event, other.encode(x).event)
+    made = moved(condition=("met",))
+    before = made.encode(x)
+    changed = x.globals["met"].clone()
+    changed[2] += 1.0
+    after = made.encode(replace(x, globals={**x.globals, "met": changed}))
+    differs = (after.objects["jets"] - before.objects["jets"]).abs().amax((1, 2)) > 1e-3
+    assert differs.tolist() == [row == 2 and bool(x.masks["jets"][2].any()) for row in range(6)]
+
+
+@pytest.mark.parametrize("pair_bias", [False, True])
+def test_a_condition_acts_alike_with_and_without_padding(pair_bias: bool) -> None:
+    x = inputs()
+    made = [
+        moved(condition=("met", "keys"), pair_bias=pair_bias, skip_padding=skip)
+        for skip in (True, False)
+    ]
+    packed, padded = (each.encode(x) for each in made)
+    torch.testing.assert_close(packed.event, padded.event, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed.objects["jets"], padded.objects["jets"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_modulates_what_follows_its_norms() -> None:
+    """γ = 2 and β = 1 on the first norm alone are those of a norm with weight 3 and bias 1."""
+    torch.manual_seed(0)
+    layer = EncoderLayer(8, 2, condition_width=1).eval()
+    with torch.no_grad():
+        layer.modulation.bias[:8] = 2.0  # type: ignore[union-attr]
+        layer.modulation.bias[8:16] = 1.0  # type: ignore[union-attr]
+    x, mask = torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool)
+    found = layer(x, mask, None, layer.modulation(torch.zeros(3, 1))[:, None])  # type: ignore[misc]
+    with torch.no_grad():
+        layer.attention_norm.weight.fill_(3.0)
+        layer.attention_norm.bias.fill_(1.0)
+    torch.testing.assert_close(found, layer(x, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_a_conditioned_backbone_conforms() -> None:
+    options = {"width": 8, "depth": 1, "attention_heads": 2, "condition": ["met", "shape"]}
+    check_backbone(TransformerBackbone, options, layouts=DEFAULT_LAYOUTS[1:], onnx=True)
+    with pytest.raises(
+        ConfigurationError, match=r"condition: the event has no global 'mat'.*'met'"
+    ):
+        backbone(condition=("mat",))

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, did_you_mean
 from hepset.interfaces.backbone import Backbone, BackboneConfig, Encoded, InputLayout, Inputs
 from hepset.nn.attention import GivenBias, TransformerEncoder
 from hepset.nn.mlp import MLP
@@ -42,6 +42,9 @@ class TransformerConfig(BackboneConfig):
     """Whether ln kT, ln z, ln ΔR and ln m² of every pair of objects steer the attention; for
     streams with a four-momentum. The first batch that is trained on standardises them. Costs about
     one layer at 18 objects, more at 100."""
+    condition: tuple[str, ...] = ()
+    """Globals that condition every layer: their features scale and shift what the attention and the
+    network after it see (adaptive layer norm). Such as the jet whose tracks are the stream."""
     skip_padding: bool = True
     """Whether a CPU computes real objects only. The outputs do not depend on it. A GPU computes all
     slots in any case, and trims nothing that it would have to be waited for."""
@@ -86,7 +89,9 @@ class TransformerBackbone(Backbone):
             layer_scale=config.layer_scale,
             dropout=config.dropout,
             skip_padding=config.skip_padding,
+            condition_width=config.width if config.condition else 0,
         )
+        self.condition_embedding: MLP | None = None
         self.event_token = nn.Parameter(torch.empty(config.width))
         nn.init.normal_(self.event_token, std=0.02)
         self.embeddings = nn.ModuleDict()
@@ -104,7 +109,8 @@ class TransformerBackbone(Backbone):
         """Make the embeddings of these inputs.
 
         Raises:
-            ConfigurationError: If `pair_bias` is asked for and no stream has a four-momentum.
+            ConfigurationError: If `pair_bias` is asked for and no stream has a four-momentum, or
+                a global of `condition` is not there.
         """
         self.stream_names = tuple(layout.streams)
         self.global_names = tuple(layout.globals)
@@ -113,6 +119,17 @@ class TransformerBackbone(Backbone):
         for name, width in layout.pairs.items():
             heads = self.config.attention_heads
             self.pair_networks[_key(name)] = MLP(width, [32], heads, norm=False)
+        if self.config.condition:
+            for name in self.config.condition:
+                if name not in layout.globals:
+                    raise ConfigurationError(
+                        f"model.backbone.condition: the event has no global {name!r}"
+                        f"{did_you_mean(name, layout.globals)}; it has "
+                        f"{', '.join(layout.globals) or 'none'}"
+                    )
+            given = sum(layout.globals[name] + 1 for name in self.config.condition)
+            hidden = self.config.width
+            self.condition_embedding = MLP(given, [hidden], hidden, norm=False)
         if self.config.pair_bias:
             if not layout.p4:
                 raise ConfigurationError(
@@ -135,7 +152,12 @@ class TransformerBackbone(Backbone):
         if condition is not None:
             tokens, objects = tokens + condition[:, None], objects + condition[:, None]
         encoded = self.encoder(
-            objects, mask, bias=self._bias(x, mask), tokens=tokens, tokens_mask=present
+            objects,
+            mask,
+            bias=self._bias(x, mask),
+            tokens=tokens,
+            tokens_mask=present,
+            condition=self._condition(x),
         )
         extra = None
         if extra_tokens is not None:
@@ -147,6 +169,17 @@ class TransformerBackbone(Backbone):
             p4=x.p4,
             extra=extra,
         )
+
+    def _condition(self, x: Inputs) -> Tensor | None:
+        """What conditions the layers (B, D): features of globals, and whether they are there."""
+        if self.condition_embedding is None:
+            return None
+        parts = []
+        for name in self.config.condition:
+            present = x.global_masks[name][:, None]
+            parts += [torch.where(present, x.globals[name], 0.0), present.to(x.globals[name].dtype)]
+        found: Tensor = self.condition_embedding(torch.cat(parts, 1))
+        return found
 
     def _bias(self, x: Inputs, mask: Tensor) -> _PairwiseBias | None:
         """What steers the attention between objects."""

@@ -13,6 +13,7 @@ ONNX Runtime needs one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -244,6 +245,9 @@ class EncoderLayer(nn.Module):
         layer_scale: Start value of a learned factor per channel on both branches; without it
             there is none.
         dropout: Probability of dropout of attention weights, hidden layer and both branches.
+        condition_width: Width of what an event is conditioned by, 0 = nothing: both norms are then
+            scaled by 1 + γ and shifted by β, linear functions of it that begin at 0 (FiLM,
+            arXiv:1709.07871; adaptive layer norm).
     """
 
     def __init__(
@@ -255,6 +259,7 @@ class EncoderLayer(nn.Module):
         feed_forward: FeedForwardKind = "gelu",
         layer_scale: float | None = None,
         dropout: float = 0.0,
+        condition_width: int = 0,
     ) -> None:
         super().__init__()
         if hidden is None:
@@ -269,20 +274,32 @@ class EncoderLayer(nn.Module):
             _LayerScale(width, layer_scale or 0.0) if scaled else nn.Identity()
         )
         self.dropout = nn.Dropout(dropout)
+        self.modulation: nn.Linear | None = None
+        if condition_width:
+            self.modulation = nn.Linear(condition_width, 4 * width)
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        bias: Tensor | None = None,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
         """Update the tokens.
 
         Args:
             x: Finite everywhere, shape ``(batch, token, width)``.
             mask: True where the token is real, shape ``(batch, token)``.
             bias: Added to the logits, shape ``(batch, head or 1, token, token)``.
+            modulation: What `modulation` gives of the condition, ``(batch, 1, 4 width)``.
 
         Returns:
             Shape of `x`; exactly 0 where the token is padded.
         """
-        normed = self.attention_norm(x)
-        x = self._add(x, self.attention(normed, normed, mask, bias))
+        normed = _modulated(self.attention_norm(x), modulation, 0)
+        x = self._add(x, self.attention(normed, normed, mask, bias), modulation)
         return torch.where(mask[..., None], x, 0.0)
 
     def within(
@@ -290,16 +307,26 @@ class EncoderLayer(nn.Module):
         x: Tensor,
         rows: PackedRows | GraphRows,
         bias: Any = None,  # noqa: ANN401  as the kind of rows takes it
+        modulation: Tensor | None = None,
     ) -> Tensor:
         """Update real objects only, shape ``(row, width)``; see `MultiHeadAttention.within`."""
-        return self._add(x, self.attention.within(self.attention_norm(x), rows, bias))
+        normed = _modulated(self.attention_norm(x), modulation, 0)
+        return self._add(x, self.attention.within(normed, rows, bias), modulation)
 
-    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _add(self, x: Tensor, attended: Tensor, modulation: Tensor | None) -> Tensor:
         """Add the attention's branch, and then that of the feed-forward network."""
         x = x + self.dropout(self.attention_scale(attended))
-        branch = self.feed_forward(self.feed_forward_norm(x))
+        branch = self.feed_forward(_modulated(self.feed_forward_norm(x), modulation, 1))
         out: Tensor = x + self.dropout(self.feed_forward_scale(branch))
         return out
+
+
+def _modulated(x: Tensor, modulation: Tensor | None, number: int) -> Tensor:
+    """Scale and shift by the first or second half of a modulation."""
+    if modulation is None:
+        return x
+    scale, shift = modulation.chunk(2, -1)[number].chunk(2, -1)
+    return x * (1 + scale) + shift
 
 
 class EncodedTokens(NamedTuple):
@@ -326,6 +353,7 @@ class TransformerEncoder(nn.Module):
         dropout: Probability of dropout everywhere, in training.
         skip_padding: Whether a CPU computes real objects only. The outputs do not depend on it;
             without it there are gradients of gradients too.
+        condition_width: Width of what an event is conditioned by, see `EncoderLayer`; 0 = nothing.
     """
 
     def __init__(
@@ -339,6 +367,7 @@ class TransformerEncoder(nn.Module):
         layer_scale: float | None = None,
         dropout: float = 0.0,
         skip_padding: bool = True,
+        condition_width: int = 0,
     ) -> None:
         super().__init__()
         self.skip_padding = skip_padding
@@ -350,6 +379,7 @@ class TransformerEncoder(nn.Module):
                 feed_forward=feed_forward,
                 layer_scale=layer_scale,
                 dropout=dropout,
+                condition_width=condition_width,
             )
             for _ in range(depth)
         )
@@ -363,6 +393,7 @@ class TransformerEncoder(nn.Module):
         bias: Tensor | ObjectBias | None = None,
         tokens: Tensor | None = None,
         tokens_mask: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> EncodedTokens:
         """Encode the objects of events, together with extra tokens.
 
@@ -375,6 +406,7 @@ class TransformerEncoder(nn.Module):
                 attended by all, shape ``(batch, token, width)``.
             tokens_mask: True where the token is present, shape ``(batch, token)``; all are
                 without it.
+            condition: What every layer is conditioned by, shape ``(batch, condition_width)``.
         """
         count = 0
         if tokens is not None:
@@ -385,12 +417,12 @@ class TransformerEncoder(nn.Module):
             mask = torch.cat([tokens_mask, mask], 1)
         given = GivenBias(bias) if isinstance(bias, Tensor) else bias
         if self.skip_padding and can_pack(x) and mask.numel():
-            x = self._packed(x, mask, given, count)
+            x = self._packed(x, mask, given, count, condition)
         else:
             whole = None if given is None else given.everywhere()
             if whole is not None and count:
                 whole = functional.pad(whole, (count, 0, count, 0))
-            x = torch.where(mask[..., None], self._encode(x, mask, whole), 0.0)
+            x = torch.where(mask[..., None], self._encode(x, mask, whole, condition), 0.0)
         return EncodedTokens(x[:, count:], x[:, :count])
 
     def for_export(self) -> TransformerEncoder:
@@ -402,6 +434,7 @@ class TransformerEncoder(nn.Module):
         x: Tensor,
         rows: PackedRows | GraphRows,
         bias: Any = None,  # noqa: ANN401  as the kind of rows takes it
+        modulations: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """Encode real objects only, extra tokens among them.
 
@@ -409,31 +442,63 @@ class TransformerEncoder(nn.Module):
             x: Shape ``(row, width)``.
             rows: Which rows belong to one event.
             bias: Added to the logits, as the `attend` of `rows` takes it.
+            modulations: What each layer's condition gives, ``(row, 4 width)``.
 
         Returns:
             Shape of `x`.
         """
+        for layer, modulation in zip(self.layers, self._each(modulations), strict=True):
+            assert isinstance(layer, EncoderLayer)
+            x = layer.within(x, rows, bias, modulation)
+        out: Tensor = self.norm(x)
+        return out
+
+    def _each(self, modulations: Sequence[Tensor | None] | None) -> Sequence[Tensor | None]:
+        return [None] * len(self.layers) if modulations is None else modulations
+
+    def _modulations(self, condition: Tensor | None) -> list[Tensor | None]:
+        """What each layer's condition gives, ``(batch, 1, 4 width)``."""
+        found: list[Tensor | None] = []
         for layer in self.layers:
             assert isinstance(layer, EncoderLayer)
-            x = layer.within(x, rows, bias)
-        out: Tensor = self.norm(x)
-        return out
+            given = condition is not None and layer.modulation is not None
+            found.append(layer.modulation(condition)[:, None] if given else None)  # type: ignore[misc]
+        return found
 
-    def _encode(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+    def _of_rows(
+        self, condition: Tensor | None, rows: PackedRows | GraphRows, slots: int
+    ) -> list[Tensor | None]:
+        """The same for every real object, ``(row, 4 width)``."""
+        return [
+            None if part is None else rows.take(part.expand(-1, slots, -1))
+            for part in self._modulations(condition)
+        ]
+
+    def _encode(
+        self, x: Tensor, mask: Tensor, bias: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
         """Encode all slots; padded ones hold anything then."""
         x = torch.where(mask[..., None], x, 0.0)
-        for layer in self.layers:
-            x = layer(x, mask, bias)
+        for layer, modulation in zip(self.layers, self._modulations(condition), strict=True):
+            x = layer(x, mask, bias, modulation)
         out: Tensor = self.norm(x)
         return out
 
-    def _packed(self, x: Tensor, mask: Tensor, bias: ObjectBias | None, tokens: int) -> Tensor:
+    def _packed(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        bias: ObjectBias | None,
+        tokens: int,
+        condition: Tensor | None,
+    ) -> Tensor:
         """Encode real objects as packed rows; the first `tokens` slots have no bias."""
         rows = PackedRows.of(mask)
         added = None
         if bias is not None and mask.shape[1] > tokens:
             added = [_bias_of(group, rows, bias, tokens) for group in rows.groups]
-        return rows.put(self.within(rows.take(x), rows, added))
+        modulations = self._of_rows(condition, rows, mask.shape[1])
+        return rows.put(self.within(rows.take(x), rows, added, modulations))
 
 
 def _bias_of(group: Group, rows: PackedRows, bias: ObjectBias, tokens: int) -> Tensor:
@@ -456,11 +521,14 @@ class _EncoderInGraph(TransformerEncoder):
         self.layers, self.norm = encoder.layers, encoder.norm
         self.train(encoder.training)
 
-    def _encode(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
+    def _encode(
+        self, x: Tensor, mask: Tensor, bias: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
         # A bias is by slots, which have to be the places then.
         rows = GraphRows.of(mask, trim=bias is None)
         added = rows.bias if bias is None else rows.bias + bias
-        return rows.put(self.within(rows.take(x), rows, added))
+        modulations = self._of_rows(condition, rows, mask.shape[1])
+        return rows.put(self.within(rows.take(x), rows, added, modulations))
 
 
 class AttentionPool(nn.Module):
