@@ -12,8 +12,9 @@ from hepset.batch import EventBatch
 from hepset.convert import prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.dataset import Dataset
-from hepset.errors import ContractError, HepsetError
+from hepset.errors import ConfigurationError, ContractError, HepsetError
 from hepset.interfaces import Chunk
+from hepset.interfaces.head import create_head
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
@@ -143,3 +144,17 @@ class Identifiers(Reader):
 def test_identifiers_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"process_id.* reach from .*\{kind: index\}"):
         convert(tmp_path / "set", Identifiers)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("classification", {"target": "harder"}),
+        ("regression", {"targets": ["gap"]}),
+    ],
+)
+def test_heads_of_events_and_objects_refuse_tables(name: str, options: dict[str, Any]) -> None:
+    event = Reader(SyntheticConfig(events=1)).event_info()
+    head = create_head("x", {"name": name, **options})
+    with pytest.raises(ConfigurationError, match=r"has the axes jets, .*per object of a stream"):
+        head.contract(event)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hepset.dataset import Dataset
 from hepset.errors import TrainingError
 from hepset.interfaces.head import LossTerm
+from hepset.schema.config import ModelConfig, TrainConfig, TrainExecution
 from hepset.training.finite import STEPS_BETWEEN_QUESTIONS, FiniteCheck, Moment
+from hepset.training.fit import fit
+from hepset.training.module import TrainingModule
 
 IDS = torch.tensor([[0, 10, 0], [0, 11, 0], [1, 12, 0]])
 
@@ -86,3 +91,36 @@ def test_nothing_is_asked_in_between() -> None:
         with pytest.raises(TrainingError):
             check.settle()
     assert questions.asked
+
+
+def test_no_step_waits_for_the_device(
+    dataset: Dataset,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    execution: TrainExecution,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Forward pass, losses, weights and sums of whole steps, as a GPU would run them."""
+    heads = {"neutrino": model_config.heads["neutrino"]}
+    backbone = {**model_config.backbone, "skip_padding": False}
+    chosen = model_config.model_copy(update={"heads": heads, "backbone": backbone})
+    ask = FiniteCheck.__call__
+
+    def later(self: FiniteCheck, *args: Any) -> None:
+        ask(self, *args, wait=False)
+
+    step = TrainingModule._loss
+    asked: list[str] = []
+
+    def watched(self: TrainingModule, *args: Any) -> Any:
+        with Questions() as questions:
+            loss = step(self, *args)
+        asked.extend(questions.asked)
+        return loss
+
+    monkeypatch.setattr(FiniteCheck, "__call__", later)
+    monkeypatch.setattr(TrainingModule, "_loss", watched)
+    once = config.model_copy(update={"epochs": 1})
+    fit(chosen, dataset, once, execution=execution, seed=1, directory=tmp_path)
+    assert asked == []
