@@ -18,7 +18,7 @@ from hepset.interfaces.head import create_head
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
 from hepset.schema.event import EventInfo
-from hepset.testing.events import SyntheticConfig, SyntheticReader
+from synthetic_events import SyntheticConfig, SyntheticReader
 
 TARGETS: dict[str, Any] = {
     "harder": {"kind": "classification", "pairs": "jets", "classes": ["no", "yes"]},
