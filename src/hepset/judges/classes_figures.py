@@ -46,6 +46,8 @@ _FEWEST = 10
 """A point of a ROC curve needs so many background entries behind it."""
 CLASSES = 6
 """Classes that one figure shows."""
+_POINTS = 500
+"""Points of a ROC curve, along either axis, that are drawn."""
 _INSIDE = 2
 """Curves whose legend finds a place beside them."""
 _LINE = 0.2
@@ -239,7 +241,7 @@ def _draw_roc(
     if entries.weight is not None:
         others = entries.weight[~positive]
         number = others.sum() ** 2 / (others**2).sum()
-    kept = background * number >= _FEWEST
+    kept = _thinned(signal, background, np.flatnonzero(background * number >= _FEWEST))
     x, share = signal[kept], background[kept]
     error = np.sqrt(np.clip(share * (1 - share), 0, None) / number)
     area = auc(score, positive, entries.weight, entries.groups)
@@ -249,6 +251,18 @@ def _draw_roc(
         x, 1 / (share + error), 1 / np.maximum(share - error, share / 10),
         color=tint, alpha=0.2, linewidth=0,
     )  # fmt: skip
+
+
+def _thinned(signal: Array, background: Array, kept: Array) -> Array:
+    """Points of a curve that are drawn: as many as can be seen, close on either axis."""
+    if len(kept) <= 4 * _POINTS:
+        return kept
+    x, share = signal[kept], background[kept]
+    along = np.searchsorted(x, np.linspace(x[0], x[-1], _POINTS))
+    across = np.searchsorted(share, np.geomspace(share[0], share[-1], _POINTS))
+    chosen = np.concatenate([[0], along, across, [len(kept) - 1]])
+    found: Array = kept[np.unique(np.clip(chosen, 0, len(kept) - 1))]
+    return found
 
 
 def _finish_roc(figure: Figure, axes: Axes) -> Figure:

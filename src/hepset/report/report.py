@@ -59,7 +59,7 @@ MOST_FIGURES: Final = 60
 """Figures of all heads together that are drawn."""
 LARGEST_FIGURES: Final = 3_500_000
 """Bytes that the figures of all heads may take."""
-SPECTRA_EVENTS: Final = 200_000
+SPECTRA_EVENTS: Final = 50_000
 """Events whose inputs are drawn and compared with those of the training."""
 
 
