@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.bench_spanet_loading import (
     ADAPTER,
@@ -29,6 +28,7 @@ from benchmarks.bench_spanet_loading import (
     convert,
     start_spanet,
 )
+from benchmarks.default_training import Default
 from benchmarks.harness import (
     Cost,
     Floor,
@@ -41,10 +41,6 @@ from benchmarks.harness import (
     run_python,
 )
 from benchmarks.other_program import OtherProgram
-from hepset.dataset import open_dataset
-from hepset.model import Model, build_model
-from hepset.schema.config import ModelConfig
-from hepset.training.losses import WeightedLoss, summarise_weights
 from hepset.training.malloc import keep_freed_memory
 from hepset.training.schedule import parameter_groups
 from hepset_spanet.checkpoint import load_spanet
@@ -155,62 +151,11 @@ class Imported:
                 self.network(self.sources)
 
 
-class Default:
-    """hepset's transformer and head `assignment`, of a given depth, on a prepared data set."""
-
-    def __init__(self, folder: str, depth: int, batch: int) -> None:
-        dataset = open_dataset(Path(folder))
-        backbone = {"name": "transformer", "width": 192, "depth": depth, "attention_heads": 8}
-        heads: dict[str, dict[str, Any]] = {"assignment": {"name": "assignment"}}
-        for name, target in dataset.event.targets.items():
-            option: dict[str, dict[str, Any]] = {
-                "regression": {"targets": [name]},
-                "classification": {"target": name},
-            }
-            heads[name] = {"name": target.kind, **option[target.kind]}
-        self.model: Model = build_model(
-            ModelConfig(backbone=backbone, heads=heads),
-            dataset.event,
-            dataset.contract,
-            dataset.statistics,
-        )
-        weights = summarise_weights(dataset.split("train"), [], "keep")
-        self.loss = WeightedLoss(self.model, weights, "keep")
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, 2e-4), lr=1e-6, fused=True)
-        self.batch: dict[str, Tensor] = next(
-            iter(dataset.loader("train", batch_size=batch, shuffle=False))
-        )
-
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
-
-    def step(self, times: int) -> None:
-        self.model.train()
-        for _ in range(times):
-            terms = self.model.losses(self.loss.prepared(self.batch), self.model(self.batch))
-            self.loss(terms, self.batch, None)[0].backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    def forward(self, times: int) -> None:
-        self.model.eval()
-        with torch.no_grad():
-            for _ in range(times):
-                self.model(self.batch)
-
-
 def imported_steps(saved: str, options: str, event: str, times: int) -> None:
     """For `peak_memory`."""
     torch.set_num_threads(1)
     keep_freed_memory()
     Imported(saved, options, event).step(times)
-
-
-def default_steps(folder: str, depth: int, batch: int, times: int) -> None:
-    """For `peak_memory`, and for a start."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    Default(folder, depth, batch).step(times)
 
 
 class Prepared(NamedTuple):
@@ -325,7 +270,7 @@ def peaks(
     return {
         THEIRS: theirs,
         OURS: peak_memory(f"{module}:imported_steps", *imported).added,
-        DEFAULT: peak_memory(f"{module}:default_steps", *default).added,
+        DEFAULT: peak_memory("benchmarks.default_training:default_steps", *default).added,
     }
 
 
@@ -334,7 +279,7 @@ def starting(name: str, files: Prepared, options: Options, python: str) -> Repor
     request = json.dumps(files.request(BATCHES[0]))
     first = (
         "import sys; sys.path.insert(0, '.'); "
-        "from benchmarks.bench_spanet_training import default_steps; "
+        "from benchmarks.default_training import default_steps; "
         f"default_steps({str(files.shards)!r}, {DEPTHS[name]}, {BATCHES[0]}, 1)"
     )
     commands = {

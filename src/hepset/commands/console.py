@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import progress
 from rich.console import Console
@@ -19,8 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hepset.convert.convert import Progress, ProgressCallback
 from hepset.plugins import registry
+
+if TYPE_CHECKING:
+    from hepset.convert.convert import Progress, ProgressCallback
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 30.0
