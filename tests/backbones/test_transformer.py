@@ -157,6 +157,22 @@ def test_buckets_of_older_files_say_whether_padding_is_skipped(buckets: int, ski
     assert "buckets" not in config.model_dump()
 
 
+def test_a_gpu_is_not_waited_for() -> None:
+    """Tensors without data stand for a GPU: whatever asks for a number of theirs fails."""
+    model = backbone(pair_bias=True).train()
+    # The first batch is read, to standardise.
+    model(inputs(batch=60))
+    x = Inputs(
+        **{
+            part: {name: value.to("meta") for name, value in getattr(inputs(), part).items()}
+            for part in ("streams", "masks", "globals", "global_masks", "p4", "pairs")
+        }
+    )
+    encoded = model.to("meta")(x, condition=torch.randn(6, WIDTH, device="meta"))
+    sum(part.sum() for part in (encoded.event, *encoded.objects.values())).backward()
+    assert encoded.event.shape == (6, WIDTH)
+
+
 def test_an_empty_event_is_finite_and_disturbs_nobody() -> None:
     model, x = backbone(pair_bias=True), inputs()
     everything = model(x)

@@ -424,7 +424,9 @@ class AssignmentHead(Head):
         """Scores (B, Q, C), `FORBIDDEN` where a tuple does not exist, and logits (B, Q)."""
         kind, scorer = self.topology.kinds[number], self._scorers[number]
         batch, tuples = exists.shape
-        flat = exists.flatten().nonzero()[:, 0]
+        # A GPU is not waited for to count them: it scores those that do not exist, too.
+        every = torch.arange(exists.numel(), device=exists.device)
+        flat = exists.flatten().nonzero()[:, 0] if exists.is_cpu else every
         rows = torch.div(flat, tuples, rounding_mode="floor")
         index = []
         for product, stream in enumerate(kind.streams):
@@ -435,7 +437,7 @@ class AssignmentHead(Head):
         score, inside = scorer([axis.x for axis in chosen], moving or None, Where(rows, index))
         queries = score.shape[1]
         full = score.new_full((batch * tuples, queries), FORBIDDEN).index_copy(0, flat, score)
-        full = full.reshape(batch, tuples, queries)
+        full = torch.where(exists[..., None], full.reshape(batch, tuples, queries), FORBIDDEN)
         if self.detectors is None:
             return full.transpose(1, 2), None
         share = torch.softmax(full, 1) * exists[..., None]

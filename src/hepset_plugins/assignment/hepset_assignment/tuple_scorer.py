@@ -235,8 +235,13 @@ def _mass(total: Tensor) -> Tensor:
 
 
 def _distinct(index: Sequence[Tensor], size: int) -> tuple[Tensor, list[Tensor]]:
-    """The numbers below `size` that occur, ascending, and the place of each among them."""
+    """The numbers below `size` that occur, ascending, and the place of each among them.
+
+    On a GPU, which is not waited for to count them, these are all numbers.
+    """
     device = index[0].device
+    if not index[0].is_cpu:
+        return torch.arange(size, device=device), list(index)
     occurs = torch.zeros(size, dtype=torch.bool, device=device)
     for part in index:
         occurs[part] = True

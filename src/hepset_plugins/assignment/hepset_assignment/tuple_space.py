@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class TupleSpace:
         self.topology = topology
         self.blocks = [blocks_of(kind) for kind in topology.kinds]
         self.limits = [candidate_limits(blocks, slots, most) for blocks in self.blocks]
-        self._known: dict[tuple[Any, ...], Tuples] = {}
+        self._known: dict[tuple[int, torch.device, tuple[int, ...]], Tensor] = {}
 
     def of(self, number: int, outputs: Mapping[str, Tensor]) -> Tuples:
         """Return all tuples of a kind of particle, whether an event has them or not.
@@ -75,7 +75,7 @@ class TupleSpace:
         device = outputs[f"mask.{self.topology.streams[0]}"].device
         limits = self.limits[number]
         if limits is not None:
-            local = combine_blocks(blocks, limits, device)
+            local = self._combinations(number, tuple(limits), device)
             columns, known = [], []
             for product, block in enumerate(_block_of(blocks)):
                 place = outputs[f"places.{number}.{block}"].index_select(1, local[:, product])
@@ -85,16 +85,20 @@ class TupleSpace:
             places = torch.stack(columns, -1)
             objects = places + row([offsets[s] for s in kind.streams], places)
             return Tuples(objects, places, torch.stack(known, -1).all(-1))
+        places = self._combinations(number, tuple(sizes[b.stream] for b in blocks), device)
+        return Tuples(places + row([offsets[s] for s in kind.streams], places), places, None)
+
+    def _combinations(self, number: int, sizes: tuple[int, ...], device: torch.device) -> Tensor:
+        """All combinations of the sets of a kind's blocks of these sizes, (C, k)."""
+        blocks = self.blocks[number]
         if is_exporting():
-            places = combine_blocks(blocks, [sizes[b.stream] for b in blocks], device)
-            return Tuples(places + row([offsets[s] for s in kind.streams], places), places, None)
-        key = (number, device, *sizes.values())
+            return combine_blocks(blocks, sizes, device)
+        key = (number, device, sizes)
         if key not in self._known:
-            places = combine_blocks(blocks, [sizes[b.stream] for b in blocks], device)
             if len(self._known) >= _MOST_SIZES:
                 self._known.clear()
-            objects = places + row([offsets[s] for s in kind.streams], places)
-            self._known[key] = Tuples(objects, places, None)
+            # A GPU would have to be waited for to list them.
+            self._known[key] = combine_blocks(blocks, sizes, torch.device("cpu")).to(device)
         return self._known[key]
 
     def exist(self, number: int, tuples: Tuples, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hepset.backbones.transformer import TransformerBackbone, TransformerConfig
 from hepset.errors import ConfigurationError
+from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.component import parse_options
 from hepset.interfaces.head import EncoderHandle, Evaluation
 from hepset.judges import judge_head
@@ -78,6 +79,54 @@ def make_head(event: EventInfo, **options: Any) -> tuple[AssignmentHead, Contrac
 )
 def test_conforms(options: dict[str, Any]) -> None:
     check_head(AssignmentHead, options)
+
+
+@pytest.mark.parametrize("event", [TOPS, PAIR])
+@pytest.mark.parametrize("max_tuples", [6000, 12])
+def test_a_gpu_is_not_waited_for(event: EventInfo, max_tuples: int) -> None:
+    """Tensors without data stand for a GPU: whatever asks for a number of theirs fails."""
+    head, _ = make_head(event, max_tuples=max_tuples)
+    head.to("meta").train()
+    real = torch.ones(4, 7, dtype=torch.bool, device="meta")
+    encoded = Encoded(
+        {"jets": torch.randn(4, 7, 16, device="meta", requires_grad=True)},
+        {"jets": real},
+        torch.randn(4, 16, device="meta"),
+        {"jets": torch.randn(4, 7, 4, device="meta")},
+    )
+    outputs = head.score(encoded)
+    targets = {
+        particle.tensor: torch.zeros(4, len(particle.streams), dtype=torch.int64, device="meta")
+        for plan in head.topology.processes
+        for particle in plan.particles
+    }
+    terms = head.loss(outputs, targets)
+    sum(term.value.sum() for term in terms.values()).backward()
+    assert terms["assignment"].value.shape == (4,)
+
+
+def test_tuples_that_do_not_exist_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU scores them too: scores, detection and gradients are those of a CPU."""
+    head, _ = make_head(TOPS)
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([7, 5, 3, 2])
+    mask = torch.arange(7) < lengths[:, None]
+    momenta = torch.randn(4, 7, 3, generator=generator)
+    p4 = torch.cat([momenta, momenta.norm(dim=-1, keepdim=True) + 0.1], -1) * mask[..., None]
+    found = []
+    for everything in (False, True):
+        x = torch.randn(4, 7, 16, generator=torch.Generator().manual_seed(1)) * mask[..., None]
+        x.requires_grad_()
+        with monkeypatch.context() as patch:
+            if everything:
+                patch.setattr(Tensor, "is_cpu", False)
+            outputs = head.score(Encoded({"jets": x}, {"jets": mask}, x.sum(1), {"jets": p4}))
+        exists = outputs["scores.0"] > -1e5
+        kept = torch.where(exists, outputs["scores.0"], 0.0)
+        (kept.sin().sum() + outputs["detection.0"].sum()).backward()
+        found.append((exists, kept, outputs["detection.0"], x.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

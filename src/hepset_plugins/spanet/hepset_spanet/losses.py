@@ -284,13 +284,17 @@ def spanet_loss(
     if options.classification_loss_scale > 0:
         for key in topology.classifications:
             labels = targets.classifications[key]
-            loss = functional.cross_entropy(
-                outputs.classifications[key],
-                labels.clamp(min=-1),
-                ignore_index=-1,
-                weight=balance.classes.get(key),
-                reduction="mean" if bool((labels >= 0).any()) else "sum",
+            weight = balance.classes.get(key)
+            logits = outputs.classifications[key]
+            total = functional.cross_entropy(
+                logits, labels.clamp(min=-1), ignore_index=-1, weight=weight, reduction="sum"
             )
+            share = (labels >= 0).to(logits.dtype)
+            if weight is not None:
+                share = share * weight.index_select(0, labels.clamp(min=0))
+            worth = share.sum()
+            # 0 where no event has a label.
+            loss = total / torch.where(worth > 0, worth, 1.0)
             logged[f"loss/classification/{key}"] = loss
             total.append(options.classification_loss_scale * loss)
     if not total:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hepset.errors import ConfigurationError
 from hepset_spanet.event_file import parse_event_file
+from hepset_spanet.losses import AssignmentTarget, LossTargets, spanet_loss
 from hepset_spanet.network import Particle, SpanetInput, SpanetNetwork, Topology
 from hepset_spanet.network.blocks import make_block
 from hepset_spanet.network.branch import Branches
@@ -89,6 +90,34 @@ def make_sources(slots: int = 5, padding: int = 0) -> dict[str, Source]:
         "pairs": Source(pairs, torch.tensor([[True, True], [True, False], [True, True]])),
         "met": Source(met, torch.tensor([[True], [True], [False]])),
     }
+
+
+def test_a_gpu_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without data stand for a GPU: whatever asks for a number of theirs fails."""
+    # They know nothing of lower precision.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    network = make_network(normalization="MaskedBatchNorm").to("meta").train()
+    sources = {
+        name: Source(source.values.to("meta"), source.mask.to("meta"))
+        for name, source in make_sources().items()
+    }
+    outputs = network(sources)
+    some = torch.ones(3, device="meta")
+    targets = LossTargets(
+        {
+            particle.name: AssignmentTarget(
+                torch.zeros(3, len(particle.products), dtype=torch.int64, device="meta"),
+                some.bool(),
+                some,
+            )
+            for particle in TOPOLOGY.particles
+        },
+        regressions=dict.fromkeys(TOPOLOGY.regressions, some),
+        classifications={key: some.long() for key in TOPOLOGY.classifications},
+    )
+    loss, _ = spanet_loss(outputs, targets, network)
+    loss.backward()
+    assert outputs.log_probabilities["t"].shape == (3, 7, 7, 7)
 
 
 def load(name: str) -> tuple[SpanetNetwork, Any]:

@@ -166,6 +166,8 @@ class _FullWeights(nn.Module):
 
 
 def _used(filled: Tensor) -> int:
-    """Number of positions after which no event has anything."""
+    """Number of positions after which no event has anything; all of them on a GPU."""
+    if not filled.is_cpu:
+        return filled.shape[1]
     positions = torch.arange(1, filled.shape[1] + 1, device=filled.device)
     return max(int((positions * filled.any(0)).max()), 1) if filled.numel() else filled.shape[1]

@@ -97,17 +97,21 @@ class MaskedBatchNorm(Stacked):
         return normalised if mask is None else normalised * mask
 
     def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        rows = (x if mask is None else x[:, mask[:, 0]]).to(self.running_mean.dtype)
-        count = rows.shape[1]
-        if count == 0:
-            return self.running_mean, self.running_var
-        mean = rows.mean(1)[:, None, None]
-        variance = ((rows - mean[:, 0]) ** 2).sum(1)[:, None, None] / max(count - 1, 1)
+        # Sums with a mask need no number of rows on the host, for which a GPU would be waited for.
+        real = torch.ones_like(x[0, :, :1], dtype=torch.bool) if mask is None else mask
+        rows = torch.where(real, x, 0.0).to(self.running_mean.dtype)
+        count = real.sum()
+        some = count > 0
+        mean = (rows.sum(1) / count.clamp(min=1))[:, None, None]
+        squares = torch.where(real, rows - mean[:, 0], 0.0) ** 2
+        variance = squares.sum(1)[:, None, None] / (count - 1).clamp(min=1)
+        mean = torch.where(some, mean, self.running_mean)
+        variance = torch.where(some, variance, self.running_var)
         share = torch.where(self.num_batches_tracked == 0, 1.0, _MOMENTUM)[:, None, None, None]
         share = share.to(self.running_mean.dtype)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
-        self.num_batches_tracked += 1
+        self.num_batches_tracked += some
         return mean, variance
 
 

@@ -94,6 +94,6 @@ def tuple_log_probability(scores: Tensor, mask: Tensor, slots: int | None = None
         return found
     found = functional.pad(found, (0, slots - length) * order, value=-torch.inf)
     too_few = mask.sum(1) < order
-    if bool(too_few.any()):
+    if not too_few.is_cpu or bool(too_few.any()):
         found = torch.where(too_few.reshape(-1, *[1] * order), torch.nan, found)
     return found
