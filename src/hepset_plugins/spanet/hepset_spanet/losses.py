@@ -286,7 +286,7 @@ def spanet_loss(
             labels = targets.classifications[key]
             weight = balance.classes.get(key)
             logits = outputs.classifications[key]
-            total = functional.cross_entropy(
+            summed = functional.cross_entropy(
                 logits, labels.clamp(min=-1), ignore_index=-1, weight=weight, reduction="sum"
             )
             share = (labels >= 0).to(logits.dtype)
@@ -294,7 +294,7 @@ def spanet_loss(
                 share = share * weight.index_select(0, labels.clamp(min=0))
             worth = share.sum()
             # 0 where no event has a label.
-            loss = total / torch.where(worth > 0, worth, 1.0)
+            loss = summed / torch.where(worth > 0, worth, 1.0)
             logged[f"loss/classification/{key}"] = loss
             total.append(options.classification_loss_scale * loss)
     if not total:
