@@ -60,7 +60,8 @@ class Block(nn.Module):
         inward, outward = self.attn.in_proj, self.attn.out_proj
         width = inward.in_features
         size = width // self.heads
-        factors = inward.weight.new_tensor([size**-0.5, 1.0, 1.0])
+        factors = inward.weight.new_ones(3)
+        factors[0] = size**-0.5
         weight = torch.unflatten(inward.weight, 0, (3, self.heads, size)) * factors.view(3, 1, 1, 1)
         offset = torch.unflatten(inward.bias, 0, (3, self.heads, size)) * factors.view(3, 1, 1)
         scale = self.c_attn[:, None]
