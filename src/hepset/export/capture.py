@@ -44,7 +44,11 @@ _CHECKS = (
 
 
 def capture(
-    module: torch.nn.Module, examples: tuple[Tensor, ...], shapes: Sequence[Mapping[int, Any]]
+    module: torch.nn.Module,
+    examples: tuple[Tensor, ...],
+    shapes: Sequence[Mapping[int, Any]],
+    *,
+    quick: bool = True,
 ) -> ExportedProgram:
     """Trace a module whose inputs have free sizes.
 
@@ -52,6 +56,7 @@ def capture(
         module: Takes tensors by one variadic argument, gives a tuple of tensors.
         examples: Its inputs.
         shapes: Per input its free axes, as `torch.export.export` takes them.
+        quick: Whether the exporter need not trace the program again if it seems ready.
 
     Returns:
         The program, for `torch.onnx.export`.
@@ -63,6 +68,8 @@ def capture(
     for graph in program.graph_module.modules():
         if isinstance(graph, torch.fx.GraphModule):
             _rename(graph)
+    if not quick:
+        return program
     replace = program.run_decompositions
 
     def run_decompositions(

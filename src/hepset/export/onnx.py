@@ -274,18 +274,26 @@ def _export(
     examples = tuple(torch.from_numpy(feed[name]) for name in axes)
     dynamic = torch.export.Dim.DYNAMIC
     shapes = tuple(dict.fromkeys(positions, dynamic) for positions in axes.values())
+
+    def written(captured: torch.export.ExportedProgram) -> Any:  # noqa: ANN401  untyped
+        return torch.onnx.export(
+            captured,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(axes),
+            output_names=[f"{_OWN}{name}" for name in names],
+            custom_translation_table=translations(),
+            optimize=False,
+            verbose=False,
+        )
+
     try:
         with _silence(), export_forms(graph), torch.no_grad():
-            program = torch.onnx.export(
-                capture(graph, examples, shapes),
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(axes),
-                output_names=[f"{_OWN}{name}" for name in names],
-                custom_translation_table=translations(),
-                optimize=False,
-                verbose=False,
-            )
+            try:
+                program = written(capture(graph, examples, shapes))
+            except torch.onnx.errors.OnnxExporterError:
+                # An operator that has no translation, which tracing again takes apart.
+                program = written(capture(graph, examples, shapes, quick=False))
             if program is not None:
                 simplify(program.model)
     except Exception as problem:  # the exporter raises whatever the model's code makes it raise
