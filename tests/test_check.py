@@ -367,7 +367,7 @@ class TestDtypes:
         half[3] = 0.5
         violation = only(arrays(padded_batch(), target__signal=half))
         assert (violation.expected, violation.found, violation.entry) == (
-            "whole numbers",
+            "integers",
             "0.5",
             103,
         )

@@ -2,7 +2,7 @@
 
 `Ragged` is the one form that objects have from a reader to a shard and from a prediction to a file.
 Slots with a mask are compressed into it once (`Ragged.from_slots`) and made from it where a network
-or a user wants them (`Ragged.pad`). What fills empty slots, and what stands for a value that is not
+or a user wants them (`Ragged.pad`). What fills empty slots, and what marks a value that is not
 there, is decided here alone.
 """
 
@@ -56,7 +56,7 @@ def offsets_of(counts: Array | Sequence[int]) -> Array:
 
 
 def missing_value(dtype: DTypeLike) -> Any:  # noqa: ANN401  of the element type's own kind
-    """Return what stands for a value that is not there: NaN, −1, False or an empty string."""
+    """Return the value that marks a missing one: NaN, −1, False or an empty string."""
     return _MISSING[np.dtype(dtype).kind]
 
 
@@ -77,7 +77,7 @@ class Ragged:
             a single array (`of`).
         attached: Other per-object arrays by tensor name (``target/…``, ``extra/…``), first axis
             object.
-        origin_slot: Slot of its event in which each object stands, ``(object,)``, where objects
+        origin_slot: Slot of its event that each object is in, ``(object,)``, where objects
             came in slots with gaps between them; None where they stand without gaps. Indices count
             through these slots.
         slots: Slots of each event, where the objects came in slots; None for lists.

@@ -53,7 +53,7 @@ STYLE: Final[dict[str, Any]] = {
 """Settings of matplotlib for every figure of hepset."""
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Colours that people with colour blindness can tell apart (Okabe and Ito)."""
+"""Colours that people with colour blindness can distinguish (Okabe and Ito)."""
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:

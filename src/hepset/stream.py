@@ -91,9 +91,9 @@ class SourceStream:
         window: Portions of at most 4096 events that are shuffled together; two windows are in
             memory at a time. The first window of an epoch is one portion, so that the first batch
             is there early.
-        check: Whether every chunk is held against the contract, as a conversion does.
+        check: Whether every chunk is checked against the contract, as a conversion does.
         keep: Folder for what sampling learns in a pass over all events, so that the next start on
-            the same local files needs none; null = learn it anew.
+            the same local files needs none; null = learn it again.
 
     Attributes:
         epoch: Number of the epoch that the next iteration reads.
@@ -376,7 +376,7 @@ class SourceStream:
         self._decision = Decision(rule, learnt)
 
     def _learn(self, rule: SamplingRule) -> Learnt:
-        """Make the pass over all events, anew where it comes upon a file that is to be skipped."""
+        """Make the pass over all events, again where it comes upon a file that is to be skipped."""
         while True:
             before = len(self._left_out)
             learnt = Acceptances(rule, self._heads()).learnt
@@ -399,7 +399,7 @@ class SourceStream:
         return self._pipeline.run(numbered, "select", only=self.split).batch
 
     def _sampling_key(self, config: SamplingConfig) -> str | None:
-        """Digest of what the probabilities depend on; None where files cannot be told apart."""
+        """Digest of what the probabilities depend on; None where files cannot be distinguished."""
         states = [_state(path) for path in self.plan.paths]
         if None in states:
             return None

@@ -71,7 +71,7 @@ def test_poisonous_task_is_named_when_all_others_are_done(engine: LocalEngine) -
         for index, _ in engine.map(poison, list(range(6))):
             done.append(index)
 
-    with pytest.raises(WorkerDiedError, match=r"1 of 6 tasks kill .*\n  task 3: 3\n"):
+    with pytest.raises(WorkerDiedError, match=r"1 of 6 tasks crash .*\n  task 3: 3\n"):
         run()
     assert sorted(done) == [0, 1, 2, 4, 5]
 

@@ -260,7 +260,7 @@ def test_wrong_options_are_refused(dataset: Dataset) -> None:
             dataset.loader("train", **options)
     with pytest.raises(KeyError, match="target/signal"):
         dataset.loader("train", batch_size=1, columns=["target/signl"])
-    with pytest.raises(ConfigurationError, match="holds texts"):
+    with pytest.raises(ConfigurationError, match="holds strings"):
         dataset.loader("train", batch_size=1, columns=["extra/name"])
 
 

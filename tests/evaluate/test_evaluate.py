@@ -195,7 +195,7 @@ def test_a_split_without_events_is_replaced_by_val(
             checkpoint, dataset, EvaluateConfig(), directory=tmp_path / "r", name="n", seed=0
         )
     assert content["split"] == "val"
-    assert "judging 'val'" in caplog.text
+    assert "using 'val'" in caplog.text
     assert "slightly optimistic" in (tmp_path / "r" / "report.html").read_text()
 
 

@@ -296,7 +296,9 @@ def test_wrong_options_are_named_with_their_place() -> None:
         make_model(changed(backbone={"name": "transformer", "widht": 3}))
     with pytest.raises(UnknownComponentError, match="transfomer"):
         make_model(changed(backbone="transfomer"))
-    with pytest.raises(ConfigurationError, match="'name' says which backbone"):
+    with pytest.raises(
+        ConfigurationError, match="'name' is missing or not a string; available backbones"
+    ):
         make_model(changed(backbone={"width": 3}))
     with pytest.raises(ConfigurationError, match=r"model\.heads\.x: target: this key is required"):
         make_model(changed(heads={"x": "classification"}))

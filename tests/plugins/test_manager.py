@@ -368,9 +368,12 @@ def test_the_option_that_names_a_component_may_have_another_key(toys: Plugins) -
     [
         (
             {"width": 3},
-            "here: 'name' says which head this is; available: call, classification, regression",
+            (
+                "here: 'name' is missing or not a string; "
+                "available heads: call, classification, regression"
+            ),
         ),
-        ({"name": 3}, "here: 'name' says which head this is; available"),
+        ({"name": 3}, "here: 'name' is missing or not a string; available"),
         ({"name": "toi"}, "here: no installed plugin provides the head 'toi'; did you mean 'toy'?"),
         ({"name": "toy", "widht": 3}, "here: widht: unknown key; did you mean 'width'?"),
         ({"name": "call", "width": -1}, "here: call: the width is negative"),

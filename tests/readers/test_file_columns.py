@@ -112,7 +112,7 @@ def test_expressions_name_them_and_say_where_one_is_missing(tmp_path: Path) -> N
     for text, message in (
         ("matches(file, '(')", "not a regular expression"),
         ("matches(file)", "write matches"),
-        ("matches(jet_pt, 'a')", "needs a text"),
+        ("matches(jet_pt, 'a')", "needs a string"),
     ):
         with pytest.raises(ExpressionError, match=message):
             prepared(batch, event, {"extra.x": text}, {})

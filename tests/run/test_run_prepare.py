@@ -68,7 +68,7 @@ def _again(document: dict[str, Any], caplog: pytest.LogCaptureFixture) -> str:
 def test_what_has_not_changed_is_skipped_and_what_has_is_named(
     document: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert "prepare: it has not run yet" in _again(document, caplog)
+    assert "prepare: running (first time)" in _again(document, caplog)
     assert _again(document, caplog) == "prepare: up to date, skipped"
     (tmp_path / "in" / "b.parquet").touch()
     assert _again(document, caplog) == "prepare: up to date, skipped"

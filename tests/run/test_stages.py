@@ -9,7 +9,7 @@ def test_a_finished_stage_is_up_to_date_until_something_changes(tmp_path: Path) 
     output = tmp_path / "dataset.json"
     inputs = {"seed": 1, "prepare": {"select": {"cut": "count(jets) > 5"}}}
     records = StageRecords(tmp_path)
-    assert records.why_not("prepare", inputs, [output]) == "it has not run yet"
+    assert records.why_not("prepare", inputs, [output]) == "running (first time)"
 
     output.touch()
     records.finished("prepare", inputs)
@@ -30,7 +30,7 @@ def test_a_stage_that_starts_again_takes_the_later_ones_with_it(tmp_path: Path) 
     records.started("train")
     assert records.why_not("prepare", {}, []) is None
     for stage in ("train", "evaluate", "export"):
-        assert records.why_not(stage, {}, []) == "it has not run yet"  # type: ignore[arg-type]
+        assert records.why_not(stage, {}, []) == "running (first time)"  # type: ignore[arg-type]
 
 
 def test_evaluation_does_not_touch_the_export(tmp_path: Path) -> None:
@@ -43,4 +43,4 @@ def test_evaluation_does_not_touch_the_export(tmp_path: Path) -> None:
 
 def test_a_damaged_record_means_that_nothing_is_done(tmp_path: Path) -> None:
     (tmp_path / "stages.json").write_text("{")
-    assert StageRecords(tmp_path).why_not("train", {}, []) == "it has not run yet"
+    assert StageRecords(tmp_path).why_not("train", {}, []) == "running (first time)"

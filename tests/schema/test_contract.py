@@ -60,7 +60,10 @@ def test_a_head_makes_its_targets_required() -> None:
 
 
 def test_a_head_without_name_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"model\.heads\.s: 'name' says which head"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"model\.heads\.s: 'name' is missing or not a string; available heads",
+    ):
         compile_contract(event(), {"s": {"target": "signal"}})
 
 

@@ -96,7 +96,10 @@ def test_roles_from_names(name: str, expected: tuple[str, str] | None) -> None:
             "no particle 't11'; did you mean 't1'?",
         ),
         ({"particles": {"t1": {"b": "jet"}}, "symmetries": {}}, "no stream 'jet'; did you mean"),
-        ({"particles": {"t1/a": ["b"]}, "symmetries": {}}, "'t1/a': a particle or product is text"),
+        (
+            {"particles": {"t1/a": ["b"]}, "symmetries": {}},
+            "'t1/a': a particle or product is a string",
+        ),
         ({"targets": {"x": {"kind": "regression", "classes": ["a", "b"]}}}, "has no classes"),
         ({"targets": {"x": {"kind": "classification", "classes": ["a", "a"]}}}, "given twice"),
         (

@@ -139,7 +139,7 @@ def test_a_finished_training_is_left_alone_and_another_seed_starts_anew(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         fit(model_config, dataset, config, seed=2, restart=True, **options)
-    assert "training anew, as asked for" in caplog.text
+    assert "restarting from scratch (--restart)" in caplog.text
 
 
 def test_early_stopping_and_no_validation_split(

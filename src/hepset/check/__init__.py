@@ -26,9 +26,9 @@ __all__ = ["check_batch"]
 def check_batch(
     contract: Contract, batch: EventBatch, *, training: bool = True, raw: bool = False
 ) -> Report:
-    """Hold a batch against every rule of its contract and report all violations at once.
+    """Check a batch against every rule of its contract and report all violations at once.
 
-    Only real slots are judged: padding may hold anything. The batch is not padded or copied.
+    Only real slots are checked: padding may hold anything. The batch is not padded or copied.
 
     Args:
         contract: What is expected, resolved or not.

@@ -544,7 +544,7 @@ def _fits_float(label: str, wanted: str, view: View, findings: Findings) -> bool
         if values.max() <= limit and values.min() >= -limit:
             return True
         flags = view.real((values > limit) | (values < -limit))
-        expected = f"whole numbers that {wanted} holds exactly (up to {limit})"
+        expected = f"integers that {wanted} holds exactly (up to {limit})"
         advice = "identifiers belong under 'extra/…'; split a bit field into one feature per bit"
     if flags.any():
         found = view.first(flags)
@@ -558,14 +558,14 @@ def _fits_integer(label: str, wanted: str, view: View, findings: Findings) -> bo
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             flags = view.real(~(np.isfinite(values) & (values == np.floor(values))))
-        expected = "whole numbers"
+        expected = "integers"
         advice = "write labels and indices as integers, −1 = missing"
     else:
         limits = np.iinfo(np.dtype(wanted))
         if values.max() <= limits.max and values.min() >= limits.min:
             return True
         flags = view.real((values > limits.max) | (values < limits.min))
-        expected = f"whole numbers that {wanted} holds"
+        expected = f"integers that {wanted} holds"
         advice = "labels and indices count from 0, −1 = missing"
     if flags.any():
         found = view.first(flags)

@@ -11,7 +11,7 @@ from hepset.schema.tensors import Domain, Finite, Labels, NonNegative, OneHot, T
 
 
 def check_values(spec: TensorSpec, columns: dict[str, View], findings: Findings) -> None:
-    """Hold the columns of one tensor against its rules; real entries only."""
+    """Check the columns of one tensor against its rules; real entries only."""
     for rule in spec.rules:
         if isinstance(rule, Domain):
             if rule.feature in columns:
@@ -30,7 +30,7 @@ def check_values(spec: TensorSpec, columns: dict[str, View], findings: Findings)
 
 
 def check_target_weights(name: str, weights: Array, findings: Findings) -> None:
-    """Hold the weights of a target, which no contract names, against what all weights obey."""
+    """Check the weights of a target, which no contract names, against the rules of all weights."""
     _finite(name, View(weights), Finite(), findings, is_weight=True)
 
 
@@ -112,8 +112,8 @@ def _advice(values: Array, highest: int | None) -> str:
     if highest is None:
         return "write −1 where there is no label"
     return (
-        "no class, or several, fit these events: mend what makes the label, write −1 where there "
-        "is none, or select the events away"
+        "these events match no class or several; fix the label definition, write −1 where there is "
+        "no label, or remove the events by a selection"
     )
 
 

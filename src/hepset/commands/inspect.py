@@ -180,7 +180,7 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
             feature = spec.features.get(column) if spec is not None else None
             unit = unit_of(column, feature) if feature is not None else ""
             ranges.append(_range(f"{tensor}.{column}".rstrip("."), unit, part))
-    _print(console, "ranges of the training split", _RANGE_HEAD, ranges)
+    _print(console, "feature ranges (train)", _RANGE_HEAD, ranges)
     _print(
         console,
         "classes in the training split",
@@ -273,7 +273,7 @@ def _events(path: str, name: str | None, description: str, console: Console) -> 
     _momenta(event, console)
     _print(
         console,
-        "ranges of the first events",
+        "feature ranges (first events)",
         _RANGE_HEAD,
         list(_batch_ranges(found.batch, contract)),
     )

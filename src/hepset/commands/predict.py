@@ -20,7 +20,7 @@ from hepset.plugins import registry
 if TYPE_CHECKING:
     from hepset.predict.predict import Predictor
 
-UNKNOWN_TRAINING = "the data set of the training is not at hand: nothing says which events it used"
+UNKNOWN_TRAINING = "the training data set is not available: nothing says which events it used"
 _BOOKKEEPING = {"files", "sample", "max_events"}
 """Options of a reader that belong to the training files, not to others."""
 
@@ -71,7 +71,7 @@ def predict(
     """Apply MODEL (a run, a checkpoint or an ONNX file) to FILES.
 
     Derived features and cuts of the training are applied; events that fail a cut are kept and
-    marked. Events that the model was trained on are marked too, where the data set is at hand.
+    marked. Events that the model was trained on are marked too, where the data set is available.
     """
     from hepset.model import load_model  # noqa: PLC0415  torch, unless ONNX
     from hepset.predict import predict_files  # noqa: PLC0415

@@ -64,7 +64,7 @@ class LocalEngine(Engine):
         """Run ``task(item)`` for every item; yield (index, result) as they finish.
 
         Raises:
-            WorkerDiedError: At the end, naming the tasks that kill their worker.
+            WorkerDiedError: At the end, naming the tasks that crash their worker.
         """
         workers = min(self.workers, len(items))
         if workers <= 1:
@@ -125,7 +125,7 @@ class LocalEngine(Engine):
         if poisonous:
             named = "\n".join(f"  task {index}: {items[index]}" for index in poisonous)
             raise WorkerDiedError(
-                f"{len(poisonous)} of {len(items)} tasks kill their worker process (out of memory, "
+                f"{len(poisonous)} of {len(items)} tasks crash their worker (out of memory, "
                 f"or a crash in native code):\n{named}\nreduce read.chunk_size or "
                 "prepare.shard_size, or leave out these files; what is done is kept"
             )

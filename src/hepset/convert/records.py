@@ -128,8 +128,8 @@ def warn_of_unused_splits(plan: Plan, results: Sequence[ChunkResult]) -> None:
         # 20 is out of reach of chance: exp(−20) for an empty split.
         if not rows and wanted > 20:
             logger.warning(
-                "the split %r is empty although %.0f events were expected; extra/run and "
-                "extra/event do not tell events apart: set prepare.split.key: entry",
+                "the split %r is empty although %.0f events were expected; extra/run, extra/event "
+                "are not unique: set prepare.split.key: entry",
                 name,
                 wanted,
             )

@@ -123,7 +123,7 @@ class TensorType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow publishes n
         return TensorArray
 
 
-# Arrow asks for the type at every touch of a column: parsing it anew costs more than reading.
+# Arrow asks for the type at every touch of a column: parsing it again costs more than reading.
 @lru_cache(maxsize=4096)
 def _deserialized(serialized: bytes) -> TensorType:
     return TensorType(ColumnLayout.model_validate_json(serialized))
@@ -230,7 +230,7 @@ def narrow(layout: ColumnLayout, values: Array) -> Array:
                 "contract's ranges allow; run `hepset check --full`"
             )
     if values.dtype.kind in "US" and values.dtype.itemsize > stored.itemsize:
-        raise ContractError(f"{layout.name}: {values.dtype} texts do not fit {stored}")
+        raise ContractError(f"{layout.name}: {values.dtype} strings do not fit {stored}")
     # An extra of another type than the first files': promoted before, so this loses nothing.
     return np.ascontiguousarray(values, stored)
 
@@ -291,7 +291,7 @@ def _raw_jagged(layout: ColumnLayout, buffers: list[Any], start: int, rows: int)
     stored = np.dtype(layout.stored)
     if size % layout.width:
         raise DatasetError(
-            f"column {layout.name!r}: {size} bytes are not a whole number of objects of "
+            f"column {layout.name!r}: {size} bytes are not an integer number of objects of "
             f"{layout.width} bytes; the file is damaged"
         )
     values = (
@@ -462,7 +462,7 @@ def extra_layout(
     """
     if dtype.kind not in _KINDS:
         raise ContractError(
-            f"{name}: dtype {dtype} cannot be stored; make it a number, a boolean or a text of "
+            f"{name}: dtype {dtype} cannot be stored; make it a number, a boolean or a string of "
             "fixed width"
         )
     little = dtype.newbyteorder("<").str

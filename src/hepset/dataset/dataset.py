@@ -366,7 +366,7 @@ class Dataset:
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:
     """Open a data set.
 
-    Only ``dataset.json`` is read; shards are held against their records when they are opened, and
+    Only ``dataset.json`` is read; shards are checked against their records when opened, and
     digested by `Dataset.verify`.
 
     Args:

@@ -127,7 +127,7 @@ class Iteration(Iterator[Batch]):
         ]
         self._capacity = int(np.diff(self._starts).max(initial=0))
         if self._next < len(self._order):
-            # What stands before the first wanted batch is not read.
+            # What comes before the first wanted batch is not read.
             first = self._order.batch(self._next, self._starts)[0].window
             self._decoded = sum(number < first for number, _, _ in self._pieces)
 

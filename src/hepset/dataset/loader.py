@@ -1,7 +1,7 @@
 """`Loader`: batches of tensors for training, straight from the shards.
 
 The batch is the unit. Threads decode row groups into *windows* (the rows of a few row groups) and
-gather the rows of each batch from them, one call per tensor. Which event stands in which batch is
+gather the rows of each batch from them, one call per tensor. Which event is in which batch is
 a function of seed and epoch alone (`hepset.dataset.order`), whatever the threads.
 """
 
@@ -183,7 +183,7 @@ class Loader(IterableDataset[Batch]):
         self._consumed = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return where it stands: the batches that were drawn, and what decides the order."""
+        """Return its position: the batches that were drawn, and what decides the order."""
         return {
             "epoch": self.epoch,
             "batches": self._consumed,
@@ -244,7 +244,7 @@ def _chosen(split: Split, columns: Sequence[str] | None) -> dict[str, ColumnLayo
     for name, layout in layouts.items():
         if np.dtype(layout.dtype).kind not in "biufc":
             raise ConfigurationError(
-                f"loader: {name} holds texts and cannot be a tensor; read it by "
+                f"loader: {name} holds strings and cannot be a tensor; read it by "
                 f"dataset.split({split.name!r}).read({name!r})"
             )
     return layouts

@@ -108,7 +108,7 @@ class EpochOrder:
         return offsets_of(rows)
 
     def rows(self, start: int, stop: int) -> Array | None:
-        """Return which row of a window stands at which position; None where in order.
+        """Return which row of a window is at which position; None where in order.
 
         Args:
             start: First position of the window in the rank's order.

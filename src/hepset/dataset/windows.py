@@ -37,7 +37,7 @@ class Window:
         Args:
             ids: Their ids.
             fixed: Their tensors, those that are not jagged.
-            order: Which row stands at which position; None where in order.
+            order: Which row is at which position; None where in order.
             lengths: Stream → slots up to the last real one, of each row; empty if nobody asks.
             similar: Gives the order from the lengths of all rows, once they are decoded.
         """

@@ -1,4 +1,4 @@
-"""Columns of judged events by the names that configurations use, ``jet.mass`` or ``extra.mass``."""
+"""Columns of evaluated events by configuration names, ``jet.mass`` or ``extra.mass``."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def display(asked: DisplayConfig, evaluation: Evaluation) -> list[Drawing]:
         Drawing(
             "-".join(["display", asked.stream, *filter(None, (asked.x, asked.y))]),
             f"Displays of {asked.stream}",
-            f"The first judged events of each class, not chosen by what they look like. {sized}"
+            f"The first evaluated events of each class, not chosen by what they look like. {sized}"
             f"At most {200 * OUTSIDE:g} % of the objects lie outside the frames; those beyond the "
             "last slot are not shown.",
             lambda: _draw(asked, evaluation, objects, shown),

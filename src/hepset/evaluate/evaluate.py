@@ -90,7 +90,7 @@ def evaluate_run(
     )
     split = choose_split(dataset, config.split)
     if split != config.split:
-        _LOG.warning("evaluate: no events in the split %r, judging %r", config.split, split)
+        _LOG.warning("evaluate: no events in the split %r, using %r", config.split, split)
     judgement = judge(model, dataset, split, config, predictions=target / "predictions")
     provenance = {
         "run": name,

@@ -264,7 +264,7 @@ def _at_random(cut: _Cut, prefix: str, column: str) -> Metric:
 
 @styled
 def _draw(cut: _Cut, column: Quantity, window: tuple[float, float]) -> Figure:
-    figure, axes = new_figure(column.label, "Share per bin width")
+    figure, axes = new_figure(column.label, "Arbitrary units")
     # Few entries are told from nothing in wide bins only.
     bins = max(FEWEST_BINS, min(BINS, int(2 * math.sqrt(cut.passed.sum()))))
     edges = bin_edges([cut.signal, cut.background], bins)

@@ -1,4 +1,4 @@
-"""Histograms of the inputs per class, the judged split against the training split."""
+"""Histograms of the inputs per class, the evaluated split against the training split."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def draw_spectra(block: Sequence[Spectrum], evaluation: Evaluation, split: str) 
                     centres, content, error, fmt="o", color=colour, markersize=3, linewidth=1
                 )
         axes.set_xlabel(spectrum.axis, fontsize=11)
-        axes.set_ylabel("share per unit", fontsize=11)
+        axes.set_ylabel("Arbitrary units", fontsize=11)
         axes.tick_params(labelsize=10)
         axes.set_xlim(spectrum.edges[0], spectrum.edges[-1])
         # Plain tick labels: formulas take most of the time of drawing.

@@ -1,4 +1,4 @@
-"""`EventPipeline`: what becomes of events between a reader and a dataset or a model.
+"""`EventPipeline`: all that happens to events between a reader and a dataset or a model.
 
 Derive → select → split → check → pick → conform, always in this order. A conversion goes all the
 way, its counting passes stop after the split, ``hepset check`` and ``hepset inspect`` after the

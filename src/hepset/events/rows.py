@@ -161,14 +161,14 @@ def _typed(column: Column, layout: ColumnLayout) -> Column:
 def _cast(values: Array, layout: ColumnLayout) -> Array:
     stored = np.dtype(layout.stored)
     if values.dtype.kind == "f" and stored.kind in "iu":
-        # Whole numbers by the contract; NaN is a missing label.
+        # Integers by the contract; NaN is a missing label.
         values = np.where(np.isfinite(values), values, -1)
     with np.errstate(over="ignore"):
         return values.astype(stored, copy=False)
 
 
 def _plain(values: Array) -> Array:
-    """Texts of variable length become texts of fixed width."""
+    """Strings of variable length become strings of fixed width."""
     if values.dtype == object:
         return values.astype(str)
     return values

@@ -48,7 +48,7 @@ class _Moved:
         return np.maximum(new, -1), new == -2
 
     def permutation(self, slots: int) -> Array | None:
-        """Return which old slot stands in each of `slots` new ones; None where all stay."""
+        """Return which old slot is in each of `slots` new ones; None where all stay."""
         if self.places is None:
             return None
         before = self.before

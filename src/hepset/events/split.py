@@ -1,4 +1,4 @@
-"""Which split an event belongs to, and where in a split it stands.
+"""Which split an event belongs to, and its position in the split.
 
 Both are functions of the identity of the event and the seed, so they depend neither on the order in
 which files are read nor on how the work is cut.

@@ -509,7 +509,7 @@ def _compare(
     agree: Array,
     proved: Array,
 ) -> OutputCheck:
-    """Hold one output against torch: decisions that are `proved`, numbers where they `agree`.
+    """Compare one output with torch: decisions that are `proved`, numbers where they `agree`.
 
     Raises:
         ExportError: If they disagree.

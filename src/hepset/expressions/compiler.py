@@ -214,7 +214,7 @@ class Compiler:
         if isinstance(value, str):
             return Node(None, lambda _: value, tree, boolean=False, text=True)
         if not isinstance(value, (bool, int, float)):
-            raise self.error(tree, f"{value!r} is not a number, a text, true or false")
+            raise self.error(tree, f"{value!r} is not a number, a string, true or false")
         return self.folded(tree, value)
 
     def folded(self, tree: ast.expr, value: Any) -> Node:  # noqa: ANN401
@@ -222,7 +222,7 @@ class Compiler:
         if isinstance(value, (np.generic, np.ndarray)):
             value = value.item()
         if isinstance(value, int) and abs(value) >= 2**63:
-            raise self.error(tree, "this whole number does not fit into 64 bits")
+            raise self.error(tree, "this integer does not fit into 64 bits")
         return Node(None, lambda _: value, tree, boolean=isinstance(value, bool))
 
     def combine(
@@ -307,7 +307,7 @@ class Compiler:
         """Refuse text constants where numbers are meant."""
         if node.text:
             raise self.error(
-                node.tree, f"{user} needs a number, but {self.source(node.tree)} is a text"
+                node.tree, f"{user} needs a number, but {self.source(node.tree)} is a string"
             )
         return node
 
@@ -341,7 +341,7 @@ class Compiler:
             left, right = _widen(left), _widen(right)
             whole = all(np.asarray(side).dtype.kind in "iu" for side in (left, right))
             if whole and symbol in {"//", "%"} and np.any(np.equal(right, 0)):
-                message = f"whole numbers divided by zero with {symbol!r}; use / for inf and NaN"
+                message = f"integers divided by zero with {symbol!r}; use / for inf and NaN"
                 raise ZeroDivisionError(message)
             if whole and symbol == "**":
                 left = np.asarray(left, dtype=np.float64)
@@ -421,7 +421,7 @@ class Compiler:
                 raise self.error(element, "only constants may stand in the list after 'in'")
             values.append(item.run(_NO_COLUMNS))
         if len({isinstance(value, str) for value in values}) > 1:
-            raise self.error(right, "the list after 'in' mixes texts and numbers")
+            raise self.error(right, "the list after 'in' mixes strings and numbers")
         outside = isinstance(sign, ast.NotIn)
 
         def compute(x: Any) -> Any:  # noqa: ANN401
@@ -654,7 +654,7 @@ class Compiler:
         def compute(values: Any) -> Any:  # noqa: ANN401
             texts = np.asarray(values)
             if texts.dtype.kind not in "OUST":
-                raise TypeError(f"matches() needs a text, but this has dtype {texts.dtype}")
+                raise TypeError(f"matches() needs a string, but this has dtype {texts.dtype}")
             different, places = np.unique(texts.astype(str), return_inverse=True)
             found = np.array([pattern.search(text) is not None for text in different], bool)
             return found[places]
@@ -758,7 +758,7 @@ def _refuse_text_against_numbers(a: Any, b: Any) -> None:  # noqa: ANN401
     kinds = [np.asarray(value).dtype.kind for value in (a, b)]
     textual = [kind in "OUST" for kind in kinds]
     if textual[0] != textual[1]:
-        message = "one side is text, the other is not"
+        message = "one side is a string, the other is not"
         raise TypeError(message)
 
 

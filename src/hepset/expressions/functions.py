@@ -186,7 +186,7 @@ def _leading(offsets: Array, values: Array, number: int, by: Array | None = None
 
 
 def _distinguishable(key: Array) -> Array:
-    """The key as floats in the same order; whole numbers that float64 would merge as ranks."""
+    """The key as floats in the same order; integers that float64 would merge as ranks."""
     if key.dtype.kind == "f" or not key.size:
         return _with_nan(key)
     if max(abs(int(key.min())), abs(int(key.max()))) > 2**53:

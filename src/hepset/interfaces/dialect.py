@@ -35,7 +35,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def recognises(self, document: Mapping[str, Any]) -> bool:
-        """Whether a YAML document is written in this dialect, judged by its content."""
+        """Whether a YAML document is written in this dialect, decided from its content."""
 
     @abstractmethod
     def describe(

@@ -241,7 +241,7 @@ class Prediction:
 
 
 class Judge(ABC):
-    """Judges one prediction on some events.
+    """Evaluates one prediction on some events.
 
     An instance sees one prediction of one head on one split; what several of its numbers share
     may be kept in cached properties.
@@ -251,7 +251,7 @@ class Judge(ABC):
     """What `Prediction.fields` has to name."""
 
     def __init__(self, prediction: Prediction, evaluation: Evaluation) -> None:
-        """Keep what is to be judged."""
+        """Keep what is to be evaluated."""
         self.prediction = prediction
         self.evaluation = evaluation
 
@@ -262,7 +262,7 @@ class Judge(ABC):
 
     @abstractmethod
     def metrics(self) -> list[Metric]:
-        """Judge the predictions, each number with its statistical error."""
+        """Evaluate the predictions, each number with its statistical error."""
 
     def baselines(self) -> list[Metric]:
         """Say what simple methods give on the same events, under the same metric names."""

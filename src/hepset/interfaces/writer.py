@@ -76,7 +76,7 @@ class Writer(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Remove what was written so far; does nothing when the writer is closed."""
+        """Remove what was written so far; no-op when the writer is closed."""
 
     def __enter__(self) -> Self:
         """Return the writer."""

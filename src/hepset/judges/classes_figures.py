@@ -297,7 +297,7 @@ def _score(
     probability: Probability,
     train: tuple[Labelled, Array] | None,
 ) -> Figure:
-    figure, axes = new_figure(f"Predicted probability of {names[c]}", "Share per bin width")
+    figure, axes = new_figure(f"Predicted probability of {names[c]}", "Arbitrary units")
     edges, own = np.linspace(0, 1, 26), probability(c)
     for true, colour in zip(range(min(len(names), CLASSES)), COLOURS, strict=False):
         parts = [(entries, own), None if train is None else (train[0], train[1][:, c])]

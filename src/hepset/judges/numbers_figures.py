@@ -156,7 +156,7 @@ def _truth(shown: Shown) -> Figure:
 @styled
 def _residuals(shown: Shown) -> Figure:
     x = f"Predicted minus true {shown.name}"
-    figure, axes = new_figure(shown.axis(x), "Share per bin width")
+    figure, axes = new_figure(shown.axis(x), "Arbitrary units")
     own = shown.residual(shown.field("value"))
     simple = None if shown.baseline is None else shown.residual(shown.baseline[1])
     edges = bin_edges(own if simple is None else [own, simple], 50, 0.01)
@@ -216,7 +216,7 @@ def _profile(shown: Shown) -> Figure:
 
 @styled
 def _pulls(shown: Shown, pull: Array) -> Figure:
-    figure, axes = new_figure("Residual / predicted half width", "Share per bin width")
+    figure, axes = new_figure("Residual / predicted half width", "Arbitrary units")
     edges = np.linspace(-5, 5, 51)
     draw_histogram(
         axes, pull, edges, shown.entries.weight, label="model", density=True, points=True

@@ -32,7 +32,7 @@ class HeadJudge:
         self.judges = list(judges)
 
     def metrics(self) -> list[Metric]:
-        """Judge the predictions, each number with its statistical error."""
+        """Evaluate the predictions, each number with its statistical error."""
         return [metric for judge, metric in self._named(lambda judge: judge.metrics())]
 
     def baselines(self) -> list[Metric]:

@@ -57,7 +57,7 @@ class Component:
     name: str
     """What users write in a configuration: letters, digits, ``-``, ``_`` and ``.``."""
     reference: object
-    """Where it is, ``"module:attribute"``; or the component itself where it is at hand, as in a
+    """Where it is, ``"module:attribute"``; or the component itself where available, as in a
     test."""
     summary: str = ""
     """What it is, in one short sentence, shown in lists without importing it."""

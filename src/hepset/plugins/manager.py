@@ -269,8 +269,8 @@ class Plugins:
         name = given.get(key)
         if not isinstance(name, str):
             raise ConfigurationError(
-                f"{where}: {key!r} says which {KINDS[kind].singular} this is; available: "
-                f"{', '.join(self.names(kind)) or 'none'}"
+                f"{where}: {key!r} is missing or not a string; available "
+                f"{kind.replace('_', ' ')}: {', '.join(self.names(kind)) or 'none'}"
             )
         rest = {option: value for option, value in given.items() if option != key}
         return self.load(kind, name, where), rest

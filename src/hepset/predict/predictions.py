@@ -128,7 +128,7 @@ class ParquetWriter(Writer):
         self._temporary = self._file = None
 
     def abort(self) -> None:
-        """Remove what was written so far; does nothing when the writer is closed."""
+        """Remove what was written so far; no-op when the writer is closed."""
         if self._temporary is None:
             return
         if self._file is not None:

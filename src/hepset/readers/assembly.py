@@ -151,7 +151,7 @@ class Assembly:
             if not isinstance(values, Ragged) and values.ndim == 1:
                 found[f"columns/{entry.owner}"] = values
         for name, data in streams.items():
-            # A stream of lists knows its lengths; a counter beside it is held against them.
+            # A stream of lists knows its lengths; a counter beside it is checked against them.
             for entry in self.columns.of("count", name):
                 if data.slots is None:
                     found[f"{name}.counts"] = self._number(entry, self._values(entry))
@@ -397,7 +397,7 @@ def _scaled(values: Array, scale: float) -> Array:
 
 
 def _labels(values: Array) -> Array:
-    """Whole numbers as int64, NaN as −1; fractional values stay for the check to refuse."""
+    """Integers as int64, NaN as −1; fractional values stay for the check to refuse."""
     if values.dtype.kind in "bi":
         return values.astype(np.int64)
     if values.dtype.kind != "f":

@@ -48,7 +48,7 @@ class ParquetReader(ColumnarReader):
 
 @dataclass
 class _Cursor:
-    """Where a sequential pass over a file stands."""
+    """Position of a sequential pass over a file."""
 
     names: tuple[str, ...]
     position: int

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 SUSPICIOUS: Final = 0.001
-"""p-value below which a difference between training and judged split is pointed out."""
+"""p-value below which a difference between training and evaluated split is pointed out."""
 SHOWN_SOURCES: Final = 100
 SHOWN_METRICS: Final = 28
 """Metrics of a head that are shown at once; the others on request."""
@@ -125,7 +125,7 @@ def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
     backbone = ", ".join(f"{k} {v}" for k, v in model.config.backbone.items() if k != "name")
     versions = model.record()["versions"]
     rows: list[tuple[str, str]] = [
-        ("judged on", f"split “{judgement.split}”, {number(len(evaluation))} events"),
+        ("evaluated on", f"split “{judgement.split}”, {number(len(evaluation))} events"),
         ("backbone", f"{model.config.backbone['name']} ({backbone or 'default options'})"),
         (
             "heads",
@@ -198,7 +198,7 @@ def _data(dataset: Dataset, drawn: Mapping[str, Sequence[float]]) -> Iterator[Se
     body = samples + splits + skipped
     body += page.details(f"{len(manifest.sources)} sources", sources)
     yield Section("Data", body)
-    yield Section("Ranges of the training split", _ranges(manifest, drawn), level=3)
+    yield Section("Feature ranges (train)", _ranges(manifest, drawn), level=3)
     cutflow = _cutflow(manifest)
     if cutflow:
         yield Section("Cutflow", cutflow, level=3)
@@ -439,9 +439,9 @@ def _variations(
     if not names:
         return None
     body = page.paragraph(
-        "The judged events once more with changed inputs; objects neither enter nor leave, and the "
-        "model stays. Shifts are differences to the unchanged events; their errors come from the "
-        f"spread over {PARTS} parts of the events, each compared with itself."
+        "The evaluated events again with changed inputs; objects neither enter nor leave, and the "
+        "model is the same. Shifts are differences to the unchanged events; their errors come from "
+        f"the spread over {PARTS} parts of the events, each compared with itself."
     )
     body += table(
         ("variation", "feature", "expression"),
@@ -518,7 +518,7 @@ def _notes(judgement: Judgement, dataset: Dataset) -> Section:
     weight = evaluation.weight
     lines = [
         (
-            "Errors are statistical only: they come from the number of judged events. Nothing here "
+            "Errors are statistical only: they come from the number of evaluated events. Nothing "
             "accounts for systematic uncertainties, for the choice of the seed, or for differences "
             "between simulation and data."
         ),
@@ -527,7 +527,7 @@ def _notes(judgement: Judgement, dataset: Dataset) -> Section:
             "treated as independent where a difference in σ is given; they are correlated, so the "
             "true significance is usually larger."
         ),
-        f"The judged split has {number(len(evaluation))} events"
+        f"The evaluated split has {number(len(evaluation))} events"
         + (
             f", worth {number(effective_events(weight))} unweighted ones."
             if evaluation.weighted

@@ -151,7 +151,7 @@ def _check_evaluation(run: Run, batch: EventBatch, event: EventInfo) -> None:
 
 
 def _check_later_stages(run: Run) -> None:
-    """Hold what evaluation and export are asked for against what is known without events."""
+    """Check the requests of evaluation and export against what is known without events."""
     from hepset.evaluate.evaluate import require_split  # noqa: PLC0415  imports torch
     from hepset.export.onnx import parse_layout  # noqa: PLC0415  imports torch
 
@@ -164,7 +164,7 @@ def _check_later_stages(run: Run) -> None:
 
 
 def _check_model(run: Run) -> None:
-    """Hold the backbone's options against its own model; the heads' contracts did that for them."""
+    """Check the backbone's options against its own model, as the heads' contracts did for heads."""
     registry().configure("backbones", run.config.model.backbone, "model.backbone")
 
 

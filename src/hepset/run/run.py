@@ -343,7 +343,7 @@ class Run:
         return self.checkpoint
 
     def evaluate(self, *, force: bool = False) -> dict[str, Any]:
-        """Predict a split, judge it, write ``metrics.json`` and ``report.html``.
+        """Predict a split, evaluate it, write ``metrics.json`` and ``report.html``.
 
         Returns:
             The content of ``metrics.json``.

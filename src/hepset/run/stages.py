@@ -37,7 +37,7 @@ class StageRecords:
         """Return why a stage has to run, or None where it is up to date."""
         record = self._records.get(stage)
         if record is None:
-            return "it has not run yet"
+            return "running (first time)"
         missing = [path for path in outputs if not path.exists()]
         if missing:
             return f"{missing[0].name} is missing"

@@ -1,5 +1,5 @@
 """Sampling: how often each training event is shown.
 
 `reweighting` turns histograms of the classes into acceptances, `drawing` turns acceptances into
-whole numbers of repetitions, and `split` does both for a split of a data set.
+integer numbers of repetitions, and `split` does both for a split of a data set.
 """

@@ -61,7 +61,7 @@ class Acceptances:
         if not self.rows.any():
             raise ConfigurationError(
                 f"train.sampling: all {len(self.rows)} training events have the probability 0; "
-                f"mend base_weight: {rule.config.base_weight!r}"
+                f"fix base_weight: {rule.config.base_weight!r}"
             )
         self.strata = np.where(found == OUTSIDE, 0, found // self.histograms.bins)
         self._announce(int((found == OUTSIDE).sum()))

@@ -1,7 +1,7 @@
 """`Learnt`: what a pass over all events teaches about their acceptance, and the file it is kept in.
 
-Streams decide about events that they have not seen before, at every start anew. The pass is made
-once; its result stands in the folder of the run under a key, and counts as long as the key is the
+Streams decide about events that they have not seen before, again at every start. The pass is made
+once; its result is kept in the folder of the run under a key, and counts as long as the key is the
 same.
 """
 

@@ -115,7 +115,7 @@ class Histograms:
             raise ConfigurationError(
                 f"train.sampling: no training event in the class{'es' * (len(empty) > 1)} "
                 f"{', '.join(empty)} has its variables inside the bins, so it cannot be drawn; "
-                "leave the class out, or mend its expression or the edges"
+                "leave the class out, or fix its expression or the edges"
             )
         acceptance = np.stack(
             [self._flat(h) for h in self.counts]

@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 _READ: Final = 65_536
 """Events that are read at a time."""
 _EXPECTATION: Final = 3
-"""First number of the key of the throw that weaver's number of repetitions hangs on."""
+"""First number of the key of the throw that weaver's number of repetitions depends on."""
 
 
 class SplitSampler:

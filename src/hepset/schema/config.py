@@ -270,7 +270,7 @@ class StartFrom(Model):
     path: str
     """A run directory or a checkpoint, whose backbone has the same options and inputs."""
     heads: tuple[str, ...] = ()
-    """Heads whose weights are taken over too; all others begin anew."""
+    """Heads whose weights are taken over too; all others start from scratch."""
     freeze: bool = False
     """Whether the backbone stays as it is: its weights, its dropout off, its running averages."""
 
@@ -330,7 +330,7 @@ class TrainConfig(Model):
     """Stop early; null trains all epochs."""
     start_from: StartFrom | None = None
     """Begin with the backbone of another training: a path, or ``{path: …, heads: […], freeze:
-    true}``; null = begin anew."""
+    true}``; null = start from scratch."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of training batches."""
     sampling: SamplingConfig | None = None
@@ -486,7 +486,7 @@ class EvaluateConfig(Model):
     """Predictions and report."""
 
     split: str = "test"
-    """Split that is judged; ``val`` instead where no event fell into it."""
+    """Split to evaluate; ``val`` instead where no event fell into it."""
     batch_size: PositiveInt = 1024
     """Events per batch."""
     max_objects: PositiveInt | None = None
@@ -552,7 +552,7 @@ class RunConfig(Model):
     train: TrainConfig = TrainConfig()
     """How it is learnt."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How it is judged."""
+    """How it is evaluated."""
     execution: ExecutionConfig = ExecutionConfig()
     """Where it runs."""
     export: ExportConfig = ExportConfig()

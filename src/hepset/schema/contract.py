@@ -74,7 +74,7 @@ class Contract(Model):
         training: bool = True,
         raw: bool = False,
     ) -> Report:
-        """Hold a batch against every rule and report all violations at once.
+        """Check a batch against every rule and report all violations at once.
 
         Args:
             batch: Events of one or several sources.

@@ -185,7 +185,7 @@ class Process(Model):
         for particle, products in self.particles.items():
             for name in (particle, *products):
                 if "/" in name or not name:
-                    raise ValueError(f"{name!r}: a particle or product is text without '/'")
+                    raise ValueError(f"{name!r}: a particle or product is a string without '/'")
             if not products:
                 raise ValueError(f"particle {particle!r} has no products")
         for name in self.symmetries:
@@ -380,7 +380,7 @@ class EventInfo(Model):
             raise ValueError("an event needs at least one stream or global")
         for process, topology in self.processes.items():
             if "/" in process:
-                raise ValueError(f"process {process!r}: a name is text without '/'")
+                raise ValueError(f"process {process!r}: a name is a string without '/'")
             for particle, products in topology.particles.items():
                 for product, stream in products.items():
                     if stream is not None and stream not in self.streams:

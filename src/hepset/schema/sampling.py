@@ -16,7 +16,7 @@ __all__ = ["SamplingConfig"]
 
 
 class SamplingConfig(Model):
-    """Draw training events with a probability of their own, anew in every epoch.
+    """Draw training events with a probability of their own, again in every epoch.
 
     Validation and test events are never drawn: they are judged as they are. The events' physical
     weights stay as they are and multiply the loss as always.
@@ -44,7 +44,7 @@ class SamplingConfig(Model):
     base_weight: str | None = None
     """Expression of a further factor of every event's probability."""
     sampler: Literal["exact", "accept_reject"] = "exact"
-    """``exact``: each event is drawn as often as expected, up or down to a whole number, so that
+    """``exact``: each event is drawn as often as expected, up or down to an integer, so that
     the class fractions hold exactly. ``accept_reject``: each event is accepted or not by a throw
     of its own, as weaver does."""
     max_repeats: PositiveInt = 10

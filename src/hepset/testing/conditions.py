@@ -123,7 +123,7 @@ def check_options(
     require(options.model_config.get("frozen"), f"{label} is not frozen: options would change")
     require(
         options.model_config.get("extra") == "forbid",
-        f"{label} takes unknown options in silence: a misspelt option would do nothing",
+        f"{label} takes unknown options in silence: a misspelt option would be ignored",
     )
     described = options.descriptions()
     bare = [name for name in options.model_fields if not described.get(name)]

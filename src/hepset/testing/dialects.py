@@ -103,7 +103,7 @@ def _check_description(
 
 def _check_unknown_key(dialect: Dialect, document: Mapping[str, Any], where: str) -> None:
     key = "NO_SUCH_KEY_AT_ALL"
-    why = "a misspelt key would do nothing, in silence"
+    why = "a misspelt key would be silently ignored"
     try:
         dialect.describe({**document, key: 1}, where=where)
     except EventInfoError as problem:

@@ -25,7 +25,7 @@ GARBAGE = 300.0
 _ADDED = 3
 _SET = "objects are a set, their order means nothing; drop what depends on positions"
 _PADDING = (
-    "an event would be judged by how long others of its batch are; mask every sum, mean, maximum, "
+    "a prediction would depend on how long other events are; mask every sum, mean, maximum, "
     "softmax and normalisation over objects"
 )
 _ALONE = "an event may not depend on the others of its batch, nor on how it is cut"

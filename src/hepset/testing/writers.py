@@ -38,7 +38,7 @@ def check_writer(
     * Nothing is visible under the target's name before ``close``; a target that exists keeps its
       content until then.
     * ``abort``, and an error inside ``with``, leave the folder as it was; ``abort`` after
-      ``close`` does nothing.
+      ``close`` is a no-op.
     * No file but the target remains.
     * What is written in several batches of any sizes reads back equal, in order.
     * No events at all are written, or refused by a `HepsetError` that leaves nothing.

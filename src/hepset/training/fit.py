@@ -63,7 +63,7 @@ def fit(
         execution: Devices and threads.
         seed: Seed of weights, order, dropout and augmentation.
         directory: The run's directory.
-        restart: Train anew in any case.
+        restart: Train from scratch in any case.
 
     Returns:
         The checkpoint with the lowest validation loss (training loss where no event is in
@@ -199,11 +199,12 @@ def _resume_from(path: Path, key: str, *, restart: bool) -> Path | None:
     if not path.is_file():
         return None
     if restart:
-        _LOG.info("training anew, as asked for; %s is removed", path)
+        _LOG.info("restarting from scratch (--restart); %s is removed", path)
         return None
     if stored_key(path) != key:
         _LOG.info(
-            "training anew: %s was made with another model, data set, configuration or seed", path
+            "starting from scratch: %s has another model, data set, configuration or seed",
+            path,
         )
         return None
     return path
@@ -237,7 +238,7 @@ def _announce(module: TrainingModule, resume: Path | None) -> None:
         config.total_epochs,
         max(1, events // size),
         min(size, events),
-        f", {events % size} other events left out of each"
+        f", dropping {events % size} events per epoch (different ones each time)"
         if events > size and events % size
         else "",
         f"; continues {resume}" if resume is not None else "",

@@ -69,7 +69,7 @@ class Joint:
         preferred: Sets of tuples, (B, C) per particle, each of whose best members are listed
             whatever their scores: the true ones in training, the chosen ones in a decision.
         fade: Whether the last listed tuples fade out. Which of two tuples of almost equal scores is
-            the last one is a matter of rounding; the probabilities then do not hang on it.
+            the last one is a matter of rounding; the probabilities then do not depend on it.
     """
 
     def __init__(

@@ -111,7 +111,7 @@ class ProcessPlan:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of its fields."""
+        """Prefix of the names of its fields."""
         return f"{self.name}/" if self.name else ""
 
 

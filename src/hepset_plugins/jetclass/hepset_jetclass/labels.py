@@ -57,7 +57,7 @@ class Label:
 
     @property
     def group(self) -> str:
-        """Group by which Sophon samples: quarks, and e with μ, are not told apart."""
+        """Group by which Sophon samples: quarks, and e with μ, are not distinguished."""
         if self.part == "QCD":
             return "QCD"
         order = list(dict.fromkeys(_KIND.values()))

@@ -10,7 +10,7 @@ _FUNCTIONS = {
     "argmax_of": ("ARGMAX_OF", "Which of several values is the largest, from 0."),
     "finite": ("FINITE", "NaN replaced, an infinity the largest number."),
     "float32": ("FLOAT32", "Rounded to single precision."),
-    "int64": ("INT64", "Whole numbers, towards 0."),
+    "int64": ("INT64", "Integers, rounded towards 0."),
     "log2": ("LOG2", "Logarithm to base 2."),
     "nan_to_num": ("NAN_TO_NUM", "NaN is 0, an infinity the largest number of its sign."),
     "nanmax": ("NAN_MAX", "Largest number of each event, leaving out NaN."),

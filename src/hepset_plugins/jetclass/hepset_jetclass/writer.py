@@ -151,7 +151,7 @@ class JetClassRootWriter(Writer):
         self._hidden.replace(self._target)
 
     def abort(self) -> None:
-        """Remove the hidden file; does nothing when the writer is closed."""
+        """Remove the hidden file; no-op when the writer is closed."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -288,7 +288,7 @@ def test_new_variables_are_named_or_written_out() -> None:
         ("np.argmax(np.stack([a, b], axis=0), axis=1)", "needs axis=1"),
         ("np.exp(x > 1)", "half precision"),
         ("np.reciprocal(q)", "write 1 / x"),
-        ("ak.values_astype(q, 'uint8')", "beyond its range numbers begin anew"),
+        ("ak.values_astype(q, 'uint8')", "beyond its range numbers wrap around"),
         ("ak.max(x > 1, axis=1, mask_identity=False)", "write ak.any"),
         ("ak.ptp(x, axis=1, mask_identity=False)", "'mask_identity' has no translation"),
         ("ak.sum(y / y[q > 0][:, 0], axis=1)", r"x\[condition\] inside a sum"),

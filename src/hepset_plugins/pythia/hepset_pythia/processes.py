@@ -85,7 +85,7 @@ class Process:
 
     @property
     def identity(self) -> str:
-        """All settings as one text: equal texts generate equal events."""
+        """All settings as one string: equal strings generate equal events."""
         turns = [";".join(turn) for turn in self.alternatives]
         return "\n".join((*self.settings, "--", *turns))
 

@@ -1,4 +1,4 @@
-"""Trained SPANet models: `load_spanet`, `load_spanet_run`, and what becomes of them in hepset."""
+"""Trained SPANet models: `load_spanet`, `load_spanet_run`, and what they become in hepset."""
 
 from __future__ import annotations
 

@@ -93,13 +93,13 @@ class _Parser:
     def name(self, name: object, place: str, *, identifier: bool = False) -> bool:
         """Whether something may be a name; complains where not."""
         if not isinstance(name, str):
-            self.complain(place, f"a name is text, found {name!r}; put it in quotes")
+            self.complain(place, f"a name is a string, found {name!r}; put it in quotes")
         elif name in RESERVED:
             self.complain(place, f"{name!r} is a word that SPANet's files use themselves")
         elif identifier and not IDENTIFIER.match(name):
             self.complain(place, f"{name!r}: a name is made of letters, digits and '_'")
         elif not name or "/" in name:
-            self.complain(place, f"{name!r}: a name is text without '/'")
+            self.complain(place, f"{name!r}: a name is a string without '/'")
         else:
             return True
         return False

@@ -1,4 +1,4 @@
-"""`Matching`: which true particle a particle of SPANet's network stands for, event by event."""
+"""`Matching`: which true particle a particle of SPANet's network represents, event by event."""
 
 from __future__ import annotations
 

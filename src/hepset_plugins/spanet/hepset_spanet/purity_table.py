@@ -177,7 +177,7 @@ class PurityTableWriter(Writer):
         self._parts: list[dict[str, Array]] = []
 
     def open(self, target: Path, contract: Contract, **known: Unpack[Known]) -> None:
-        """Start anew; an empty `target` (``Path()``) writes no file.
+        """Start from scratch; an empty `target` (``Path()``) writes no file.
 
         Args:
             target: File to write.
@@ -215,7 +215,7 @@ class PurityTableWriter(Writer):
             if each.tensor not in batch:
                 where = batch.where(0)[0] if len(batch) else "the files"
                 raise ConfigurationError(
-                    f"{where}: no {each.tensor}: without true assignments nothing can be judged"
+                    f"{where}: no {each.tensor}: without true assignments nothing can be evaluated"
                 )
             field = each.tensor.removeprefix("target/assignment/")
             found[each.tensor] = np.asarray(batch[each.tensor])
@@ -233,7 +233,7 @@ class PurityTableWriter(Writer):
             ConfigurationError: If there was no event.
         """
         if not self._parts or not sum(len(part["objects"]) for part in self._parts):
-            raise ConfigurationError("no event passes the selection: nothing can be judged")
+            raise ConfigurationError("no event passes the selection: nothing can be evaluated")
         everything = {
             name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]
         }
@@ -272,7 +272,7 @@ class PurityTableWriter(Writer):
             each.tensor.removeprefix("target/assignment/") for each in self.event.assignments()
         ]
         if not fields:
-            raise ConfigurationError("the event declares no particle: there is nothing to judge")
+            raise ConfigurationError("the event declares no particle: there is nothing to evaluate")
         heads = list(dict.fromkeys(name.partition("/")[0] for name in predictions))
         able = [h for h in heads if all(f"{h}/{field}" in predictions for field in fields)]
         if self.head is not None and self.head not in able:

@@ -193,7 +193,7 @@ def test_only_the_documented_tags_are_read(tag: object) -> None:
         ({"REGRESSIONS": {"t1": ["m"]}}, "one level lower: t1: {PARTICLE: [mass], q1: [pt]}"),
         ({"REGRESSIONS": {"t1": [{"PARTICLE": ["m"]}]}}, "write one map: t1: {PARTICLE: [mass]"),
         ({"REGRESSIONS": {"t1": {"q9": ["m"]}}}, "'t1' has no product 'q9'"),
-        ({"CLASSIFICATIONS": {"EVENT": [["s", "gaussian"]]}}, "a name is text"),
+        ({"CLASSIFICATIONS": {"EVENT": [["s", "gaussian"]]}}, "a name is a string"),
         (
             {"REGRESSIONS": {"EVENT": ["x"]}, "CLASSIFICATIONS": {"EVENT": ["x"]}},
             "already stated as REGRESSIONS/EVENT/x",

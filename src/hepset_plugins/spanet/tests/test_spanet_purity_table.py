@@ -378,7 +378,7 @@ def test_the_command_prints_spanets_table(tmp_path: Path, write_file: WriteFile)
     heading = next(line for line in done.output.splitlines() if "objects" in line)
     assert all(name in heading for name in ("share of events", "event purity", "t purity"))
     assert "nan" not in done.output
-    assert "the data set of the training is not at hand" in done.output
+    assert "the training data set is not available" in done.output
     assert "2t" in done.output
     assert "40 of 40 events" in done.output
     table = json.loads((tmp_path / "table.json").read_text())[""]

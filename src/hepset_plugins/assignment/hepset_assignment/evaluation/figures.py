@@ -42,7 +42,7 @@ def figures(
     Args:
         topology: All that is assigned.
         evaluation: The events.
-        cases: As `compared` gives them, where they are at hand.
+        cases: As `compared` gives them, where available.
     """
     found: list[Drawing] = []
     for number, plan, judged, simple, other in cases or compared(topology, evaluation):

@@ -25,7 +25,7 @@ class AssignmentsJudge(Judge):
     changes nothing. Definitions: section 8 of SPANet's papers (arXiv:2106.03898).
 
     Fields: those of the particles, by the names that the topology gives them. Options:
-    ``topology``, where it is at hand; ``quantities``, targets of particles that are judged where
+    ``topology``, where available; ``quantities``, targets of particles that are evaluated where
     the particle is right.
     """
 
@@ -68,5 +68,5 @@ class AssignmentsJudge(Judge):
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Every process that can be judged."""
+        """Every process that can be evaluated."""
         return compared(self.topology, self.evaluation)

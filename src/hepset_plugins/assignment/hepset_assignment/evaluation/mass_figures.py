@@ -214,5 +214,5 @@ def _around(true: Array, below: float, above: float) -> Array:
 
 
 def _short(name: str) -> str:
-    """A name for a legend: without what stands in parentheses."""
+    """A name for a legend: without the part in parentheses."""
     return name.partition(" (")[0]

@@ -86,7 +86,7 @@ def metrics(
 def baselines(
     topology: Topology, evaluation: Evaluation, cases: Sequence[Case] | None = None
 ) -> list[Metric]:
-    """Judge the simple assignment of every process, and the masses of the true objects."""
+    """Evaluate the simple assignment of every process, and the masses of the true objects."""
     found: list[Metric] = []
     for _, plan, _, simple, judged in cases or compared(topology, evaluation):
         indices = simple.predictions

@@ -51,7 +51,7 @@ def quantity_metrics(
 def quantity_baselines(
     quantities: Sequence[Quantity], topology: Topology, evaluation: Evaluation
 ) -> list[Metric]:
-    """Judge the median, or the most frequent class, of the targets in the training split."""
+    """Evaluate the median, or the most frequent class, of the targets in the training split."""
     source = evaluation if evaluation.train is None else evaluation.train
     of = "median" if evaluation.train is not None else "median of these events"
     found: list[Metric] = []

@@ -245,7 +245,7 @@ def sculpting_metrics(
         judged: The process's own events.
         indices: Field → objects; the head's where None.
         of: Who reached it.
-        noise: Whether to judge one random assignment per event instead: what statistics alone
+        noise: Whether to evaluate one random assignment per event instead: what statistics alone
             gives.
     """
     found: list[Metric] = []

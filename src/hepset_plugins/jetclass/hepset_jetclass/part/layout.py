@@ -110,7 +110,7 @@ class WeaverLayout(ExportLayout):
         return known[0]
 
     def _check_groups(self, weaver: WeaverConfig, where: str) -> None:
-        """Hold the order of the channels against that of the data configuration."""
+        """Check the order of the channels against that of the data configuration."""
         for group, own in (("features", list(self.features)), ("vectors", self.vectors)):
             name = f"{self.stream}_{group}"
             if name not in weaver.inputs:

@@ -109,7 +109,7 @@ FINITE: Final = _each(_finite, "x", "instead")
 FLOAT32: Final = _each(_float32, "x")
 """``float32(x)``: in single precision."""
 INT64: Final = _each(_int64, "x")
-"""``int64(x)``: whole numbers, towards 0."""
+"""``int64(x)``: integers, rounded towards 0."""
 SIGN: Final = _each(np.sign, "x")
 """``sign(x)``: −1, 0 or 1."""
 LOG2: Final = _each(np.log2, "x")

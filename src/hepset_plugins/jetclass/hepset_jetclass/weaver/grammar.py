@@ -21,7 +21,7 @@ class VariableScale(Model):
     length: PositiveInt | None = None
     """Length of its group; null = one value per event."""
     pad_mode: Literal["constant", "wrap"] = "constant"
-    """What stands behind the last object: a constant, or the objects again from the first."""
+    """What follows the last object: a constant, or the objects again from the first."""
     center: float | Literal["auto"] | None = None
     """What is subtracted; null = no subtraction, no scale and no clipping; auto = the median."""
     scale: float = 1.0
@@ -44,7 +44,7 @@ class Preprocess(Model):
     """How variables are standardised."""
 
     method: str = "manual"
-    """``manual``, or a text that begins with ``auto``."""
+    """``manual``, or a string that begins with ``auto``."""
     data_fraction: float = Field(default=0.1, gt=0, le=1)
     """Part of each file, from its beginning, that ``auto`` looks at."""
     params: dict[str, VariableScale] | None = None
@@ -87,7 +87,7 @@ class InputGroup(Model):
     vars: tuple[Variable, ...] = Field(min_length=1)
     """Its variables, in order."""
     pad_mode: Literal["constant", "wrap"] = "constant"
-    """What stands behind the last object."""
+    """What follows the last object."""
 
     @field_validator("pad_mode", mode="before")
     @classmethod
@@ -115,7 +115,7 @@ class Labels(Model):
             raise ValueError("value names no label")
         if self.type == "simple" and len(self.value) < 2:
             raise ValueError(
-                f"type 'simple' needs at least two columns to tell apart, found {self.value}; for "
+                f"type 'simple' needs at least two columns to distinguish, found {self.value}; for "
                 "one column that is 0 or 1 write type: custom, value: {label: <column>}"
             )
         if isinstance(self.value, list) and len(set(self.value)) < len(self.value):
@@ -186,7 +186,7 @@ class WeaverConfig(Model):
     treename: str | None = None
     """Tree of ROOT files; null = the only one."""
     branch_magic: dict[str, str] = Field(default_factory=dict)
-    """Text → text: what a branch is called in the files."""
+    """String → string: what a branch is called in the files."""
     file_magic: dict[str, dict[str, float]] = Field(default_factory=dict)
     """New variable → regular expression of the file's path → value; 0 where none fits."""
     selection: str | None = None

@@ -1,4 +1,4 @@
-"""What a SPANet checkpoint holds, held against the event and options that it was trained with."""
+"""Contents of a SPANet checkpoint, checked against the event and options of its training."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 weaver hands its expressions to Python's ``eval`` with numpy, awkward and its own helpers. Here they
 are parsed, and every part that has a meaning per event or per object is written in hepset's
-language (`hepset.expressions.language`); what mixes events, or orders objects anew, is refused.
+language (`hepset.expressions.language`); what mixes events, or reorders objects, is refused.
 """
 
 from __future__ import annotations

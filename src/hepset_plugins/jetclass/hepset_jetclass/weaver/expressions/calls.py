@@ -141,7 +141,7 @@ class Calls(Reductions, Momenta):
     def positional(
         self, node: ast.Call, name: str, options: Mapping[str, ast.expr]
     ) -> Sequence[ast.expr]:
-        """Return the arguments; types and lengths of padding are judged and left out."""
+        """Return the arguments; types and lengths of padding are checked and left out."""
         arguments = list(node.args)
         left = dict(options)
         if name in {"clip", "_clip"}:
@@ -171,6 +171,6 @@ class Calls(Reductions, Momenta):
         if kind == "float64":
             return value
         if kind not in SINGLE | WHOLE | TRUTH:
-            reason = "; beyond its range numbers begin anew: write int64" if kind in NARROW else ""
+            reason = "; beyond its range numbers wrap around: write int64" if kind in NARROW else ""
             raise self.error(node, f"the type {kind!r} has no translation{reason}")
         return ast.Call(ast.Name(kind), [value], [])

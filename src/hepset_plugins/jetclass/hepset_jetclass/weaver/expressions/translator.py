@@ -51,7 +51,7 @@ class _Expression(Calls):
             case ast.Constant(value=bool() | int() | float()):
                 return node
             case ast.Constant(value=bytes() | str() | None):
-                raise self.error(node, "a text or None has no place in an expression")
+                raise self.error(node, "a string or None has no place in an expression")
             case ast.Name(id=name):
                 return self.name(node, name)
             case ast.UnaryOp(op=ast.Invert(), operand=operand):

@@ -23,7 +23,7 @@ def applied(name: str, arguments: Sequence[ast.expr]) -> ast.Call:
 
 
 def constant_of(node: ast.expr | None) -> object:
-    """Return the number, text or name that a node is; None for anything else."""
+    """Return the number, string or name that a node is; None for anything else."""
     match node:
         case ast.Constant(value=value):
             return value

@@ -182,7 +182,7 @@ REASONS: Final[Mapping[str, str]] = {
     "prod": "hepset has no product over objects",
     "local_index": "objects have no numbers in expressions",
     "mask": "write np.where(condition, x, …), or x[condition] inside a sum, max, …",
-    "reciprocal": "of whole numbers it is 0 almost everywhere; write 1 / x",
+    "reciprocal": "of integers it is 0 almost everywhere; write 1 / x",
     "argmax": "it is known of a stack of columns: np.argmax(np.stack([a, b], axis=1), axis=1)",
 }
 KNOWN: Final = frozenset(
