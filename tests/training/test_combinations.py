@@ -114,6 +114,9 @@ def test_famo_leaves_out_what_is_not_there_and_shifts_by_lower_bounds() -> None:
     combine(terms, {}).backward()
     assert gradients(terms) == pytest.approx([0, 0.75, 0.25])
     assert torch.isnan(combine(losses(a_x=1.0, b_x=-5.0), {}))
+    terms = losses(a_x=2.0, b_x=0.0, c_x=6.0)  # No event has b: its bound is no distance.
+    combine(terms, {}).backward()
+    assert gradients(terms) == pytest.approx([0.75, 0, 0.25])
     with pytest.raises(ConfigurationError, match=r"loss_combination\.lower: .*'d'"):
         create_combination({"name": "famo", "lower": {"d": 1}}, ("a", "b"))
     with pytest.raises(UnknownComponentError, match="famo"):

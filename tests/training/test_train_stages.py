@@ -257,7 +257,11 @@ def test_learning_rates_of_stages(dataset: Dataset, model_config: ModelConfig) -
     ("stage", "message"),
     [
         ({"freeze": ["backbnoe"]}, "no parameter that is trained is called 'backbnoe'.*'backbone'"),
-        ({"freeze": ["*"]}, "every parameter is frozen in 'a'"),
+        ({"freeze": ["*"]}, "every parameter of what learns is frozen in 'a'"),
+        (
+            {"freeze": ["backbone", "heads.signal"], "loss_weights": {"neutrino": 0}},
+            "every parameter of what learns is frozen in 'a'",
+        ),
         ({"loss_weights": {"sginal": 1}}, r"stages\.0\.loss_weights: .*'sginal'.*'signal'"),
         ({"loss_weights": {"signal": 0, "neutrino": [0, 0]}}, "no head learns in 'a'"),
     ],

@@ -129,7 +129,6 @@ class Famo(LossCombination):
         weights = self._weights(distances)
         scaled = torch.stack([factors.get(task, 1.0) * weights[task] for task in distances])
         values = torch.stack(list(distances.values()))
-        # Where no event of the batch has a target, the loss is exactly 0.
         is_there = values != 0
         scaled = torch.where(is_there, scaled, 0.0)
         values = torch.where(is_there, values, 1.0)
@@ -188,10 +187,12 @@ class Famo(LossCombination):
     def _distances(
         self, terms: Mapping[str, Tensor], factors: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        return {
-            task: loss - self.config.lower.get(task, 0.0)
-            for task, loss in self.by_task(terms, factors).items()
-        }
+        found = {}
+        for task, loss in self.by_task(terms, factors).items():
+            bound = self.config.lower.get(task, 0.0)
+            # Where no event of the batch has a target, the loss is exactly 0, and so is this.
+            found[task] = torch.where(loss == 0, loss, loss - bound) if bound else loss
+        return found
 
     def _weights(self, tasks: Mapping[str, object]) -> dict[str, Tensor]:
         chosen = [self.logits[self.tasks.index(task)] for task in tasks]

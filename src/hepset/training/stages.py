@@ -39,10 +39,12 @@ class StagePlan:
             for stage in config.stages
         ]
         for stage, frozen in zip(config.stages, self._frozen, strict=True):
-            if trainable and len(frozen) == len(trainable):
+            off = tuple(f"heads.{name}." for name in self._heads.keys() - self._active(stage))
+            left = [n for n in trainable if n not in frozen and not n.startswith(off)]
+            if trainable and not left:
                 raise ConfigurationError(
-                    f"train.stages: every parameter is frozen in {stage.name!r}, there is nothing "
-                    "to train"
+                    f"train.stages: every parameter of what learns is frozen in {stage.name!r}, "
+                    "there is nothing to train"
                 )
         self._quiet = [_frozen_modules(model, set(frozen)) for frozen in self._frozen]
 
