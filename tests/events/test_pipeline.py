@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hepset.batch import EventBatch, FlatStream, make_ids
-from hepset.errors import ConfigurationError
+from hepset.errors import ConfigurationError, ContractError
 from hepset.events.pipeline import EventPipeline
 from hepset.events.split import Splitter
 from hepset.schema.config import SplitConfig
@@ -137,3 +137,74 @@ def test_expressions_fractions_and_groups_do_not_mix() -> None:
     ):
         with pytest.raises(ValueError, match="not a mix"):
             SplitConfig.model_validate(mixed)
+
+
+def of_objects(kind: str, values: np.ndarray) -> tuple[EventPipeline, EventBatch]:
+    """Events of 2 and 1 jets in three slots, with a target per jet."""
+    event = EventInfo.model_validate(
+        {
+            "streams": {"jets": {"slots": 3, "order": "-pt", "features": ["pt"]}},
+            "targets": {"t": {"kind": kind, "stream": "jets"}},
+        }
+    )
+    stream = FlatStream(
+        np.array([0, 2, 3]), {"pt": np.array([1, 2, 3], np.float32)}, {"target/t": values}
+    )
+    return EventPipeline(event, compile_contract(event)), EventBatch(
+        make_ids(0, range(2)), {"jets": stream}
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int64", "float32"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("mask", [[False, True, False], [True, False, False]]),
+        ("index", [[0, 1, -1], [1, -1, -1]]),
+        ("classification", [[0, 1, -1], [1, -1, -1]]),
+    ],
+)
+def test_padding_of_targets_is_missing_whatever_the_files_hold(
+    dtype: str, kind: str, expected: list[list[int]]
+) -> None:
+    steps, events = of_objects(kind, np.array([1, 0, 1], dtype))
+    found = steps.run(events)
+    assert found.report.ok, found.report.errors
+    target = found.batch["target/t"]
+    assert target.dtype == (bool if kind == "mask" else np.int64)
+    np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("mask", 7, "booleans, or 0 and 1, found 7"),
+        ("mask", np.nan, "booleans, or 0 and 1, found nan"),
+        ("index", 1e30, "integers, found 1e\\+30"),
+    ],
+)
+def test_targets_that_their_type_does_not_hold_are_refused(
+    kind: str, value: float, text: str
+) -> None:
+    steps, events = of_objects(kind, np.array([0, value, 1]))
+    found = steps.run(events)
+    assert found.step == "check"
+    with pytest.raises(ContractError, match=f"target/t: dtype in 1 of 2 events.*{text} .object 1"):
+        found.report.raise_if_bad()
+
+
+def test_no_event_has_targets_with_axes_too() -> None:
+    event = EventInfo.model_validate(
+        {
+            "streams": {"jets": {"slots": 2, "order": "-pt", "features": ["pt"]}},
+            "targets": {"near": {"kind": "mask", "pairs": "jets"}},
+        }
+    )
+    empty = EventBatch(
+        make_ids(0, []),
+        {"jets": FlatStream(np.zeros(1, np.int64), {"pt": np.zeros(0, np.float32)})},
+        {"target/near": np.zeros((0, 5, 5), bool)},
+    )
+    steps = EventPipeline(event, compile_contract(event))
+    found = steps.conform(steps.select(empty)).batch
+    assert found["target/near"].shape == (0, 2, 2)

@@ -555,9 +555,15 @@ def _fits_float(label: str, wanted: str, view: View, findings: Findings) -> bool
 
 def _fits_integer(label: str, wanted: str, view: View, findings: Findings) -> bool:
     values = view.values
-    if values.dtype.kind == "f":
+    if wanted == "bool":
+        flags = view.real((values != 0) & (values != 1))
+        expected = "booleans, or 0 and 1"
+        advice = "write truth values; numbers are a target of kind index or regression"
+    elif values.dtype.kind == "f":
+        limits = np.iinfo(np.dtype(wanted))
         with np.errstate(invalid="ignore"):
-            flags = view.real(~(np.isfinite(values) & (values == np.floor(values))))
+            fits = (values >= limits.min) & (values < limits.max + 1.0)
+            flags = view.real(~(fits & (values == np.floor(values))))
         expected = "integers"
         advice = "write labels and indices as integers, −1 = missing"
     else:

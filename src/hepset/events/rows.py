@@ -51,6 +51,10 @@ def pick(batch: EventBatch, contract: Contract) -> EventBatch:
             if owned and other.kind != "mask" and other.name in arrays:
                 values = arrays.pop(other.name)
                 attached[other.name] = values[data.mask(values.shape[1])]
+        attached = {
+            name: of_contract(values, contract[name]) if name in contract else values
+            for name, values in attached.items()
+        }
         arrays.pop(f"{spec.name}.mask", None)
         streams[spec.name] = replace(
             data,
@@ -60,6 +64,22 @@ def pick(batch: EventBatch, contract: Contract) -> EventBatch:
             in_padding={},
         )
     return replace(batch, streams=streams, arrays=arrays)
+
+
+def of_contract(values: Array, spec: TensorSpec) -> Array:
+    """Return values in the element type of a tensor, so that padding is what it is to be.
+
+    Args:
+        values: As a reader gives them; NaN among integers is missing.
+        spec: The tensor they are of.
+    """
+    wanted = np.dtype(spec.dtype)
+    if values.dtype.kind not in "biuf":
+        return values
+    if values.dtype.kind == "f" and wanted.kind != "f":
+        values = np.where(np.isfinite(values), values, spec.fill)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(wanted, copy=False)
 
 
 def stored_columns(

@@ -16,6 +16,7 @@ import numpy as np
 from hepset.arrays import Array, Ragged
 from hepset.batch import EventBatch
 from hepset.dataset.manifest import Truncation
+from hepset.events.rows import of_contract
 from hepset.schema.contract import Contract
 from hepset.schema.event import EventInfo
 from hepset.schema.tensors import Index, TensorSpec
@@ -162,24 +163,22 @@ def _move_pairs(pairs: Array, perm: Array | None, slots: int) -> Array:
 
 def _move_table(spec: TensorSpec, values: Array, moved: dict[str, _Moved]) -> Array:
     """Rearrange a target along every axis that is a stream's; padding becomes missing."""
-    if spec.dtype != "bool" and values.dtype.kind == "f" and not spec.dtype.startswith("float"):
-        values = np.where(np.isfinite(values), values, spec.fill)
-    values = values.astype(spec.dtype)
+    values = of_contract(values, spec)
     for axis, dim in enumerate(spec.dims[1:], 1):
         move, slots = moved.get(dim), spec.shape[axis]
         if move is None or slots is None:
             continue
         before = values.shape[axis]
-        along = (len(values), *(1,) * (axis - 1), -1, *(1,) * (values.ndim - axis - 1))
+        others = tuple(other for other in range(1, values.ndim) if other != axis)
         perm = move.permutation(before)
         if perm is not None:
-            values = np.take_along_axis(values, perm.reshape(along), axis)
+            values = np.take_along_axis(values, np.expand_dims(perm, others), axis)
         kept = min(slots, before)
         inside = (slice(None),) * axis
         full = np.full((*values.shape[:axis], slots, *values.shape[axis + 1 :]), spec.fill)
         full = full.astype(spec.dtype)
         full[(*inside, slice(0, kept))] = values[(*inside, slice(0, kept))]
-        is_real = move.stream.mask(slots).reshape(along)
+        is_real = np.expand_dims(move.stream.mask(slots), others)
         values = np.where(is_real, full, np.array(spec.fill).astype(spec.dtype))
     return values
 

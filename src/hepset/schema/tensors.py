@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from hepset.arrays import missing_value
 from hepset.schema.base import Model
 from hepset.schema.feature import Feature
 
@@ -117,19 +118,11 @@ class TensorSpec(Model):
 
     @property
     def fill(self) -> float:
-        """Value of padded or missing entries: 0, NaN (numbers to learn), −1 (labels, indices).
-
-        Truth values have none that means missing; padding is False.
-        """
-        if self.dtype == "bool":
-            return 0.0
+        """Value of padded or missing entries: 1 of weights, 0 of inputs, else `missing_value`."""
         if self.kind == "weight":
             return 1.0
-        if self.kind in {"index", "process"}:
-            return -1.0
-        if self.kind == "target":
-            return float("nan") if self.dtype.startswith("float") else -1.0
-        return 0.0
+        missing = self.kind in {"index", "process", "target"}
+        return float(missing_value(self.dtype)) if missing else 0.0
 
     @property
     def event_shape(self) -> tuple[int | None, ...]:
