@@ -261,3 +261,23 @@ def test_no_events_are_no_success(document: dict[str, Any], tmp_path: Path) -> N
         _write(tmp_path / "in" / f"{name}.parquet", 0, 1)
     with pytest.raises(DatasetError, match=r"there are no events in a.parquet, b.parquet"):
         check_run(Run.from_yaml(document))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"callbacks": [{"name": "emma"}]}, "emma.*ema"),
+        ({"callbacks": [{"name": "ema", "decoy": 1}]}, r"train\.callbacks\.0: decoy"),
+        ({"loss_combination": "fano"}, "fano.*famo"),
+        ({"loss_combination": {"name": "famo", "lower": {"sgnal": 1}}}, "sgnal.*signal"),
+        ({"optimizer": "adamv"}, "adamv"),
+        ({"stages": [{"name": "a", "epochs": 1, "freeze": ["heads.sgnal"]}]}, "sgnal.*signal"),
+        ({"stages": [{"name": "a", "epochs": 1, "loss_weights": {"sgnal": 1}}]}, "sgnal.*signal"),
+    ],
+)
+def test_a_check_finds_wrong_names_of_the_training(
+    document: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    document["model"] = {"heads": {"signal": {"name": "classification", "target": "signal"}}}
+    with pytest.raises(HepsetError, match=message):
+        check_run(Run.from_yaml({**document, "train": train}))

@@ -164,8 +164,21 @@ def _check_later_stages(run: Run) -> None:
 
 
 def _check_model(run: Run) -> None:
-    """Check the backbone's options against its own model, as the heads' contracts did for heads."""
-    registry().configure("backbones", run.config.model.backbone, "model.backbone")
+    """Check the backbone's options and the training's names; the contracts checked the heads'."""
+    from hepset.interfaces.head import create_head  # noqa: PLC0415  imports torch
+    from hepset.training.combinations import create_combination  # noqa: PLC0415  imports torch
+    from hepset.training.stages import BACKBONE, check_stages  # noqa: PLC0415  imports torch
+
+    model, train = run.config.model, run.config.train
+    registry().configure("backbones", model.backbone, "model.backbone")
+    heads = {
+        name: create_head(name, options).config.stages for name, options in model.heads.items()
+    }
+    check_stages(heads, train)
+    create_combination(train.loss_combination, (*heads, BACKBONE))
+    registry().choose("optimizers", train.optimizer, "train.optimizer")
+    for number, options in enumerate(train.callbacks):
+        registry().create("callbacks", options, f"train.callbacks.{number}")
 
 
 def _check_dataset(run: Run, contract: Contract, *, full: bool) -> RunCheck:

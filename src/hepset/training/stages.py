@@ -12,7 +12,7 @@ from hepset.errors import ConfigurationError, did_you_mean
 from hepset.model import Model
 from hepset.schema.config import TrainConfig, TrainStage
 
-__all__ = ["BACKBONE", "StagePlan", "ramp"]
+__all__ = ["BACKBONE", "StagePlan", "check_stages", "ramp"]
 
 BACKBONE = "backbone"
 """What the backbone is called among the heads, where it gives losses."""
@@ -32,7 +32,7 @@ class StagePlan:
     def __init__(self, model: Model, config: TrainConfig) -> None:
         self.config = config
         self._heads = {name: model.head(name).config.stages for name in model.config.heads}
-        self._check_names()
+        check_stages(self._heads, config)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._frozen = [
             {name: trainable[name] for name in _fitting(trainable, stage)}
@@ -48,31 +48,8 @@ class StagePlan:
                 )
         self._quiet = [_frozen_modules(model, set(frozen)) for frozen in self._frozen]
 
-    def _check_names(self) -> None:
-        known = [stage.name for stage in self.config.stages]
-        for head, named in self._heads.items():
-            for name in named:
-                if name not in known:
-                    raise ConfigurationError(
-                        f"model.heads.{head}.stages: there is no stage {name!r} in train.stages "
-                        f"({', '.join(known) or 'which is empty'}){did_you_mean(name, known)}"
-                    )
-        for number, stage in enumerate(self.config.stages):
-            for name in stage.loss_weights:
-                if name not in self._heads and name != BACKBONE:
-                    raise ConfigurationError(
-                        f"train.stages.{number}.loss_weights: the model has no head {name!r}"
-                        f"{did_you_mean(name, self._heads)}; it has {', '.join(self._heads)}"
-                    )
-            if not self._active(stage):
-                raise ConfigurationError(f"train.stages: no head learns in {stage.name!r}")
-
     def _active(self, stage: TrainStage) -> set[str]:
-        return {
-            head
-            for head, named in self._heads.items()
-            if stage.name in (named or (stage.name,)) and head not in stage.off
-        }
+        return _learning(self._heads, stage)
 
     def stage(self, epoch: int) -> TrainStage | None:
         """Return the stage that an epoch belongs to; None without stages."""
@@ -125,6 +102,53 @@ class StagePlan:
     def changing(self) -> dict[str, nn.Parameter]:
         """Parameters that some stage freezes, by name."""
         return {name: p for frozen in self._frozen for name, p in frozen.items()}
+
+
+def check_stages(heads: Mapping[str, tuple[str, ...]], config: TrainConfig) -> None:
+    """Check the names of stages and heads, for which no model is needed.
+
+    Args:
+        heads: Head → stages in which it learns; none = in all.
+        config: The training options.
+
+    Raises:
+        ConfigurationError: If a name fits no stage or head, or no head learns in a stage.
+    """
+    known = [stage.name for stage in config.stages]
+    for head, named in heads.items():
+        for name in named:
+            if name not in known:
+                raise ConfigurationError(
+                    f"model.heads.{head}.stages: there is no stage {name!r} in train.stages "
+                    f"({', '.join(known) or 'which is empty'}){did_you_mean(name, known)}"
+                )
+    for number, stage in enumerate(config.stages):
+        for name in stage.loss_weights:
+            if name not in heads and name != BACKBONE:
+                raise ConfigurationError(
+                    f"train.stages.{number}.loss_weights: the model has no head {name!r}"
+                    f"{did_you_mean(name, heads)}; it has {', '.join(heads)}"
+                )
+        for pattern in stage.freeze:
+            part, _, rest = pattern.partition(".")
+            head = rest.partition(".")[0]
+            is_known = part == BACKBONE or (part == "heads" and (not head or head in heads))
+            if not is_known and not set("*?[") & set(pattern):
+                parts = [BACKBONE, *(f"heads.{name}" for name in heads)]
+                raise ConfigurationError(
+                    f"train.stages: {stage.name}: freeze: no parameter that is trained is called "
+                    f"{pattern!r}{did_you_mean(pattern, parts)}; there are {', '.join(parts)}"
+                )
+        if not _learning(heads, stage):
+            raise ConfigurationError(f"train.stages: no head learns in {stage.name!r}")
+
+
+def _learning(heads: Mapping[str, tuple[str, ...]], stage: TrainStage) -> set[str]:
+    return {
+        head
+        for head, named in heads.items()
+        if stage.name in (named or (stage.name,)) and head not in stage.off
+    }
 
 
 def ramp(factor: float | tuple[float, float], done: float, kind: str) -> float:
