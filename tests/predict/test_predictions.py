@@ -144,3 +144,28 @@ def test_what_objects_have_is_written_without_padding(contract: Contract, tmp_pa
     assert found["weight/signal"] == [1, 1, 1]
     # A target of the contract that the events do not have.
     assert found["target/signal"] == [None] * 3
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_events_with_and_without_truth_share_one_file(
+    contract: Contract, tmp_path: Path, *, swapped: bool
+) -> None:
+    """Half of the events lack label, weight and extras; the labels have another type."""
+    full = predicted(3)
+    full = replace(full, arrays={**full.arrays, "target/signal": np.array([1, 0, 1], np.int16)})
+    bare = replace(full, arrays={"selected": np.ones(3, bool)})
+    writer = ParquetWriter()
+    with writer:
+        writer.open(tmp_path / "p.parquet", contract)
+        for batch in (bare, full, bare) if swapped else (full, bare, bare):
+            writer.write(batch)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+    table, _ = read_predictions(tmp_path / "p.parquet")
+    there, null = ([0, 1, 2], [None] * 3)
+    before = null if swapped else []
+    after = null * (1 if swapped else 2)
+    assert table["weight"].to_pylist() == [*before, -1, 0, 1, *after]
+    assert table["target/signal"].to_pylist() == [*before, 1, 0, 1, *after]
+    assert table["extra/run"].to_pylist() == [*before, 3, 3, 3, *after]
+    assert table["entry"].to_pylist() == there * 3
+    assert table.schema.field("target/signal").type == pa.int64()

@@ -120,3 +120,24 @@ def test_null_leaves_out_and_summary_shows_constants() -> None:
 def test_branches_of_split_objects_keep_their_own_name_where_it_is_the_only_one() -> None:
     paths = ["Jet/Jet.PT", "A/x", "B/x", "run"]
     assert branch_names(paths, ["Jet.PT", "x", "x", "run"]) == ["Jet.PT", "A/x", "B/x", "run"]
+
+
+def test_a_prediction_does_without_what_it_only_carries() -> None:
+    stated = {
+        "targets.signal": {"from": "isSignal"},
+        "targets.t/mass": {"from": "m"},
+        "targets.assignment/ttbar/t": {"from": ["b", "q"]},
+        "process": {"from": "p"},
+        "weight": {"from": "genWeight"},
+        "extra.run": {"from": "run"},
+    }
+    keys = check_keys({k: Column.model_validate(v) for k, v in stated.items()}, EVENT, [])
+    found = resolve(keys, EVENT, [*INPUTS, "m", "zh_signal"], "a", "predict").summary()
+    assert list(found)[5:] == ["targets.t/mass"]
+    with pytest.raises(ReadError, match="no column 'isSignal'"):
+        resolve(keys, EVENT, [*INPUTS, "m"], "a")
+    # One of two products is a mistake, and so is an input that is not there.
+    with pytest.raises(ReadError, match="no column 'q'"):
+        resolve(keys, EVENT, [*INPUTS, "b"], "a", "predict")
+    with pytest.raises(ReadError, match="no column 'met_pt'"):
+        resolve(keys, EVENT, INPUTS[:-1], "a", "predict")

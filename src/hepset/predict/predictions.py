@@ -32,6 +32,19 @@ TRAINED_ON: Final = "trained_on"
 """Column: whether the model was trained on the event."""
 
 
+_FIRST: Final = (
+    "source",
+    "source_index",
+    "entry",
+    "sample",
+    "weight",
+    "process",
+    SELECTED,
+    TRAINED_ON,
+)
+"""Columns before all others, in this order; extras follow the identity."""
+
+
 class ParquetWriter(Writer):
     """Writes predictions for pandas, awkward, polars or ROOT.
 
@@ -63,7 +76,8 @@ class ParquetWriter(Writer):
 
         Args:
             target: The file.
-            contract: Its targets are columns in any case, null where files do not have them.
+            contract: Its targets, the weight and the process are columns in any case, null where
+                files do not have them.
             **known: ``axes`` says which fields belong to objects.
         """
         self._axes = dict(known.get("axes") or {})
@@ -86,6 +100,10 @@ class ParquetWriter(Writer):
             self._file = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
         elif table.schema != self._file.schema:
             found, wanted = set(table.schema), set(self._file.schema)
+            if wanted < found and all(_may_lack(field.name) for field in found - wanted):
+                self._widen(table.schema)
+                self._file.write_table(table)
+                return
             names = sorted({field.name for field in found ^ wanted})
             raise ContractError(
                 f"{self._target}: columns differ from those of the first events: {', '.join(names)}"
@@ -93,21 +111,63 @@ class ParquetWriter(Writer):
         self._file.write_table(table)
 
     def _completed(self, table: pa.Table) -> pa.Table:
-        """Add targets, and columns of the first events, that these events lack: all null."""
+        """Return the columns in their order, with those of the contract that files may lack."""
+        wanted = {
+            spec.name: _type(spec)
+            for spec in self._contract.tensors.values()
+            if spec.kind in {"weight", "process"} or spec.name.startswith("target/")
+        }
         if self._file is not None:
-            wanted = {field.name: field.type for field in self._file.schema}
-        else:
-            wanted = {
-                spec.name: _type(spec)
-                for spec in self._contract.tensors.values()
-                if spec.name.startswith("target/")
-            }
+            wanted |= {field.name: field.type for field in self._file.schema}
         for name, kind in wanted.items():
-            if name not in table.column_names and name.startswith(("target/", "weight/")):
-                table = table.append_column(name, pa.nulls(table.num_rows, kind))
-        if self._file is not None and set(table.column_names) == set(wanted):
-            return table.select(list(wanted))
-        return table
+            if name not in table.column_names:
+                if _may_lack(name):
+                    table = table.append_column(name, pa.nulls(table.num_rows, kind))
+                continue
+            place = table.column_names.index(name)
+            if table.column(place).type != kind:
+                table = table.set_column(place, name, self._cast(table.column(place), name, kind))
+        first = [] if self._file is None else list(self._file.schema.names)
+        order = dict.fromkeys([*_FIRST, *wanted])
+        rank = {name: number for number, name in enumerate(order)}
+
+        def key(name: str) -> tuple[int, int]:
+            if name in first:
+                return 0, first.index(name)
+            group = 1 if name in _FIRST[:4] else 2 if name.startswith("extra/") else 3
+            return group, rank.get(name, len(rank))
+
+        return table.select(sorted(table.column_names, key=key))
+
+    def _cast(self, column: pa.ChunkedArray, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+        """Give a column the type that it has in all files."""
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid as error:
+            raise ContractError(
+                f"{self._target}: column {name!r} is {column.type} where {kind} is expected: "
+                f"{error}"
+            ) from error
+
+    def _widen(self, schema: pa.Schema) -> None:
+        """Write again what is there, with the columns that only later events have: null so far."""
+        assert self._file is not None
+        assert self._temporary is not None
+        self._file.close()
+        before = self._temporary.with_suffix(".before")
+        self._temporary.replace(before)
+        try:
+            self._file = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+            with pq.ParquetFile(before) as written:
+                for number in range(written.num_row_groups):
+                    table = written.read_row_group(number)
+                    for field in schema:
+                        if field.name not in table.column_names:
+                            empty = pa.nulls(table.num_rows, field.type)
+                            table = table.append_column(field.name, empty)
+                    self._file.write_table(table.select(schema.names).cast(schema))
+        finally:
+            before.unlink()
 
     def close(self) -> None:
         """Finish the file and make it visible under its name."""
@@ -149,6 +209,11 @@ def read_predictions(path: str | os.PathLike[str]) -> tuple[pa.Table, dict[str, 
         raise ContractError(f"{path}: a Parquet file without hepset's metadata, no predictions")
     provenance: dict[str, Any] = json.loads(stored[b"hepset.provenance"])
     return table, provenance
+
+
+def _may_lack(name: str) -> bool:
+    """Whether a file may lack a column that others have."""
+    return name in {"weight", "process"} or name.startswith(("target/", "weight/", "extra/"))
 
 
 def _columns(batch: EventBatch, axes: Mapping[str, tuple[str, ...]]) -> dict[str, pa.Array]:

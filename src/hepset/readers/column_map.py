@@ -19,6 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hepset.errors import ConfigurationError, ReadError, closest, did_you_mean
+from hepset.interfaces.reader import Purpose
 from hepset.schema.base import Model
 from hepset.schema.event import EventInfo
 
@@ -35,6 +36,8 @@ Kind = Literal[
     "column",
 ]
 
+_NOT_INPUTS = frozenset({"target", "assignment", "weight", "process", "extra"})
+"""Kinds that a prediction does without."""
 
 FILE = "file"
 """Column that every file has: its own path, unless it holds another one of that name."""
@@ -199,6 +202,7 @@ def resolve(
     event: EventInfo,
     names: list[str],
     where: str,
+    purpose: Purpose = "train",
 ) -> ColumnMap:
     """Complete a column map with what a file's own names tell.
 
@@ -207,6 +211,8 @@ def resolve(
         event: What an event is.
         names: Columns of the file.
         where: The file in messages.
+        purpose: For a prediction, targets, weights, the process and extras are read where the file
+            has them, and nothing is said where it has not.
 
     Raises:
         ReadError: Naming an input that has no column or several, with the nearest names; or a
@@ -224,6 +230,8 @@ def resolve(
         column = left.pop(place) if place in left else found
         if column is not None:
             entry = Entry(kind, owner, feature, column)
+            if purpose == "predict" and kind in _NOT_INPUTS and finder.lacks(entry):
+                return
             finder.require(entry)
             entries.append(entry)
 
@@ -256,7 +264,7 @@ def resolve(
             entries.append(Entry("column", name, "", Column.model_validate(name)))
         elif name == FILE and event.columns[name] is None:
             entries.append(Entry("column", name, "", Column(value=where)))
-    for kind_, owner in absent:
+    for kind_, owner in absent if purpose == "train" else ():
         finder.refuse_misspelt(kind_, owner, used)
     return ColumnMap(entries)
 
@@ -340,6 +348,10 @@ class _Finder:
         features = [feature for stream in event.streams.values() for feature in stream.features]
         features += [feature for once in event.globals.values() for feature in once.features]
         self.unique = {feature for feature in features if features.count(feature) == 1}
+
+    def lacks(self, entry: Entry) -> bool:
+        """Whether an entry is read from columns none of which is there."""
+        return bool(entry.names) and self.present.isdisjoint(entry.names)
 
     def require(self, entry: Entry) -> None:
         for name in entry.names:

@@ -248,7 +248,7 @@ class ColumnarReader(Reader):
             file = self.open(path)
             columns = {**self.known_columns(file), **self.options.columns}
             stated = check_keys(columns, event, groups)
-            files[index] = file, resolve(stated, event, file.names(), path)
+            files[index] = file, resolve(stated, event, file.names(), path, self.purpose)
             if len(files) > _OPEN_FILES:
                 files.popitem(last=False)[1][0].close()
         files.move_to_end(index)
