@@ -8,7 +8,6 @@ are those of the contract: ``jets``, ``jets.mask``, ``met``, ``target/signal``, 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from hepset.arrays import Array, Ragged, join, padding_value
 from hepset.errors import ContractError, did_you_mean
+from hepset.tables import Table
 
 ID_DTYPE = np.dtype([("source", "<u4"), ("entry", "<i8"), ("sample", "<u4")])
 """Identity of a row: index into the table of sources, entry in the source, and the running number
@@ -306,15 +306,9 @@ class EventBatch:
 
     def _repr_html_(self) -> str:
         """Return a table of the tensors for a notebook."""
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{self[name].shape}</td>"
-            f"<td>{self[name].dtype}</td></tr>"
-            for name in self.names()
-        )
-        return (
-            f"<p>{len(self)} events</p><table><tr><th>tensor</th><th>shape</th><th>dtype</th></tr>"
-            f"{rows}</table>"
-        )
+        rows = tuple((name, self[name].shape, self[name].dtype) for name in self.names())
+        table = Table(f"{len(self)} events", ("tensor", "shape", "dtype"), rows)
+        return table.to_html()
 
 
 def concatenate(batches: Iterable[EventBatch]) -> EventBatch:

@@ -27,7 +27,7 @@ MODULES = {
     "hepset.inference.load": "hepset.model.load",
     "hepset.inference.membership": "hepset.predict.membership",
     "hepset.inference.metadata": "hepset.model.onnx_metadata",
-    "hepset.inference.numbers": "hepset.report.numbers",
+    "hepset.inference.numbers": "hepset.numbers",
     "hepset.inference.onnx": "hepset.export.onnx",
     "hepset.inference.page": "hepset.report.page",
     "hepset.inference.predict": "hepset.predict.predict",

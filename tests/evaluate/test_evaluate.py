@@ -23,8 +23,8 @@ from hepset.evaluate.result import effective_events
 from hepset.evaluate.spectra import binning, class_labels, compare, shape_chi2, spectra, survival
 from hepset.interfaces.head import Metric
 from hepset.model import Model
+from hepset.numbers import number, with_error
 from hepset.report.history import read_history
-from hepset.report.numbers import number, with_error
 from hepset.report.summary import compare_metric, headline, metric_of
 from hepset.run.stages import StageRecords
 from hepset.run.summary import print_summary

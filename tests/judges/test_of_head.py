@@ -14,7 +14,7 @@ from hepset.interfaces.backbone import Encoded
 from hepset.interfaces.head import EncoderHandle, Head, HeadConfig, LossTerm
 from hepset.interfaces.judge import Drawing, Evaluation, Metric, Prediction, Separation
 from hepset.judges import judge_head, separations_of
-from hepset.report.numbers import metric_text
+from hepset.numbers import metric_text
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics

@@ -10,7 +10,7 @@ from scipy import stats
 from hepset.interfaces.head import Metric
 from hepset.judges.labelled import Labelled
 from hepset.judges.rejection import rejection, threshold_at
-from hepset.report.numbers import metric_text
+from hepset.numbers import metric_text
 from hepset.report.summary import compare_metric
 
 

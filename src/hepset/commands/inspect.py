@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +12,29 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from hepset.arrays import Array
 from hepset.batch import EventBatch
 from hepset.dataset import Dataset, open_dataset
+from hepset.dataset.tables import (
+    classes_table,
+    cutflow_table,
+    range_row,
+    ranges_table,
+    samples_table,
+    sources_table,
+    splits_table,
+    training_ranges,
+)
 from hepset.errors import ConfigurationError, HepsetError, ReadError
 from hepset.interfaces.remote import file_system, is_address, open_address
-from hepset.report.numbers import number, with_error
+from hepset.numbers import number
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
 from hepset.schema.report import Report
 from hepset.schema.statistics import ColumnStatistics
 from hepset.schema.units import unit_of
+from hepset.tables import Table
 
 if TYPE_CHECKING:
     from hepset.interfaces import Reader
@@ -116,86 +125,17 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
     """Print everything that a data set says of itself."""
     manifest = dataset.manifest
     console.print(f"[b]{escape(str(dataset.path))}[/b]: {len(dataset)} events")
-    _print(
-        console,
-        "splits",
-        ("split", "events", "shards", "size"),
-        [
-            (k, number(r.rows), len(r.shards), f"{sum(s.bytes for s in r.shards) / 1e6:.1f} MB")
-            for k, r in manifest.splits.items()
-        ],
-    )
-    _print(
-        console,
-        "samples",
-        ("sample", "reader", "entries", "read", "selected", "cross section", "Σw"),
-        [
-            (
-                s.label or "–",
-                s.reader,
-                number(dataset.entries(i)),
-                number(s.events),
-                number(s.selected),
-                "–" if s.cross_section is None else f"{s.cross_section:g} {s.unit}",
-                number(s.sum_of_weights, 6),
-            )
-            for i, s in enumerate(manifest.samples)
-        ],
-    )
-    _print(
-        console,
-        "sources",
-        ("source", "entries", "in train", "group"),
-        [
-            (s.key, number(s.entries), number(s.rows.get("train", 0)), s.group or "–")
-            for s in manifest.sources[:_SHOWN_ROWS]
-        ],
-        left_out=len(manifest.sources) - _SHOWN_ROWS,
-    )
-    labels = [s.label or f"sample {i}" for i, s in enumerate(manifest.samples)]
-    _print(
-        console,
-        "cutflow: events, and their weights with errors √Σw²",
-        ("cut", "expression", *labels),
-        [
-            (
-                step.name,
-                step.expression or "–",
-                *(
-                    f"{number(c.events)} ({with_error(c.sum_of_weights, c.sum_of_squares**0.5)})"
-                    for c in step.samples
-                ),
-            )
-            for step in manifest.cutflow
-        ],
-    )
-    _contract(dataset.contract, console)
+    for table in (
+        splits_table(manifest),
+        samples_table(dataset),
+        sources_table(manifest, _SHOWN_ROWS),
+        cutflow_table(manifest),
+        dataset.contract.table(),
+    ):
+        _show(console, table)
     _momenta(dataset.event, console)
-    ranges = []
-    for tensor, found in manifest.statistics.tensors.items():
-        spec = manifest.contract.tensors.get(tensor)
-        if found.multiplicity is not None:
-            ranges.append(_range(f"number of {tensor}", "", found.multiplicity))
-        for column, part in found.columns.items():
-            feature = spec.features.get(column) if spec is not None else None
-            unit = unit_of(column, feature) if feature is not None else ""
-            ranges.append(_range(f"{tensor}.{column}".rstrip("."), unit, part))
-    _print(console, "feature ranges (train)", _RANGE_HEAD, ranges)
-    _print(
-        console,
-        "classes in the training split",
-        ("target", "class", "events", "Σw"),
-        [
-            (tensor, name, number(events), number(weights, 6))
-            for tensor, counts in manifest.statistics.labels.items()
-            for name, events, weights in zip(
-                _names(manifest.class_names.get(tensor, ()), len(counts.events)),
-                counts.events,
-                counts.weights,
-                strict=True,
-            )
-        ],
-    )
+    _show(console, training_ranges(manifest))
+    _show(console, classes_table(manifest))
     _report(manifest.report, console)
 
 
@@ -211,7 +151,7 @@ def _onnx(model: OnnxModel, console: Console) -> None:
         *((f"classes of {k}", ", ".join(v)) for k, v in metadata.classes.items()),
     ]
     _print(console, f"ONNX file {model.path}", ("", ""), rows)
-    _contract(metadata.contract, console)
+    _show(console, metadata.contract.table())
     _momenta(metadata.event, console)
 
 
@@ -225,7 +165,7 @@ def _model(model: Model, console: Console) -> None:
         ("dataset", str(model.provenance.get("dataset", "–"))),
     ]
     _print(console, "checkpoint", ("", ""), rows)
-    _contract(model.contract, console)
+    _show(console, model.contract.table())
     _momenta(model.event, console)
 
 
@@ -269,26 +209,22 @@ def _events(path: str, name: str | None, description: str, console: Console) -> 
         f"{number(entries)} events, the first {number(len(found))} of them are shown",
         highlight=False,
     )
-    _contract(contract, console)
+    _show(console, contract.table())
     _momenta(event, console)
-    _print(
-        console,
-        "feature ranges (first events)",
-        _RANGE_HEAD,
-        list(_batch_ranges(found.batch, contract)),
-    )
+    rows = list(_batch_ranges(found.batch, contract))
+    _show(console, ranges_table("feature ranges (first events)", rows))
     _report(found.report, console)
 
 
-def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[str]]:
+def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[tuple[str, ...]]:
     for name in batch.streams:
         flat = batch.flat(name)
-        yield _range(f"number of {name}", "", _describe(flat.counts))
+        yield range_row(f"number of {name}", "", _describe(flat.counts))
         spec = contract.tensors.get(name)
         for column, values in flat.columns.items():
             feature = spec.features.get(column) if spec is not None else None
             unit = unit_of(column, feature) if feature is not None else ""
-            yield _range(f"{name}.{column}", unit, _describe(values))
+            yield range_row(f"{name}.{column}", unit, _describe(values))
     for name, array in batch.arrays.items():
         if array.dtype.kind not in "biuf":
             continue
@@ -297,9 +233,9 @@ def _batch_ranges(batch: EventBatch, contract: Contract) -> Iterable[Sequence[st
         if array.ndim == 2 and len(columns) == array.shape[1]:
             for index, column in enumerate(columns):
                 unit = unit_of(column, spec.features[column]) if spec is not None else ""
-                yield _range(f"{name}.{column}", unit, _describe(array[:, index]))
+                yield range_row(f"{name}.{column}", unit, _describe(array[:, index]))
         else:
-            yield _range(name, "", _describe(array))
+            yield range_row(name, "", _describe(array))
 
 
 def _describe(values: Array) -> ColumnStatistics:
@@ -399,26 +335,6 @@ def _hdf5(path: str, console: Console) -> None:
     _print(console, path, ("dataset", "shape", "dtype"), rows)
 
 
-def _contract(contract: Contract, console: Console) -> None:
-    _print(
-        console,
-        "contract",
-        ("tensor", "axes", "dtype", "kind", "features", "required", "rules"),
-        [
-            (
-                spec.name,
-                spec.describe().removeprefix(spec.name).removesuffix(spec.dtype).strip(" ()"),
-                spec.dtype,
-                spec.kind,
-                ", ".join(spec.columns),
-                "yes" if spec.required else "no",
-                ", ".join(dict.fromkeys(rule.rule for rule in spec.rules)),
-            )
-            for spec in contract.tensors.values()
-        ],
-    )
-
-
 def _momenta(event: EventInfo, console: Console) -> None:
     rows = []
     for name, stream in event.streams.items():
@@ -439,42 +355,13 @@ def _report(report: Report, console: Console) -> None:
         console.print(f"[{colour}]{violation.severity}[/]: {escape(str(violation))}")
 
 
-_RANGE_HEAD = ("quantity", "unit", "values", "minimum", "mean", "std. dev.", "maximum", "missing")
-
-
-def _range(name: str, unit: str, found: ColumnStatistics) -> Sequence[str]:
-    return (
-        name,
-        unit,
-        number(found.count),
-        number(found.minimum),
-        number(found.mean if found.count else math.nan),
-        number(found.std if found.count else math.nan),
-        number(found.maximum),
-        number(found.non_finite) if found.non_finite else "",
-    )
-
-
-def _names(known: Sequence[str], count: int) -> list[str]:
-    return [*known[:count], *(str(index) for index in range(len(known), count))]
-
-
 def _print(
-    console: Console,
-    title: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    *,
-    left_out: int = 0,
+    console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[object]]
 ) -> None:
+    _show(console, Table(title, tuple(head), tuple(map(tuple, rows))))
+
+
+def _show(console: Console, table: Table) -> None:
     """Print a table; nothing where it has no rows."""
-    if not rows:
-        return
-    table = Table(title=escape(title), title_justify="left", show_header=any(head))
-    for index, name in enumerate(head):
-        table.add_column(name, overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table)
-    if left_out > 0:
-        console.print(f"… and {left_out} more")
+    if table.rows:
+        console.print(table.to_rich())

@@ -18,6 +18,7 @@ from hepset.dataset.batches import assemble, with_masks
 from hepset.dataset.columns import Column, ColumnLayout, empty_column, join, lengths_of, part, widen
 from hepset.dataset.manifest import MANIFEST, CutflowStep, Manifest, SampleRecord
 from hepset.dataset.shards import ShardFile, ShardRecord, check_size
+from hepset.dataset.tables import cutflow_table, samples_table, splits_table, tensors_table
 from hepset.errors import DatasetError, did_you_mean
 from hepset.files import digest_file
 from hepset.schema.contract import Contract
@@ -326,41 +327,14 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """Return tables of splits, tensors, samples and cuts for a notebook."""
-        manifest = self.manifest
-        splits = [
-            (name, r.rows, len(r.shards), f"{sum(s.bytes for s in r.shards) / 1e6:.1f} MB")
-            for name, r in manifest.splits.items()
-        ]
-        columns = [
-            (c.name, ", ".join(map(str, ("event", *c.shape))), c.dtype, c.stored, c.layout)
-            for c in manifest.columns
-        ]
-        samples = [
-            (
-                s.label or "–",
-                s.events,
-                s.selected,
-                "–" if s.cross_section is None else f"{s.cross_section:g} {s.unit}",
-                "–" if s.sum_of_weights is None else f"{s.sum_of_weights:g}",
-            )
-            for s in manifest.samples
-        ]
-        cuts = [
-            (
-                step.name,
-                step.expression or "–",
-                step.total.events,
-                f"{step.total.sum_of_weights:g} ± {step.total.sum_of_squares**0.5:g}",
-            )
-            for step in manifest.cutflow
-        ]
-        return (
-            f"<p><b>{html.escape(str(self.path))}</b>: {len(self)} events</p>"
-            + _table(("split", "events", "shards", "size"), splits)
-            + _table(("tensor", "axes", "dtype", "stored as", "layout"), columns)
-            + _table(("sample", "read", "selected", "cross section", "Σw"), samples)
-            + _table(("cut", "expression", "events", "weighted"), cuts)
+        tables = (
+            splits_table(self.manifest),
+            tensors_table(self.manifest),
+            samples_table(self),
+            cutflow_table(self.manifest),
         )
+        head = f"<p><b>{html.escape(str(self.path))}</b>: {len(self)} events</p>"
+        return head + "".join(table.to_html() for table in tables)
 
 
 def open_dataset(path: str | os.PathLike[str]) -> Dataset:
@@ -392,13 +366,3 @@ def _joined(
     ids = np.concatenate([ids for ids, _ in pieces])
     columns = {name: join([columns[name] for _, columns in pieces]) for name in layouts}
     return assemble(layouts, columns, ids, sources)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    if not rows:
-        return ""
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"

@@ -18,7 +18,7 @@ from hepset.figures import COLOURS, styled
 from hepset.interfaces.judge import Drawing, Evaluation
 from hepset.kinematics import eta_of, phi_of, pt_of
 from hepset.model.input_transform import four_momentum, momentum_columns
-from hepset.report.numbers import number
+from hepset.numbers import number
 from hepset.schema.config import DisplayConfig
 from hepset.schema.event import EventInfo
 

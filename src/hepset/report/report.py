@@ -16,6 +16,14 @@ import yaml
 
 from hepset.dataset import Dataset
 from hepset.dataset.manifest import Manifest
+from hepset.dataset.tables import (
+    classes_table,
+    cutflow_table,
+    samples_table,
+    sources_table,
+    splits_table,
+    training_ranges,
+)
 from hepset.evaluate.result import Judgement, drawn_shares, effective_events
 from hepset.evaluate.spectra import (
     Compatibility,
@@ -29,9 +37,9 @@ from hepset.evaluate.variations import PARTS, Shift
 from hepset.files import atomic_file
 from hepset.interfaces.judge import Metric
 from hepset.judges.labelled import first_events
+from hepset.numbers import metric_text, number, with_error
 from hepset.report import page
 from hepset.report.history import draw_history, losses_of, read_history
-from hepset.report.numbers import metric_text, number, with_error
 from hepset.report.page import Markup, Section, table
 from hepset.report.summary import (
     best_baseline,
@@ -40,7 +48,6 @@ from hepset.report.summary import (
     quality,
     verdict,
 )
-from hepset.schema.units import unit_of
 
 if TYPE_CHECKING:
     from hepset.model import Model
@@ -152,50 +159,11 @@ def _summary(judgement: Judgement, model: Model, directory: Path) -> Section:
 
 def _data(dataset: Dataset, drawn: Mapping[str, Sequence[float]]) -> Iterator[Section]:
     manifest = dataset.manifest
-    samples = table(
-        (
-            *("sample", "reader", "entries", "events read", "selected"),
-            *("cross section", "Σw before selection"),
-        ),
-        [
-            (
-                sample.label or "–",
-                sample.reader,
-                number(dataset.entries(index)),
-                number(sample.events),
-                number(sample.selected),
-                "–"
-                if sample.cross_section is None
-                else f"{sample.cross_section:g} {sample.unit}"
-                + (f" × {sample.k_factor:g}" if sample.k_factor != 1 else ""),
-                "–" if sample.sum_of_weights is None else number(sample.sum_of_weights, 6),
-            )
-            for index, sample in enumerate(manifest.samples)
-        ],
-        numbers=(2, 3, 4, 5, 6),
-        caption="Samples: entries in the sources, events that the reader gives, and those selected",
-    )
-    splits = table(
-        ("split", "events", "shards"),
-        [(key, number(split.rows), len(split.shards)) for key, split in manifest.splits.items()],
-        numbers=(1, 2),
-        caption="Splits, by hash of the event's identity",
-    )
-    sources = table(
-        ("source", "entries", "group", "digest (xxh3-128)"),
-        [
-            (source.key, number(source.entries), source.group or "–", source.digest or "–")
-            for source in manifest.sources[:SHOWN_SOURCES]
-        ],
-        numbers=(1,),
-    )
-    more = len(manifest.sources) - SHOWN_SOURCES
-    if more > 0:
-        sources += page.paragraph(f"… and {more} more sources, all in dataset.json.")
     skipped = table(
         ("skipped file", "reason"), [(part.key, part.reason) for part in manifest.skipped]
     )
-    body = samples + splits + skipped
+    sources = sources_table(manifest, SHOWN_SOURCES).to_html()
+    body = samples_table(dataset).to_html() + splits_table(manifest).to_html() + skipped
     body += page.details(f"{len(manifest.sources)} sources", sources)
     yield Section("Data", body)
     yield Section("Feature ranges (train)", _ranges(manifest, drawn), level=3)
@@ -205,103 +173,17 @@ def _data(dataset: Dataset, drawn: Mapping[str, Sequence[float]]) -> Iterator[Se
 
 
 def _ranges(manifest: Manifest, drawn: Mapping[str, Sequence[float]]) -> str:
-    rows: list[tuple[object, ...]] = []
-    for tensor, stored in manifest.statistics.tensors.items():
-        spec = manifest.contract.tensors.get(tensor)
-        if stored.multiplicity is not None:
-            found = stored.multiplicity
-            rows.append(
-                (
-                    f"number of {tensor}",
-                    "",
-                    number(found.count),
-                    number(found.minimum),
-                    number(found.mean),
-                    number(found.std),
-                    number(found.maximum),
-                    "",
-                )
-            )
-        for column, found in stored.columns.items():
-            feature = spec.features.get(column) if spec is not None else None
-            label = f"{tensor} {column}".strip()
-            name = column or tensor.removeprefix("target/")
-            unit = "" if feature is None else unit_of(name, feature)
-            rows.append(
-                (
-                    label,
-                    unit,
-                    number(found.count),
-                    number(found.minimum),
-                    number(found.mean),
-                    number(found.std),
-                    number(found.maximum),
-                    number(found.non_finite) if found.non_finite else "",
-                )
-            )
-    body = table(
-        ("quantity", "unit", "values", "minimum", "mean", "std. dev.", "maximum", "missing"),
-        rows,
-        numbers=(2, 3, 4, 5, 6, 7),
-    )
-    labels = [
-        (
-            tensor,
-            label,
-            number(events),
-            number(weights, 6),
-            "–" if math.isnan(share) else f"{share:.4f}",
-        )
-        for tensor, counts in manifest.statistics.labels.items()
-        for label, events, weights, share in zip(
-            _class_names(manifest, tensor, len(counts.events)),
-            counts.events,
-            counts.weights,
-            drawn.get(tensor, [math.nan] * len(counts.events)),
-            strict=False,
-        )
-    ]
-    shown = 5 if drawn else 4
-    body += table(
-        ("target", "class", "training events", "Σw", "share drawn")[:shown],
-        [row[:shown] for row in labels],
-        numbers=tuple(range(2, shown)),
-        caption=(
-            "Classes in the training split; an output has the shares drawn as its prior"
-            if drawn
-            else "Classes in the training split; an output learnt from them has this prior"
-        ),
-    )
+    body = training_ranges(manifest, " ").to_html() + classes_table(manifest, drawn).to_html()
     momenta = [
         (stream, momentum_guess(manifest.event, stream)) for stream in manifest.event.streams
     ]
     return body + table(("stream", "four-momentum"), momenta)
 
 
-def _class_names(manifest: Manifest, tensor: str, count: int) -> list[str]:
-    names = list(manifest.class_names.get(tensor, ()))
-    return names + [str(index) for index in range(len(names), count)]
-
-
 def _cutflow(manifest: Manifest) -> str:
     if not manifest.cutflow:
         return ""
-    labels = [sample.label or f"sample {i}" for i, sample in enumerate(manifest.samples)]
-    first = manifest.cutflow[0]
-    weighted = any(part.sum_of_weights != part.events for part in first.samples)
-    head = ["cut", "expression"]
-    for label in labels:
-        head += [label, "kept"] + (["weighted"] if weighted else [])
-    rows = []
-    for step in manifest.cutflow:
-        row: list[object] = [step.name, step.expression or "–"]
-        for start, part in zip(first.samples, step.samples, strict=True):
-            share = part.events / start.events if start.events else math.nan
-            row += [number(part.events), f"{100 * share:.1f} %" if start.events else "–"]
-            if weighted:
-                row.append(with_error(part.sum_of_weights, math.sqrt(part.sum_of_squares)))
-        rows.append(row)
-    body = table(head, rows, numbers=range(2, len(head)))
+    body = cutflow_table(manifest).to_html()
     for stream, cut in manifest.truncated.items():
         if cut.objects:
             body += page.note(
@@ -317,22 +199,8 @@ def _checks(manifest: Manifest) -> Section:
     if not report.violations:
         body = page.paragraph(f"{number(report.events)} events were checked: every rule holds.")
         return Section("Contract check", body)
-    rows = [
-        (
-            found.severity,
-            found.tensor,
-            found.rule,
-            number(found.events) if found.events else "–",
-            f"{found.source}: {found.entry}" if found.entry >= 0 else found.source or "–",
-            found.expected,
-            found.found,
-            found.advice,
-        )
-        for found in report.violations
-    ]
-    head = ("severity", "tensor", "rule", "events", "first", "expected", "found", "what to do")
     body = page.paragraph(f"{number(report.events)} events were checked.")
-    return Section("Contract check", body + table(head, rows, numbers=(3,)))
+    return Section("Contract check", body + report.table().to_html())
 
 
 def _inputs(judgement: Judgement) -> Iterator[Section]:

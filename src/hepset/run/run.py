@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import os
@@ -17,13 +16,14 @@ from hepset.errors import ConfigurationError, DatasetError
 from hepset.events.derive import restored_event
 from hepset.files import atomic_file, digest_file
 from hepset.model.load import run_checkpoint
-from hepset.report.numbers import with_error
+from hepset.numbers import with_error
 from hepset.run.config import Resolved, dump_config, engine_of, load_config, open_readers
 from hepset.run.ranks import process_rank, wait_until
 from hepset.run.stages import StageRecords
 from hepset.schema.config import STAGES, Stage
 from hepset.schema.contract import Contract, compile_contract
 from hepset.schema.event import EventInfo
+from hepset.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -433,11 +433,7 @@ class Run:
                     bound=metric.get("bound", False),
                 )
                 rows.append((f"{head}: {metric['name']}", value))
-        cells = "".join(
-            f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-            for key, value in rows
-        )
-        return f"<p>run {html.escape(self.config.name)}</p><table>{cells}</table>"
+        return Table(f"run {self.config.name}", ("", ""), tuple(rows)).to_html()
 
     def _engine(self) -> Engine:
         cls, config = engine_of(self.config)

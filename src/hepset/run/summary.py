@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from hepset.report.numbers import metric_text
+from hepset.numbers import metric_text
 from hepset.run.stages import StageRecords
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ file, and parts whose contracts do not fit refuse each other.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -26,6 +25,7 @@ from hepset.schema.tensors import (
     Rule,
     TensorSpec,
 )
+from hepset.tables import Table
 
 if TYPE_CHECKING:
     from hepset.batch import EventBatch
@@ -236,26 +236,29 @@ class Contract(Model):
             )
         return cls.parse(document, where)
 
+    def table(self) -> Table:
+        """Return a table of the tensors."""
+        return Table(
+            "Contract",
+            ("tensor", "axes", "dtype", "kind", "features", "required", "asked for by", "rules"),
+            tuple(
+                (
+                    spec.name,
+                    spec.describe().removeprefix(spec.name).removesuffix(spec.dtype).strip(" ()"),
+                    spec.dtype,
+                    spec.kind,
+                    ", ".join(spec.columns),
+                    "yes" if spec.required else "no",
+                    ", ".join(spec.wanted_by) or "–",
+                    ", ".join(dict.fromkeys(rule.rule for rule in spec.rules)) or "–",
+                )
+                for spec in self.tensors.values()
+            ),
+        )
+
     def _repr_html_(self) -> str:
         """Return a table of the tensors for a notebook."""
-        head = ("tensor", "axes", "dtype", "required", "asked for by", "rules")
-        rows = [
-            (
-                spec.name,
-                spec.describe().removeprefix(spec.name).removesuffix(spec.dtype).strip(),
-                spec.dtype,
-                "yes" if spec.required else "no",
-                ", ".join(spec.wanted_by) or "–",
-                ", ".join(rule.rule for rule in spec.rules) or "–",
-            )
-            for spec in self.tensors.values()
-        ]
-        cells = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in rows
-        )
-        names = "".join(f"<th>{name}</th>" for name in head)
-        return f"<table><tr>{names}</tr>{cells}</table>"
+        return self.table().to_html()
 
 
 def compile_contract(

@@ -7,7 +7,6 @@ symmetries for one or many processes, and the targets. The model mirrors the eve
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -29,6 +28,7 @@ from hepset.schema.base import IDENTIFIER, Model, accept_null
 from hepset.schema.feature import P4_SYSTEMS, Feature, Role, guess_role, roles_of
 from hepset.schema.steps import AffineStep, Transform, check_transform
 from hepset.schema.symmetry import PermutationGroup, parse_permutations
+from hepset.tables import Table
 
 EVENT_FORMAT: Final = "hepset-event/1"
 
@@ -443,7 +443,8 @@ class EventInfo(Model):
                         steps += " (no input)"
                     unit = spec.unit or "file units"
                     rows.append((kind, name, feature, unit, steps))
-        parts = [_table(("kind", "input", "feature", "unit", "transform"), rows)]
+        columns = ("kind", "input", "feature", "unit", "transform")
+        parts = [Table("Inputs", columns, tuple(rows))]
         topology = [
             (
                 a.process or "–",
@@ -455,8 +456,7 @@ class EventInfo(Model):
             )
             for a in self.assignments()
         ]
-        if topology:
-            parts.append(_table(("process", "particle", "products"), topology))
+        parts.append(Table("Topology", ("process", "particle", "products"), tuple(topology)))
         targets = [
             (
                 name,
@@ -466,9 +466,9 @@ class EventInfo(Model):
             )
             for name, t in self.targets.items()
         ]
-        if targets:
-            parts.append(_table(("target", "kind", "classes or unit", "per"), targets))
-        return "".join(parts)
+        head = ("target", "kind", "classes or unit", "per")
+        parts.append(Table("Targets", head, tuple(targets)))
+        return "".join(part.to_html() for part in parts)
 
 
 def _roles(features: Mapping[str, Feature]) -> dict[str, tuple[str, Role]]:
@@ -483,10 +483,3 @@ def _check_names(what: str, names: Mapping[str, object] | list[str]) -> None:
         if name in seen:
             raise ValueError(f"{name!r}: this {what} is named twice")
         seen.add(name)
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    def line(cells: tuple[str, ...], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable
 from typing import Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from hepset.errors import ContractError
 from hepset.schema.base import Model
+from hepset.tables import Table
 
 Severity = Literal["error", "warning", "note"]
 
@@ -110,39 +110,29 @@ class Report(Model):
         count = len(self.errors)
         raise ContractError(f"{what} ({count} violation{'s' if count > 1 else ''}):\n{lines}")
 
-    def _repr_html_(self) -> str:
-        """Return a table for a notebook."""
-        if not self.violations:
-            return f"<p>{self.events} events checked: every rule holds.</p>"
-        cells = "".join(
-            "<tr>"
-            + "".join(
-                f"<td>{html.escape(str(cell))}</td>"
-                for cell in (
+    def table(self) -> Table:
+        """Return a table of the violations; no rows where every rule holds."""
+        return Table(
+            "",
+            ("severity", "tensor", "rule", "events", "first", "expected", "found", "what to do"),
+            tuple(
+                (
                     v.severity,
                     v.tensor,
                     v.rule,
                     v.events or "–",
-                    f"{v.source}:{v.entry}" if v.entry >= 0 else v.source,
+                    f"{v.source}: {v.entry}" if v.entry >= 0 else v.source or "–",
                     v.expected,
                     v.found,
                     v.advice,
                 )
-            )
-            + "</tr>"
-            for v in self.violations
+                for v in self.violations
+            ),
+            numbers=(3,),
         )
-        head = "".join(
-            f"<th>{name}</th>"
-            for name in (
-                "severity",
-                "tensor",
-                "rule",
-                "events",
-                "first",
-                "expected",
-                "found",
-                "what to do",
-            )
-        )
-        return f"<table><tr>{head}</tr>{cells}</table>"
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        if not self.violations:
+            return f"<p>{self.events} events checked: every rule holds.</p>"
+        return self.table().to_html()
