@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hepset.batch import EventBatch
@@ -20,8 +22,10 @@ from hepset.convert.plan import make_plan
 from hepset.dataset import Dataset, open_dataset
 from hepset.errors import ConfigurationError, ContractError, DatasetError, ReadError
 from hepset.interfaces import Chunk
+from hepset.readers import open_reader
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
+from hepset.schema.event import EventInfo
 from synthetic_events import SequentialSyntheticReader, SyntheticConfig, SyntheticReader
 
 CUTS = {"three": "count(jets) >= 3", "weight": "weight > 0.1"}
@@ -399,6 +403,7 @@ from hepset.convert import prepare_dataset
 from hepset.convert.engines import LocalEngine, LocalEngineConfig
 from hepset.schema.config import PrepareConfig
 from hepset.schema.contract import compile_contract
+from hepset.schema.event import EventInfo
 from synthetic_events import SyntheticConfig, SyntheticReader
 
 if __name__ == "__main__":
@@ -501,3 +506,26 @@ def test_event_numbers_that_are_none_are_noticed(
     caplog.clear()
     make(tmp_path / "e", reader=Unnumbered, prepare={"split": {"key": "entry"}})
     assert "is empty" not in caplog.text
+
+
+def test_a_chunk_without_any_object_is_kept(tmp_path: Path) -> None:
+    counts = np.array([0] * 10 + [2] * 90)
+    offsets = pa.array(np.concatenate([[0], counts.cumsum()]), pa.int32())
+    pt = pa.ListArray.from_arrays(offsets, pa.array(np.arange(1.0, 181.0, dtype=np.float32)))
+    pq.write_table(pa.table({"jets_pt": pt}), tmp_path / "events.parquet")
+    event = EventInfo.parse({"streams": {"jets": {"slots": 2, "features": ["pt"]}}}, "event")
+    reader = open_reader("parquet", files=str(tmp_path / "*.parquet"), event=event, chunk_size=7)
+    engine = LocalEngine(LocalEngineConfig(workers=1))
+    try:
+        dataset = prepare_dataset(
+            [reader],
+            event=event,
+            contract=compile_contract(event),
+            config=PrepareConfig(),
+            seed=1,
+            output=tmp_path / "dataset",
+            engine=engine,
+        )
+    finally:
+        engine.close()
+    assert sum(len(split) for split in dataset.splits.values()) == 100

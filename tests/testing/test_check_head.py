@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -23,6 +22,7 @@ from hepset.interfaces.head import (
     LossTerm,
     Metric,
 )
+from hepset.interfaces.judge import Prediction
 from hepset.schema.contract import Contract, target_spec
 from hepset.schema.event import EventInfo
 from hepset.schema.statistics import Statistics
@@ -299,8 +299,10 @@ class GroupHead(MassHead):
 
     def predictions(self, event: EventInfo) -> list[Any]:
         del event
-        fields = {"partitions": {"groups": "vertex"}, "sets": {"members": "vectors"}}
-        return [SimpleNamespace(kind=kind, fields=fields[kind]) for kind in self.kinds]
+        fields = {"partitions": {"label": "vertex"}, "sets": {"members": "vectors"}}
+        return [
+            Prediction(kind, fields=fields[kind], axes=("event", "jets")) for kind in self.kinds
+        ]
 
     def forward(self, encoded: Encoded, encoder: EncoderHandle) -> dict[str, Tensor]:
         real = encoded.masks["jets"]

@@ -366,7 +366,7 @@ def _read_chunk(context: Context, item: RangeItem, chunk: Chunk) -> ChunkResult:
         report=prepared.report,
         hashed=prepared.hashed,
     )
-    if not len(prepared) or (not prepared.report.ok and plan.pipeline.strict):
+    if not len(prepared) or (not prepared.report.ok_as_part and plan.pipeline.strict):
         return _spill(context, chunk, result, {}, {}, ())
     try:
         return _sorted_spill(context, chunk, plan.pipeline.conform(prepared), result)

@@ -113,7 +113,7 @@ class EventPipeline:
         if upto == "select":
             return found
         found = self.check(found)
-        usable = len(found) and (found.report.ok or not self.strict)
+        usable = len(found) and (found.report.ok_as_part or not self.strict)
         return self.conform(found) if upto == "conform" and usable else found
 
     def select(self, batch: EventBatch, *, only: str | None = None) -> Prepared:

@@ -64,7 +64,8 @@ class PartitionsJudge(Judge):
 
     def _pairs(self, made: Callable[[Array], Array]) -> _Pairs:
         size, found = 2000, []
-        for start in range(0, len(self._truth), size):
+        # Once also where there is no event, for empty counts.
+        for start in range(0, max(len(self._truth), 1), size):
             truth = self._truth[start : start + size]
             label = made(np.asarray(self.field("label")[start : start + size]))
             known = (truth[:, :, None] >= 0) & (truth[:, None, :] >= 0)

@@ -82,6 +82,14 @@ class Report(Model):
         """Whether no violation refuses the data."""
         return not self.errors
 
+    @property
+    def ok_as_part(self) -> bool:
+        """Whether nothing refuses these events if they are a part of a larger sample.
+
+        A part may have no object at all (``mask-empty``); a whole sample may not.
+        """
+        return all(violation.rule == "mask-empty" for violation in self.errors)
+
     def merge(self, other: Report) -> Report:
         """Return the report on both parts; violations of one kind are counted together."""
         return Report.collect([self, other])

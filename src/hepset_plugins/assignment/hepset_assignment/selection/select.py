@@ -293,10 +293,10 @@ def _in_one_order(
     chosen: Sequence[Tensor],
     unassigned: Sequence[Tensor] | None,
 ) -> list[Tensor]:
-    """Give particles with the very same candidates their tuples in the order of the tuples.
+    """Give particles with the very same candidates their tuples by score, the best first.
 
-    Which of them has which changes no score, and would otherwise be a matter of rounding. Who is
-    left out comes last.
+    Which of them has which changes no score, and would otherwise be a matter of rounding. Equal
+    scores stand in the order of the tuples. Who is left out comes last.
     """
     found = list(chosen)
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -308,7 +308,12 @@ def _in_one_order(
             cells = torch.stack([found[number] for number in members], 1)
             last = candidates[members[0]].scores.shape[1]
             cells = torch.where(cells < 0, last, cells).sort(1).values
-            cells = torch.where(cells < last, cells, -1)
+            there = cells < last
+            own = candidates[members[0]].scores.gather(1, torch.where(there, cells, 0))
+            order = (
+                torch.where(there, own, LOWEST).sort(dim=1, descending=True, stable=True).indices
+            )
+            cells = torch.where(there, cells, -1).gather(1, order)
             for place, number in enumerate(members):
                 found[number] = cells[:, place]
     return found
