@@ -95,6 +95,45 @@ def test_sets_by_a_pencil() -> None:
     assert whole["mean overlap of the true sets"] == pytest.approx((3 / 6 + 2 / 6 + 2 / 6) / 3)
 
 
+def test_padding_is_in_no_set() -> None:
+    mask = np.array([[True, True, False, False]])
+    true = mask[:, None, :]
+    judge = SetsJudge(
+        Prediction("sets", "decays", {"members": "m"}, ("event", "set", "tracks")),
+        evaluation_of(
+            {"m": np.full((1, 1, 4), 0.9)}, {"target/decays": true}, inputs={"tracks.mask": mask}
+        ),
+    )
+    for found in (judge.metrics(), judge.baselines()):
+        assert by_name(found) == dict.fromkeys(by_name(found), 1.0)
+
+
+def test_weights_that_sum_to_nothing_are_said() -> None:
+    weights = {"weight": np.array([1.0, -2.0]), "weighted": True}
+    label = np.array([[0, 0], [1, 1]])
+    number = np.zeros((2, 40))
+    for judge in (
+        PartitionsJudge(
+            Prediction("partitions", "vertex", {"label": "f"}, ("event", "tracks")),
+            evaluation_of({"f": label}, {"target/vertex": label}, **weights),
+        ),
+        SetsJudge(
+            Prediction("sets", "decays", {"members": "f"}),
+            evaluation_of(
+                {"f": np.ones((2, 1, 2))}, {"target/decays": np.ones((2, 1, 2))}, **weights
+            ),
+        ),
+        SamplesJudge(
+            Prediction("samples", "pz", {"samples": "f"}, ("event", "sample")),
+            evaluation_of({"f": number}, {"target/pz": np.zeros(2)}, **weights),
+        ),
+    ):
+        metrics = judge.metrics()
+        assert metrics
+        assert all(np.isnan(metric.value) for metric in metrics)
+        assert all("sum to -1" in metric.note for metric in metrics)
+
+
 def test_the_score_of_samples_by_brute_force() -> None:
     random = np.random.default_rng(2)
     samples, truth = np.sort(random.normal(size=(20, 7))), random.normal(size=20)

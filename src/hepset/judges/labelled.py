@@ -16,6 +16,17 @@ __all__ = ["Labelled", "first_events", "with_label", "with_number"]
 Array = NDArray[Any]
 
 
+def no_mean(weight: Array | None) -> str:
+    """Say why a mean with some weights has no meaning; empty where it has one.
+
+    Args:
+        weight: Physical weights, shape ``(entry,)``; None where all are one.
+    """
+    if weight is None or not len(weight) or (total := float(weight.sum())) > 0:
+        return ""
+    return f"the weights of {len(weight)} entries sum to {total:.4g}, which is not positive"
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Which entries have a target, with what their statistics need.
@@ -36,12 +47,7 @@ class Labelled:
     @property
     def meaningless(self) -> str:
         """Why no mean over these entries has a meaning; empty where one has."""
-        if self.weight is None or not len(self.weight):
-            return ""
-        total = float(self.weight.sum())
-        if total > 0:
-            return ""
-        return f"the weights of {len(self)} entries sum to {total:.4g}, which is not positive"
+        return no_mean(self.weight)
 
     def __len__(self) -> int:
         """Number of entries."""

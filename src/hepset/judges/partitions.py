@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepset.interfaces.judge import Judge, Metric
+from hepset.judges.labelled import no_mean
 from hepset.uncertainty import efficiency, weighted_mean
 
 __all__ = ["PartitionsJudge"]
 
 Array = NDArray[Any]
+
+
+_NAMES: Final = (
+    "adjusted Rand index",
+    "pair efficiency",
+    "pair purity",
+    "events without a mistake",
+)
 
 
 class _Pairs(NamedTuple):
@@ -83,6 +93,8 @@ class PartitionsJudge(Judge):
             return []
         together, parted, joined, apart = (part[there] for part in pairs)
         weight = self.evaluation.weight[there] if self.evaluation.weighted else None
+        if note := no_mean(weight):
+            return [Metric(name, math.nan, math.nan, of=of, note=note) for name in _NAMES]
         groups = self.evaluation.groups
         groups = None if groups is None else groups[there]
         # Hubert and Arabie, J. Classification 2 (1985) 193, written by pairs; two partitions of the
@@ -92,10 +104,17 @@ class PartitionsJudge(Judge):
         rand = np.divide(above, below, out=np.ones_like(above), where=below > 0)
         right = (parted == 0) & (joined == 0)
         return [
-            Metric("adjusted Rand index", *weighted_mean(rand, weight, groups), of=of),
-            Metric("pair efficiency", *_ratio(together, together + parted, weight, groups), of=of),
-            Metric("pair purity", *_ratio(together, together + joined, weight, groups), of=of),
-            Metric("events without a mistake", *efficiency(right, weight, groups), of=of),
+            Metric(name, *found, of=of)
+            for name, found in zip(
+                _NAMES,
+                (
+                    weighted_mean(rand, weight, groups),
+                    _ratio(together, together + parted, weight, groups),
+                    _ratio(together, together + joined, weight, groups),
+                    efficiency(right, weight, groups),
+                ),
+                strict=True,
+            )
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -90,6 +91,10 @@ class SamplesJudge(Judge):
 
     def _judge(self, ordered: Array, of: str) -> list[Metric]:
         entries, name, unit = self.entries, self.prediction.target, self._unit
+        if note := entries.meaningless:
+            return [
+                Metric(f"{name}: CRPS", math.nan, math.nan, unit, "lower", of, note=note),
+            ]
         with_what = (entries.weight, entries.groups)
         residual = np.median(ordered, axis=1) - entries.truth
         count = ordered.shape[1]

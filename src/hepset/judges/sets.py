@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hepset.interfaces.judge import Judge, Metric
+from hepset.judges.labelled import no_mean
 from hepset.uncertainty import weighted_mean
 
 __all__ = ["SetsJudge"]
 
 Array = NDArray[Any]
 
+_NAMES: Final = ("set efficiency", "set purity", "mean overlap of the true sets")
 _INSIDE = 0.5
 """Probability from which on an object belongs to a set."""
 _MATCHED = 0.5
@@ -37,8 +40,9 @@ class SetsJudge(Judge):
     over objects in either, is above one half; between disjoint sets there is one such pair at most
     (Kirillov et al., arXiv:1801.00868). Sets without an object do not exist.
 
-    Fields: ``members`` (event, set, object), probability or bool. The target has the same axes,
-    with any number of sets.
+    Fields: ``members`` (event, set, object), probability or bool; padded objects are in no set if
+    one of the prediction's axes is their stream. The target has the same axes, with any number of
+    sets.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("members",)
@@ -68,14 +72,17 @@ class SetsJudge(Judge):
         truth = self._truth
         if truth is None:
             return _Matched(*np.zeros((4, 0)))
-        stream = self.prediction.stream
-        mask = self.evaluation.inputs.get(f"{stream}.mask")
+        inputs = self.evaluation.inputs
+        masks = [inputs[m] for axis in self.prediction.axes if (m := f"{axis}.mask") in inputs]
+        mask = masks[0] if masks else None
         size, found = 5000, []
         for start in range(0, len(truth), size):
             rows = slice(start, start + size)
             true = np.nan_to_num(truth[rows]) > _INSIDE
             if not whole:
                 members = np.asarray(self.field("members")[rows]) > _INSIDE
+                if mask is not None:
+                    members &= np.asarray(mask[rows])[:, None, :]
             elif mask is not None:
                 members = np.asarray(mask[rows])[:, None, :]
             else:
@@ -86,6 +93,8 @@ class SetsJudge(Judge):
     def _judge(self, matched: _Matched, of: str) -> list[Metric]:
         if not matched.true.sum():
             return []
+        if note := no_mean(self.evaluation.weight if self.evaluation.weighted else None):
+            return [Metric(name, math.nan, math.nan, of=of, note=note) for name in _NAMES]
 
         def ratio(above: Array, below: Array) -> tuple[float, float]:
             some = below > 0
@@ -95,9 +104,13 @@ class SetsJudge(Judge):
             return weighted_mean(above[some] / below[some], weights, each)
 
         return [
-            Metric("set efficiency", *ratio(matched.found, matched.true), of=of),
-            Metric("set purity", *ratio(matched.found, matched.predicted), of=of),
-            Metric("mean overlap of the true sets", *ratio(matched.overlap, matched.true), of=of),
+            Metric(name, *ratio(above, below), of=of)
+            for name, above, below in zip(
+                _NAMES,
+                (matched.found, matched.found, matched.overlap),
+                (matched.true, matched.predicted, matched.true),
+                strict=True,
+            )
         ]
 
 
