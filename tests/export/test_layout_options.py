@@ -75,7 +75,7 @@ def test_an_option_that_does_not_fit_is_named(model: Model, tmp_path: Path) -> N
         ConfigurationError, match=r"export\.layout: facto: unknown key; did you mean 'factor'"
     ):
         export_onnx(model, tmp_path / "m.onnx", layout={"name": "scaled", "facto": 3})
-    with pytest.raises(ConfigurationError, match="'name' says which export layout"):
+    with pytest.raises(ConfigurationError, match=r"'name' is missing .* available export layouts"):
         export_onnx(model, tmp_path / "m.onnx", layout={"factor": 3})
     assert not list(tmp_path.iterdir())
 

@@ -81,7 +81,7 @@ def test_optimizers_by_name_with_options() -> None:
         make(optimizer={"name": "sgd", "momentun": 0.9})
     with pytest.raises(ConfigurationError, match=r"set train\.learning_rate"):
         make(optimizer={"name": "sgd", "lr": 0.9})
-    with pytest.raises(ConfigurationError, match="'name' says"):
+    with pytest.raises(ConfigurationError, match="'name' is missing"):
         make(optimizer={"momentum": 0.9})
     with pytest.raises(ConfigurationError, match="every parameter is frozen"):
         create_optimizer(Net().requires_grad_(False), TrainConfig(), fused=False)
