@@ -151,7 +151,7 @@ def test_a_third_party_plugin_is_found_and_loaded(installed: Path, tmp_path: Pat
         lines = text.splitlines()
         path.write_text("\n".join(line.removeprefix(" " * 8) for line in lines) + "\n")
     install(installed, tmp_path / "third")
-    code = "from hepset import plugins; print(plugins.load('heads', 'acme'))"
+    code = "from hepset import plugins; print(plugins.registry().load('heads', 'acme'))"
     printed = run(installed / "bin" / "python", "-c", code, cwd=installed)
     assert printed == "<class 'acme_heads.head.AcmeHead'>\n"
     assert "acme-heads 1.2" in run(installed / "bin" / "hepset", "plugins", cwd=installed)

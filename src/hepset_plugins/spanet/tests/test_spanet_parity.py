@@ -131,7 +131,7 @@ def test_the_chi_square_has_its_known_purity() -> None:
     evaluation = Evaluation(
         event,
         contract,
-        {},
+        {name: np.full((500, 3), -1) for name in ("t1", "t2")},
         {name: array for name, array in arrays.items() if name.startswith("target/")},
         {name: arrays[name] for name in (stream, f"{stream}.mask")},
         np.ones(500),
