@@ -295,8 +295,8 @@ def _in_one_order(
 ) -> list[Tensor]:
     """Give particles with the very same candidates their tuples by score, the best first.
 
-    Which of them has which changes no score, and would otherwise be a matter of rounding. Equal
-    scores stand in the order of the tuples. Who is left out comes last.
+    Which of them has which changes no score, and would otherwise be a matter of rounding. Who
+    is left out comes last.
     """
     found = list(chosen)
     groups: dict[tuple[int, ...], list[int]] = {}
