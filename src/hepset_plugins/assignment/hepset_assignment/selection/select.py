@@ -310,9 +310,7 @@ def _in_one_order(
             cells = torch.where(cells < 0, last, cells).sort(1).values
             there = cells < last
             own = candidates[members[0]].scores.gather(1, torch.where(there, cells, 0))
-            order = (
-                torch.where(there, own, LOWEST).sort(dim=1, descending=True, stable=True).indices
-            )
+            order = torch.where(there, own, LOWEST).sort(1, descending=True).indices
             cells = torch.where(there, cells, -1).gather(1, order)
             for place, number in enumerate(members):
                 found[number] = cells[:, place]
